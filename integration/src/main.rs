@@ -1,0 +1,2 @@
+//! `cargo xtask`: the demo, the tests and the benchmarks of selkie.
+fn main() {}

@@ -1,0 +1,130 @@
+//! The few errors that a caller acts on, each with its exit code and a hint.
+//!
+//! Everything else travels as `anyhow::Error` with context. A [`Failure`] anywhere in such a chain decides the exit
+//! code of the command; `docs/exit-codes.md` is the user's copy of the table.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// What kind of thing went wrong; decides the exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureKind {
+    /// The words of the call are off.
+    Usage,
+    /// No such image, tag, deployment or file.
+    NotFound,
+    /// The registry refused the credentials, or there were none.
+    Denied,
+    /// The registry could not be reached or answered with an error of its own.
+    Unreachable,
+    /// Bytes do not match their digest, or ended early.
+    Corrupt,
+    /// The image cannot be the operating system of this machine.
+    Unsuitable,
+    /// A file system has not enough room.
+    NoSpace,
+    /// The call needs privileges that it does not have.
+    NotPermitted,
+    /// This machine was not installed by selkie (or the parts that prove it are gone).
+    NotAHost,
+    /// Another selkie process holds the lock.
+    Busy,
+    /// The repository exists, and is of another algorithm or format than asked for.
+    StoreMismatch,
+}
+
+impl FailureKind {
+    /// The exit code of a command that ends with this failure.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Denied => 4,
+            Self::Unreachable => 5,
+            Self::Corrupt => 6,
+            Self::Unsuitable => 7,
+            Self::NoSpace => 8,
+            Self::NotPermitted => 9,
+            Self::NotAHost => 10,
+            Self::Busy => 11,
+            Self::StoreMismatch => 12,
+        }
+    }
+}
+
+/// An error that a caller acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of failure this is.
+    pub kind: FailureKind,
+    /// What was found, and what was expected.
+    pub message: String,
+    /// What to do about it, where that is known.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hint: None }
+    }
+
+    /// The same failure, with advice.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The failure that decides the exit code of `error`: the outermost in its chain, or a full disk.
+    pub fn find(error: &anyhow::Error) -> Option<Failure> {
+        if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+            return Some(failure.clone());
+        }
+        let full = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_full)
+            || error.chain().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_full_errno(*e));
+        full.then(|| {
+            Failure::new(FailureKind::NoSpace, "a file system is full")
+                .hint("free some space, then run the same command again; what was fetched so far is kept")
+        })
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn is_full_errno(errno: rustix::io::Errno) -> bool {
+    errno == rustix::io::Errno::NOSPC || errno == rustix::io::Errno::DQUOT
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_failure_is_found_below_context() {
+        let failure = Failure::new(FailureKind::NotFound, "no tag").hint("look at the registry");
+        let error = Err::<(), _>(failure.clone()).context("pulling").unwrap_err();
+        assert_eq!(Failure::find(&error), Some(failure));
+    }
+
+    #[test]
+    fn a_full_disk_is_a_failure_of_its_own() {
+        let error = Err::<(), _>(std::io::Error::from(rustix::io::Errno::NOSPC)).context("writing").unwrap_err();
+        assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NoSpace));
+        assert_eq!(Failure::find(&anyhow::anyhow!("else")), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! [`Origin`]: what a deployment came from, kept beside it as `origin.json`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image_id::ImageId;
+
+/// The version of the format that this code writes and the newest that it reads.
+const VERSION: u32 = 1;
+
+/// Where a deployment came from, and what must be known to boot it again without asking a registry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Origin {
+    /// Version of this format.
+    pub version: u32,
+    /// The reference that is followed, as the user wrote it, e.g. `quay.io/acme/os:stable`.
+    pub image: String,
+    /// Digest of the manifest of this architecture (`sha256:…`).
+    pub manifest_digest: String,
+    /// Digest of the image index that led there, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index_digest: Option<String>,
+    /// Digest of the image configuration.
+    pub config_digest: String,
+    /// Kernel arguments of this deployment, without the one that names the root image.
+    pub kernel_arguments: String,
+    /// What the image calls its version (label `org.opencontainers.image.version`, else os-release), for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
+    /// `PRETTY_NAME` of the image's os-release, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_name: Option<String>,
+    /// The deployment that ran when this one was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_under: Option<ImageId>,
+}
+
+/// An origin that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum OriginError {
+    /// Not JSON of the right shape.
+    #[error("reading origin: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// Written by a newer selkie.
+    #[error("reading origin: format version {0} (expected at most {VERSION}; a newer selkie wrote it)")]
+    Newer(u32),
+}
+
+impl Origin {
+    /// The version to put into new origins.
+    pub const VERSION: u32 = VERSION;
+
+    /// Reads `origin.json`.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, OriginError> {
+        let origin: Self = serde_json::from_slice(bytes)?;
+        if origin.version > VERSION { Err(OriginError::Newer(origin.version)) } else { Ok(origin) }
+    }
+
+    /// The bytes of `origin.json`.
+    pub fn to_json(&self) -> Result<Vec<u8>, OriginError> {
+        Ok(serde_json::to_vec_pretty(self)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin {
+            version: VERSION,
+            image: "quay.io/acme/os:stable".into(),
+            manifest_digest: "sha256:aa".into(),
+            index_digest: None,
+            config_digest: "sha256:bb".into(),
+            kernel_arguments: "rw console=ttyS0".into(),
+            os_version: Some("13".into()),
+            os_name: None,
+            made_under: Some("ab".repeat(32).parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn round_trips() {
+        let origin = origin();
+        assert_eq!(Origin::from_json(&origin.to_json().unwrap()).unwrap(), origin);
+    }
+
+    #[test]
+    fn a_newer_format_is_not_guessed_at() {
+        let newer = Origin { version: VERSION + 1, ..origin() };
+        assert!(matches!(Origin::from_json(&newer.to_json().unwrap()), Err(OriginError::Newer(2))));
+    }
+}

@@ -1,0 +1,194 @@
+//! Durable writes below a directory handle.
+//!
+//! [`write_durably`] is the one way in which selkie makes a file appear: temporary name in the same directory, write, fsync, rename,
+//! fsync of the directory. A power cut leaves the old file or the new one, and at most a temporary that [`sweep`] removes.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Names of temporaries begin so; nothing else of ours does.
+const TEMPORARY: &str = ".selkie-tmp-";
+
+/// Opens a directory for reading and for operations relative to it.
+pub fn open(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(parent, path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Opens a directory by its path from the working directory.
+pub fn open_path(path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
+    open(rustix::fs::CWD, path)
+}
+
+/// Opens a directory; `None` where there is none.
+pub fn open_optional(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::io::Result<Option<OwnedFd>> {
+    optional(open(parent, path))
+}
+
+/// Makes a directory and all that lead to it; those that exist stay as they are. Opens it.
+pub fn ensure(parent: impl AsFd, path: impl AsRef<Path>, mode: u32) -> Result<OwnedFd> {
+    let path = path.as_ref();
+    let mut done = std::path::PathBuf::new();
+    for part in path.components() {
+        done.push(part);
+        match rustix::fs::mkdirat(parent.as_fd(), &done, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e).with_context(|| format!("making directory {}", done.display())),
+        }
+    }
+    open(parent.as_fd(), path).with_context(|| format!("opening directory {}", path.display()))
+}
+
+/// Reads a whole file; `None` where there is none.
+pub fn read_optional(parent: impl AsFd, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
+    let path = path.as_ref();
+    let fd = optional(rustix::fs::openat(parent, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
+        .with_context(|| format!("opening {}", path.display()))?;
+    let Some(fd) = fd else { return Ok(None) };
+    let mut bytes = Vec::new();
+    File::from(fd).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;
+    Ok(Some(bytes))
+}
+
+/// Writes `bytes` to `name` in the directory `parent` so that it is there whole, or not at all. See [`Pending`].
+pub fn write_durably(parent: impl AsFd, name: &str, mode: u32, bytes: &[u8]) -> Result<()> {
+    let mut pending = Pending::create(parent, name, mode)?;
+    pending.file().write_all(bytes).with_context(|| format!("writing {name}"))?;
+    pending.publish()
+}
+
+/// A file that is being written under a temporary name. Dropping it removes it; [`Pending::publish`] makes it live.
+#[derive(Debug)]
+pub struct Pending {
+    parent: OwnedFd,
+    temporary: String,
+    name: String,
+    file: File,
+    live: bool,
+}
+
+impl Pending {
+    /// Starts writing `name` in `parent`. A temporary of an earlier attempt at the same name is overwritten.
+    pub fn create(parent: impl AsFd, name: &str, mode: u32) -> Result<Self> {
+        let parent = parent.as_fd().try_clone_to_owned().context("duplicating a directory handle")?;
+        let temporary = format!("{TEMPORARY}{name}");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file =
+            rustix::fs::openat(&parent, &temporary, flags, Mode::from_raw_mode(mode)).with_context(|| format!("creating {temporary}"))?;
+        Ok(Self { parent, temporary, name: name.to_owned(), file: File::from(file), live: false })
+    }
+
+    /// Where to write to.
+    pub fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Makes the bytes durable under the temporary name, so that only the rename is left to do.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().with_context(|| format!("syncing {}", self.temporary))
+    }
+
+    /// Syncs, renames and syncs the directory: when this returns, a power cut does not undo it.
+    pub fn publish(mut self) -> Result<()> {
+        self.sync()?;
+        rustix::fs::renameat(&self.parent, &self.temporary, &self.parent, &self.name)
+            .with_context(|| format!("renaming {} to {}", self.temporary, self.name))?;
+        self.live = true;
+        sync(&self.parent).with_context(|| format!("syncing the directory of {}", self.name))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.live {
+            let _ = rustix::fs::unlinkat(&self.parent, &self.temporary, AtFlags::empty());
+        }
+    }
+}
+
+/// Makes the names in a directory durable.
+pub fn sync(dir: impl AsFd) -> rustix::io::Result<()> {
+    rustix::fs::fsync(dir)
+}
+
+/// Makes everything on the file system of `dir` durable.
+pub fn sync_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
+    rustix::fs::syncfs(dir)
+}
+
+/// Removes a file; whether there was one. Syncs the directory.
+pub fn remove_file(parent: impl AsFd, name: &str) -> Result<bool> {
+    let removed = optional(rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty())).with_context(|| format!("removing {name}"))?;
+    sync(parent).with_context(|| format!("syncing the directory of {name}"))?;
+    Ok(removed.is_some())
+}
+
+/// The names in a directory, sorted, without `.` and `..`.
+pub fn names(dir: impl AsFd) -> rustix::io::Result<Vec<std::ffi::OsString>> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let name = entry?.file_name().to_bytes().to_owned();
+        if name != b"." && name != b".." {
+            names.push(OsStr::from_bytes(&name).to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Removes the temporaries that a crashed write left in `dir`; how many there were.
+pub fn sweep(dir: impl AsFd) -> Result<usize> {
+    let mut swept = 0;
+    for name in names(dir.as_fd()).context("listing a directory")? {
+        if name.to_str().is_some_and(|n| n.starts_with(TEMPORARY)) {
+            rustix::fs::unlinkat(dir.as_fd(), &name, AtFlags::empty()).with_context(|| format!("removing {}", name.display()))?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+/// `None` for "no such file".
+pub fn optional<T>(result: rustix::io::Result<T>) -> rustix::io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_durable_write_is_whole_or_not_there() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = open_path(temp.path()).unwrap();
+        write_durably(&dir, "a", 0o644, b"one").unwrap();
+        write_durably(&dir, "a", 0o644, b"two").unwrap();
+        let mut dropped = Pending::create(&dir, "a", 0o644).unwrap();
+        dropped.file().write_all(b"three").unwrap();
+        drop(dropped);
+        assert_eq!(read_optional(&dir, "a").unwrap().as_deref(), Some(b"two".as_slice()));
+        assert_eq!(names(&dir).unwrap(), ["a"]);
+        assert_eq!(read_optional(&dir, "b").unwrap(), None);
+    }
+
+    #[test]
+    fn sweep_takes_only_our_temporaries() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = open_path(temp.path()).unwrap();
+        std::fs::write(temp.path().join(".selkie-tmp-x"), "left").unwrap();
+        std::fs::write(temp.path().join(".other"), "kept").unwrap();
+        assert_eq!(sweep(&dir).unwrap(), 1);
+        assert_eq!(names(&dir).unwrap(), [".other"]);
+    }
+}

@@ -1,0 +1,6 @@
+//! The edge: the only place for unsafe code, raw syscalls and child processes.
+
+pub mod dir;
+pub mod lock;
+pub mod mount;
+pub mod process;

@@ -1,0 +1,1 @@
+//! Mounting: EROFS images and overlays.
