@@ -1,1 +1,23 @@
-//! boot
+//! The owner of $BOOT: boot loader entries and kernels on the EFI system partition.
+//!
+//! It alone writes there. Entries of other systems are left alone; ours are told by what they say, never by their file names.
+//! Formats: the Boot Loader Specification (UAPI.1) and the sort order of systemd-boot.
+
+mod bls;
+mod esp;
+mod files;
+mod publish;
+
+pub use bls::{BlsError, Entry};
+pub use esp::{BootEntry, Esp, FoundEntry};
+pub use files::{BootFile, FileKind, ReadSeek};
+pub use publish::{EntryRequest, StagedEntry};
+
+/// Where the firmware and systemd-boot look, relative to the root of the ESP.
+pub const ENTRIES: &str = "loader/entries";
+
+/// Where our kernels and initramfs images lie, relative to the root of the ESP.
+pub const FILES: &str = "EFI/selkie";
+
+/// `loader/loader.conf` of a machine that selkie installs: a short menu, and the newest selkie entry by default.
+pub const LOADER_CONF: &str = "timeout 3\ndefault selkie-*\neditor no\n";

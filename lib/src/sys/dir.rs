@@ -45,11 +45,21 @@ pub fn ensure(parent: impl AsFd, path: impl AsRef<Path>, mode: u32) -> Result<Ow
     open(parent.as_fd(), path).with_context(|| format!("opening directory {}", path.display()))
 }
 
+/// Opens a file for reading; `None` where there is none.
+pub fn open_file_optional(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::io::Result<Option<OwnedFd>> {
+    optional(rustix::fs::openat(parent, path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
+}
+
+/// Bytes that an ordinary write can still use on the file system of `dir`.
+pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(dir)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Reads a whole file; `None` where there is none.
 pub fn read_optional(parent: impl AsFd, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
     let path = path.as_ref();
-    let fd = optional(rustix::fs::openat(parent, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
-        .with_context(|| format!("opening {}", path.display()))?;
+    let fd = open_file_optional(parent, path).with_context(|| format!("opening {}", path.display()))?;
     let Some(fd) = fd else { return Ok(None) };
     let mut bytes = Vec::new();
     File::from(fd).read_to_end(&mut bytes).with_context(|| format!("reading {}", path.display()))?;

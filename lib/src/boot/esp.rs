@@ -1,0 +1,154 @@
+//! What is on the EFI system partition: entries, ours and others', and the files that they need.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::{ENTRIES, Entry, FILES};
+use crate::error::{Failure, FailureKind};
+use crate::image_id::ImageId;
+use crate::sys::dir;
+
+/// A mounted EFI system partition.
+#[derive(Debug)]
+pub struct Esp {
+    root: OwnedFd,
+}
+
+/// One file in `loader/entries`, whatever its state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundEntry {
+    /// Its name there.
+    pub file: String,
+    /// What it says, or why it cannot be read.
+    pub entry: Result<Entry, String>,
+}
+
+/// A live entry of ours: the machine can boot `image` by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BootEntry {
+    /// File name in `loader/entries`.
+    pub file: String,
+    /// The root image.
+    pub image: ImageId,
+    /// Whether it boots only with fs-verity.
+    pub verity_required: bool,
+    /// Order of activation; the highest is what boots next.
+    pub serial: u64,
+    /// What the menu shows.
+    pub title: String,
+    /// Files of the ESP that it needs and that are not there: such an entry does not boot.
+    pub missing: Vec<String>,
+}
+
+impl Esp {
+    /// Takes the root directory of a mounted ESP.
+    pub fn new(root: OwnedFd) -> Self {
+        Self { root }
+    }
+
+    /// Every entry file, sorted by name. Unreadable ones are reported in place.
+    pub fn found(&self) -> Result<Vec<FoundEntry>> {
+        let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        for name in dir::names(&entries).context("listing loader/entries on the ESP")? {
+            let Some(file) = name.to_str().filter(|n| n.ends_with(".conf") && !n.starts_with('.')) else { continue };
+            let read = dir::read_optional(&entries, file);
+            let entry = match read {
+                Ok(Some(bytes)) => Entry::parse(&bytes).map_err(|e| e.to_string()),
+                Ok(None) => continue,
+                Err(e) => Err(format!("{e:#}")),
+            };
+            found.push(FoundEntry { file: file.to_owned(), entry });
+        }
+        Ok(found)
+    }
+
+    /// Our entries, the one that boots next first.
+    pub fn entries(&self) -> Result<Vec<BootEntry>> {
+        let mut ours = Vec::new();
+        for found in self.found()? {
+            let Ok(entry) = &found.entry else { continue };
+            let (Some(serial), Some(root)) = (entry.serial(), entry.root_image()) else { continue };
+            ours.push(BootEntry {
+                image: root.id,
+                verity_required: root.verity_required,
+                serial,
+                title: entry.get("title").unwrap_or_default().to_owned(),
+                missing: self.missing(entry),
+                file: found.file,
+            });
+        }
+        ours.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
+        Ok(ours)
+    }
+
+    /// Removes the entry, and after it the files that no entry of anyone needs any more.
+    pub fn remove(&self, entry: &BootEntry) -> Result<()> {
+        let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
+        dir::remove_file(&entries, &entry.file)?;
+        self.sweep()
+    }
+
+    /// Removes temporaries of ours, and kernels of ours that no entry names. An entry that cannot be read stops the removal of
+    /// kernels: it may need one.
+    pub fn sweep(&self) -> Result<()> {
+        if let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? {
+            dir::sweep(&entries)?;
+        }
+        let Some(files) = dir::open_optional(&self.root, FILES).context("opening EFI/selkie on the ESP")? else { return Ok(()) };
+        dir::sweep(&files)?;
+        let found = self.found()?;
+        if found.iter().any(|f| f.entry.is_err()) {
+            return Ok(());
+        }
+        let needed: BTreeSet<String> =
+            found.iter().filter_map(|f| f.entry.as_ref().ok()).flat_map(|e| e.files().map(str::to_owned).collect::<Vec<_>>()).collect();
+        for name in dir::names(&files).context("listing EFI/selkie on the ESP")? {
+            let Some(name) = name.to_str() else { continue };
+            if is_ours(name) && !needed.contains(&format!("/{FILES}/{name}")) {
+                dir::remove_file(&files, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that `need` more bytes fit.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NoSpace`] with both numbers.
+    pub fn check_space(&self, need: u64) -> Result<()> {
+        // Directory clusters and the entry itself; generous, because FAT cannot undo a half-written file by itself.
+        const SLACK: u64 = 1 << 20;
+        let free = dir::free_bytes(&self.root).context("measuring free space on the ESP")?;
+        let wanted = if need == 0 { 0 } else { need + SLACK };
+        if free >= wanted {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        let message = format!("staging the kernel: the ESP has {} MiB free (expected at least {} MiB)", mib(free), mib(wanted));
+        Err(Failure::new(FailureKind::NoSpace, message)
+            .hint("remove old entries of other systems from the ESP, or install on a disk with a larger one (selkie disk --esp-size)")
+            .into())
+    }
+
+    pub(super) fn root(&self) -> impl AsFd {
+        &self.root
+    }
+
+    fn missing(&self, entry: &Entry) -> Vec<String> {
+        let there = |path: &str| dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some());
+        entry.files().filter(|path| !there(path)).map(str::to_owned).collect()
+    }
+}
+
+/// `<64 hex digits>.linux` or `.initrd`: nothing else in our directory is touched.
+fn is_ours(name: &str) -> bool {
+    let stem = name.strip_suffix(".linux").or_else(|| name.strip_suffix(".initrd"));
+    stem.is_some_and(|s| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit()))
+}

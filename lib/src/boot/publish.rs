@@ -1,0 +1,249 @@
+//! Making a deployment bootable: files first, the entry last, as one durable rename.
+//!
+//! [`Esp::stage`] writes everything that changes nothing yet; only consuming the [`StagedEntry`] makes the [`BootEntry`]. Dropping it
+//! removes its temporary; kernels without an entry are swept later.
+
+use std::io::Write;
+
+use anyhow::{Context, Result, ensure};
+
+use super::bls::sort_key;
+use super::{BootEntry, BootFile, ENTRIES, Entry, Esp, FILES, FileKind, ReadSeek};
+use crate::cmdline::{Cmdline, RootImage};
+use crate::progress::Progress;
+use crate::sys::dir::{self, Pending};
+
+/// What an entry is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRequest {
+    /// What it boots.
+    pub root: RootImage,
+    /// What the menu shows, e.g. `Debian GNU/Linux 13 (trixie)`.
+    pub title: String,
+    /// The version that the menu shows beside equal titles.
+    pub version: String,
+    /// Kernel arguments without the root image.
+    pub arguments: Cmdline,
+    /// Order of activation: one more than the highest so far.
+    pub serial: u64,
+}
+
+impl EntryRequest {
+    /// The name of the entry's file. It only has to be unique per deployment: nobody reads a meaning out of it.
+    pub fn file(&self) -> String {
+        format!("selkie-{}.conf", self.root.id.short())
+    }
+
+    /// The entry as it is written.
+    pub fn entry(&self, linux: &BootFile, initrd: &BootFile) -> Entry {
+        let mut options = Cmdline::default();
+        options.push(self.root.to_string());
+        self.arguments.args().for_each(|arg| options.push(arg));
+        Entry::default()
+            .with("title", &self.title)
+            .with("version", &self.version)
+            .with("sort-key", sort_key(self.serial))
+            .with("linux", linux.path())
+            .with("initrd", initrd.path())
+            .with("options", options.to_string())
+    }
+}
+
+/// Kernel and initramfs are on the ESP and the entry is written, under a name that no boot loader reads.
+#[derive(Debug)]
+#[must_use = "an entry that is not published is removed again"]
+pub struct StagedEntry {
+    pending: Pending,
+    live: BootEntry,
+}
+
+impl Esp {
+    /// Writes what the entry needs. Nothing changes for the machine yet.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::FailureKind::NoSpace`], before anything is written, when the files do not fit.
+    pub fn stage<'a>(
+        &self,
+        request: &EntryRequest,
+        linux: &'a mut dyn ReadSeek,
+        initrd: &'a mut dyn ReadSeek,
+        progress: &dyn Progress,
+    ) -> Result<StagedEntry> {
+        ensure!(
+            request.arguments.without_root_image() == request.arguments,
+            "staging a boot entry: the arguments name a root image of their own"
+        );
+        let files = dir::ensure(self.root(), FILES, 0o755)?;
+        let entries = dir::ensure(self.root(), ENTRIES, 0o755)?;
+        let linux_file = BootFile::measure(FileKind::Linux, linux)?;
+        let initrd_file = BootFile::measure(FileKind::Initrd, initrd)?;
+        let mut missing: Vec<(&BootFile, &'a mut dyn ReadSeek)> = Vec::new();
+        for (file, source) in [(&linux_file, linux), (&initrd_file, initrd)] {
+            if !file.is_in(&files)? {
+                missing.push((file, source));
+            }
+        }
+        self.check_space(missing.iter().map(|(file, _)| file.size).sum())?;
+        for (file, source) in missing {
+            file.copy(source, &files)?;
+            progress.step(&format!("write {file}"));
+        }
+        let mut pending = Pending::create(&entries, &request.file(), 0o644)?;
+        let entry = request.entry(&linux_file, &initrd_file);
+        pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
+        pending.sync()?;
+        progress.step("write entry");
+        Ok(StagedEntry { pending, live: live(request) })
+    }
+}
+
+impl StagedEntry {
+    /// Makes the entry live. When this returns, a power cut boots the new root; before, the old one.
+    pub fn publish(self, progress: &dyn Progress) -> Result<BootEntry> {
+        self.pending.publish().context("publishing the boot entry")?;
+        progress.step("publish entry");
+        Ok(self.live)
+    }
+}
+
+fn live(request: &EntryRequest) -> BootEntry {
+    BootEntry {
+        file: request.file(),
+        image: request.root.id.clone(),
+        verity_required: request.root.verity_required,
+        serial: request.serial,
+        title: request.title.clone(),
+        missing: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+    use std::path::Path;
+
+    use super::*;
+    use crate::progress::{Recorder, Silent};
+
+    fn esp(path: &Path) -> Esp {
+        Esp::new(dir::open_path(path).unwrap())
+    }
+
+    fn request(byte: &str, serial: u64) -> EntryRequest {
+        EntryRequest {
+            root: RootImage::new(byte.repeat(32).parse().unwrap(), true),
+            title: "Debian".into(),
+            version: "13".into(),
+            arguments: Cmdline::parse("rw quiet"),
+            serial,
+        }
+    }
+
+    fn stage(esp: &Esp, request: &EntryRequest, kernel: &str) -> StagedEntry {
+        esp.stage(request, &mut Cursor::new(kernel), &mut Cursor::new("initrd"), &Silent).unwrap()
+    }
+
+    fn file_names(path: &Path) -> Vec<String> {
+        let names = dir::names(dir::open_path(path).unwrap()).unwrap();
+        names.into_iter().map(|n| n.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn an_entry_is_live_only_when_published() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let recorder = Recorder::default();
+        let staged = esp.stage(&request("aa", 1), &mut Cursor::new("kernel"), &mut Cursor::new("initrd"), &recorder).unwrap();
+        assert_eq!(esp.entries().unwrap(), []);
+        let live = staged.publish(&recorder).unwrap();
+        assert_eq!(esp.entries().unwrap(), [live]);
+        assert_eq!(recorder.steps().len(), 4);
+        assert_eq!(recorder.steps().last().unwrap(), "publish entry");
+    }
+
+    #[test]
+    fn a_dropped_entry_leaves_no_trace_after_a_sweep() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        drop(stage(&esp, &request("aa", 1), "kernel"));
+        esp.sweep().unwrap();
+        assert_eq!(file_names(&temp.path().join(ENTRIES)), [""; 0]);
+        assert_eq!(file_names(&temp.path().join(FILES)), [""; 0]);
+    }
+
+    #[test]
+    fn equal_kernels_are_stored_once_and_go_with_their_last_entry() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let first = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let second = stage(&esp, &request("bb", 2), "kernel").publish(&Silent).unwrap();
+        let third = stage(&esp, &request("cc", 3), "other").publish(&Silent).unwrap();
+        assert_eq!(esp.entries().unwrap(), [third, second.clone(), first.clone()]);
+        assert_eq!(file_names(&temp.path().join(FILES)).len(), 3);
+        esp.remove(&first).unwrap();
+        assert_eq!(file_names(&temp.path().join(FILES)).len(), 3);
+        esp.remove(&second).unwrap();
+        assert_eq!(file_names(&temp.path().join(FILES)).len(), 2);
+    }
+
+    #[test]
+    fn activating_an_old_root_again_replaces_its_entry() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        for (byte, serial) in [("aa", 1), ("bb", 2), ("aa", 3)] {
+            stage(&esp, &request(byte, serial), "kernel").publish(&Silent).unwrap();
+        }
+        let order: Vec<u64> = esp.entries().unwrap().iter().map(|e| e.serial).collect();
+        assert_eq!(order, [3, 2]);
+    }
+
+    #[test]
+    fn a_damaged_kernel_is_written_again() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let file = BootFile::measure(FileKind::Linux, &mut Cursor::new("kernel")).unwrap();
+        let path = temp.path().join(FILES).join(file.name());
+        std::fs::write(&path, "ker").unwrap();
+        stage(&esp, &request("bb", 2), "kernel").publish(&Silent).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"kernel");
+    }
+
+    #[test]
+    fn entries_of_others_and_their_files_stay_and_garbage_keeps_all_kernels() {
+        let temp = tempfile::tempdir().unwrap();
+        let entries = temp.path().join(ENTRIES);
+        std::fs::create_dir_all(&entries).unwrap();
+        std::fs::write(entries.join("debian.conf"), "title Debian\nlinux /debian/vmlinuz\n").unwrap();
+        let esp = esp(temp.path());
+        let ours = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        std::fs::write(entries.join("garbage.conf"), b"\xff\x00").unwrap();
+        assert_eq!(esp.entries().unwrap(), [ours.clone()]);
+        assert_eq!(esp.found().unwrap().len(), 3);
+        esp.remove(&ours).unwrap();
+        assert_eq!(file_names(&entries), ["debian.conf", "garbage.conf"]);
+        assert_eq!(file_names(&temp.path().join(FILES)).len(), 2, "an unreadable entry may need them");
+        std::fs::remove_file(entries.join("garbage.conf")).unwrap();
+        esp.sweep().unwrap();
+        assert_eq!(file_names(&temp.path().join(FILES)).len(), 0);
+    }
+
+    #[test]
+    fn a_missing_kernel_is_told_by_its_entry() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let file = BootFile::measure(FileKind::Linux, &mut Cursor::new("kernel")).unwrap();
+        std::fs::remove_file(temp.path().join(FILES).join(file.name())).unwrap();
+        assert_eq!(esp.entries().unwrap()[0].missing, [file.path()]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_numbers() {
+        let temp = tempfile::tempdir().unwrap();
+        let error = esp(temp.path()).check_space(1 << 60).unwrap_err();
+        assert_eq!(crate::error::Failure::find(&error).unwrap().kind, crate::error::FailureKind::NoSpace);
+        assert!(error.to_string().contains("expected at least"), "{error}");
+    }
+}
