@@ -9,6 +9,7 @@ pub mod cmdline;
 pub mod error;
 pub mod image_id;
 pub mod origin;
+pub mod os_release;
 pub mod progress;
 pub mod reference;
 

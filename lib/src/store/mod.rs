@@ -1,1 +1,135 @@
-//! store
+//! The store: one composefs repository, where images live by the fs-verity digest of their EROFS file.
+//!
+//! Owns everything below the repository directory, in the format of `cfsctl`, which must accept what is written here.
+//! Knows nothing of registries, deployments or boot entries: layers come in as byte streams, ids go out. The generics of
+//! the composefs crates end at [`Store`].
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use composefs::fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue};
+use composefs::repository::Repository;
+
+use crate::error::{Failure, FailureKind};
+use crate::image_id::{Algorithm, ImageId};
+
+mod boot_files;
+mod changeset;
+mod commit;
+mod layers;
+mod merge;
+mod objects;
+mod open;
+mod tags;
+mod tree;
+
+pub use boot_files::{Kernel, kernel, os_release, systemd_boot};
+pub use commit::StoredImage;
+pub use layers::ImportStats;
+pub use objects::{Object, ObjectId};
+pub use open::Verity;
+pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
+
+/// An open composefs repository. Clones share the one handle: a second handle in the same process would make garbage
+/// collection wait for ever, because the handles' locks exclude each other.
+#[derive(Debug, Clone)]
+pub struct Store(Handle);
+
+/// The repository, by its algorithm.
+#[derive(Debug, Clone)]
+enum Handle {
+    Sha256(Arc<Repository<Sha256HashValue>>),
+    Sha512(Arc<Repository<Sha512HashValue>>),
+}
+
+/// Runs an expression on the repository, whatever its algorithm.
+macro_rules! with_repository {
+    ($store:expr, $repository:ident => $body:expr) => {
+        match &$store.0 {
+            $crate::store::Handle::Sha256($repository) => $body,
+            $crate::store::Handle::Sha512($repository) => $body,
+        }
+    };
+}
+use with_repository;
+
+impl Store {
+    /// The algorithm of all digests in this repository.
+    pub fn algorithm(&self) -> Algorithm {
+        match self.0 {
+            Handle::Sha256(_) => Algorithm::Sha256,
+            Handle::Sha512(_) => Algorithm::Sha512,
+        }
+    }
+
+    /// Whether `meta.json` has fs-verity, and with it every object: the kernel then checks what it reads.
+    pub fn is_sealed(&self) -> bool {
+        with_repository!(self, repository => !repository.is_insecure())
+    }
+
+    /// The directory of the repository.
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        with_repository!(self, repository => repository.repo_fd())
+    }
+
+    /// Makes everything that was written durable: one `syncfs` of the repository's file system.
+    pub fn sync(&self) -> Result<()> {
+        crate::sys::dir::sync_filesystem(self.dir()).context("syncing the repository")
+    }
+
+    /// Removes what no tag leads to. Waits until no other process has the repository open.
+    pub fn gc(&self) -> Result<GcStats> {
+        let swept = with_repository!(self, repository => repository.gc(&[]));
+        if swept.is_err() {
+            // The library keeps its exclusive lock when it fails, and every other process would wait for us.
+            rustix::fs::flock(self.dir(), rustix::fs::FlockOperation::LockShared).context("giving up the exclusive lock")?;
+        }
+        let swept = swept.context("collecting garbage")?;
+        Ok(GcStats {
+            objects: swept.objects_removed,
+            bytes: swept.objects_bytes,
+            images: swept.images_pruned,
+            streams: swept.streams_pruned,
+        })
+    }
+}
+
+impl AsFd for Store {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir()
+    }
+}
+
+/// What a garbage collection removed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct GcStats {
+    /// Objects.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+    /// Names of EROFS images.
+    pub images: u64,
+    /// Names of layers, configurations and manifests, and tags that led nowhere.
+    pub streams: u64,
+}
+
+/// The neutral form of a digest.
+fn image_id<H: FsVerityHashValue>(id: &H) -> Result<ImageId> {
+    Ok(id.to_hex().parse()?)
+}
+
+/// The library's form of an id.
+fn hash<H: FsVerityHashValue>(hex: &str) -> Result<H> {
+    H::from_hex(hex).with_context(|| format!("reading digest {hex} as {}", H::ALGORITHM))
+}
+
+fn unsuitable(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Unsuitable, message)
+}
+
+/// Whether an error came from the operating system rather than from what was read.
+fn is_io(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<std::io::Error>() || cause.is::<rustix::io::Errno>())
+}

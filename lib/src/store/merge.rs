@@ -1,0 +1,53 @@
+//! From layers in the repository to one tree. Reads tar entries with the library, applies them by our own rules
+//! ([`super::changeset`]), because the library's own application differs from the OCI rules: there a whiteout or opaque
+//! marker also removes earlier entries of its own layer, and an entry without a parent directory is an error. Where it
+//! follows the rules the trees are equal, and so are the ids of the images.
+
+use anyhow::{Context, Result};
+use composefs::fsverity::FsVerityHashValue;
+use composefs::repository::Repository;
+use composefs::tree::{FileSystem, Stat};
+use composefs_oci::LAYER_CONTENT_TYPE;
+use composefs_oci::tar::{TarEntry, TarItem, get_entry};
+
+use super::changeset::{Change, Changeset};
+use super::{is_io, unsuitable};
+
+/// Permission bits with set-user-ID, set-group-ID and sticky. Some archives repeat the file type in the mode.
+const PERMISSIONS: u32 = 0o7777;
+
+/// The tree of all layers, each given by its diff_id and its split stream, lowest first. Untouched by any transformation.
+pub(super) fn merge<H: FsVerityHashValue>(repository: &Repository<H>, layers: &[(String, H)]) -> Result<FileSystem<H>> {
+    let mut tree = FileSystem::new(Stat::uninitialized());
+    for (diff_id, stream) in layers {
+        add_layer(repository, &mut tree, stream).with_context(|| format!("applying layer {diff_id}"))?;
+    }
+    tree.compact();
+    Ok(tree)
+}
+
+fn add_layer<H: FsVerityHashValue>(repository: &Repository<H>, tree: &mut FileSystem<H>, stream: &H) -> Result<()> {
+    let mut reader = repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))?;
+    let mut changes = Changeset::default();
+    while let Some(entry) = get_entry(&mut reader).map_err(explain)? {
+        add_entry(tree, &mut changes, entry)?;
+    }
+    changes.apply(tree);
+    Ok(())
+}
+
+fn add_entry<H: FsVerityHashValue>(tree: &mut FileSystem<H>, changes: &mut Changeset, entry: TarEntry<H>) -> Result<()> {
+    let TarEntry { path, mut stat, item } = entry;
+    stat.st_mode &= PERMISSIONS;
+    let change = match item {
+        TarItem::Directory => Change::Directory,
+        TarItem::Leaf(content) => Change::Leaf(content),
+        TarItem::Hardlink(target) => Change::Hardlink(target),
+    };
+    changes.add(tree, path.as_os_str(), stat, change).map_err(|e| unsuitable(format!("entry {}: {e}", path.display())).into())
+}
+
+/// An entry that the library cannot read is a property of the image, unless the operating system was at fault.
+fn explain(error: anyhow::Error) -> anyhow::Error {
+    if is_io(&error) { error } else { unsuitable(format!("reading its next entry: {error:#}")).into() }
+}

@@ -1,0 +1,159 @@
+//! Opening a repository, and making one. The only place that knows `meta.json`.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use composefs::erofs::format::{FormatConfig, FormatVersion};
+use composefs::fsverity::{EnableVerityError, FsVerityHashValue};
+use composefs::repository::{REPO_METADATA_FILENAME, RepoMetadata, Repository, RepositoryConfig, RepositoryOpenError};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::{Handle, Store};
+use crate::error::{Failure, FailureKind};
+use crate::image_id::Algorithm;
+use crate::sys::dir;
+
+/// Whether a repository has to be sealed with fs-verity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verity {
+    /// Refuse a file system or a repository without fs-verity.
+    Required,
+    /// Seal where the file system can, and do without elsewhere.
+    IfPossible,
+}
+
+impl Store {
+    /// Opens the repository at `path`, relative to the directory `parent`. The algorithm is the repository's own.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NotFound`] where there is none; [`FailureKind::StoreMismatch`] where its format is not ours.
+    pub fn open(parent: impl AsFd, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        match metadata(&parent, path)? {
+            Some(metadata) => open_as(parent, path, &metadata),
+            None => Err(Failure::new(FailureKind::NotFound, format!("opening repository {}: there is none", path.display()))
+                .hint("pull an image first, or name the directory of an existing repository")
+                .into()),
+        }
+    }
+
+    /// Opens the repository at `path`, relative to the directory `parent`, or makes it: with `algorithm` (by default
+    /// SHA-256), EROFS format V1, mode 0700. An initialisation that was cut short is completed.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::StoreMismatch`] where the repository is of another algorithm or format than asked for, is not sealed
+    /// though `verity` requires it, or where `path` is a directory with something else in it.
+    pub fn open_or_init(parent: impl AsFd, path: impl AsRef<Path>, algorithm: Option<Algorithm>, verity: Verity) -> Result<Self> {
+        let path = path.as_ref();
+        let store = match metadata(&parent, path)? {
+            Some(metadata) => open_as(&parent, path, &metadata)?,
+            None => init(&parent, path, algorithm.unwrap_or(Algorithm::Sha256), verity)?,
+        };
+        if let Some(wanted) = algorithm.filter(|wanted| *wanted != store.algorithm()) {
+            let message = format!("opening repository {}: its algorithm is {} (expected {wanted})", path.display(), store.algorithm());
+            return Err(mismatch(message, "the algorithm of a repository never changes: use another directory").into());
+        }
+        if verity == Verity::Required && !store.is_sealed() {
+            let message = format!("opening repository {}: it is not sealed (expected fs-verity on all objects)", path.display());
+            return Err(mismatch(message, "a repository cannot be sealed later: make a new one on a file system with fs-verity").into());
+        }
+        Ok(store)
+    }
+}
+
+/// Reads `meta.json`; `None` where there is no directory or no such file in it.
+fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
+    let opened = dir::open_optional(parent, path).with_context(|| format!("opening repository {}", path.display()))?;
+    let Some(directory) = opened else { return Ok(None) };
+    let Some(bytes) = dir::read_optional(directory, REPO_METADATA_FILENAME)? else { return Ok(None) };
+    let metadata = RepoMetadata::from_json(&bytes).with_context(|| format!("reading {}/{REPO_METADATA_FILENAME}", path.display()))?;
+    Ok(Some(metadata))
+}
+
+fn open_as(parent: impl AsFd, path: &Path, metadata: &RepoMetadata) -> Result<Store> {
+    if !metadata.format_config().versions().any(|version| version == FormatVersion::V1) {
+        let message = format!("opening repository {}: it has no EROFS format V1", path.display());
+        return Err(mismatch(message, "another tool made it: use another directory").into());
+    }
+    match metadata.algorithm {
+        composefs::fsverity::Algorithm::Sha256 { .. } => open_typed(parent, path).map(|r| Store(Handle::Sha256(Arc::new(r)))),
+        composefs::fsverity::Algorithm::Sha512 { .. } => open_typed(parent, path).map(|r| Store(Handle::Sha512(Arc::new(r)))),
+    }
+}
+
+fn open_typed<H: FsVerityHashValue>(parent: impl AsFd, path: &Path) -> Result<Repository<H>> {
+    Repository::open_path(parent, path).map_err(|error| match error {
+        RepositoryOpenError::Io(error) => anyhow::Error::new(error).context(format!("opening repository {}", path.display())),
+        other => mismatch(format!("opening repository {}: {other}", path.display()), "another tool made it: use another directory").into(),
+    })
+}
+
+fn init(parent: impl AsFd, path: &Path, algorithm: Algorithm, verity: Verity) -> Result<Store> {
+    let made = prepare(&parent, path)?;
+    let initialised = match algorithm {
+        Algorithm::Sha256 => init_typed(&parent, path, verity).map(|r| Store(Handle::Sha256(Arc::new(r)))),
+        Algorithm::Sha512 => init_typed(&parent, path, verity).map(|r| Store(Handle::Sha512(Arc::new(r)))),
+    };
+    if initialised.is_err() && made {
+        // Only succeeds while it is empty, which is when nothing is lost.
+        let _ = rustix::fs::unlinkat(&parent, path, rustix::fs::AtFlags::REMOVEDIR);
+    }
+    initialised
+}
+
+/// Makes the directory, or checks that it holds nothing but the rest of an earlier attempt. Whether it was made.
+fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
+    let made = match rustix::fs::mkdirat(&parent, path, Mode::from_raw_mode(0o700)) {
+        Ok(()) => true,
+        Err(Errno::EXIST) => false,
+        Err(e) => return Err(e).with_context(|| format!("making repository {}", path.display())),
+    };
+    let directory = dir::open(&parent, path).with_context(|| format!("opening repository {}", path.display()))?;
+    let names = dir::names(&directory).with_context(|| format!("listing repository {}", path.display()))?;
+    // An empty `lost+found` is what a fresh file system has that is mounted here.
+    if let Some(name) = names.iter().find(|name| *name != "lost+found") {
+        let message = format!("making repository {}: it has {} and no {REPO_METADATA_FILENAME}", path.display(), name.display());
+        return Err(mismatch(message, "name an empty directory, or one that does not exist").into());
+    }
+    rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o700))
+        .with_context(|| format!("closing repository {} to others", path.display()))?;
+    Ok(made)
+}
+
+fn init_typed<H: FsVerityHashValue>(parent: impl AsFd, path: &Path, verity: Verity) -> Result<Repository<H>> {
+    let mut config = RepositoryConfig::new(H::ALGORITHM);
+    config.erofs_formats = FormatConfig::single(FormatVersion::V1);
+    let sealed = Repository::init_path(&parent, path, config.clone());
+    let initialised = match (sealed, verity) {
+        (Err(error), Verity::IfPossible) if lacks_verity(&error) => Repository::init_path(&parent, path, config.set_insecure()),
+        (Err(error), Verity::Required) if lacks_verity(&error) => {
+            let message = format!("making repository {}: the file system or the kernel has no fs-verity", path.display());
+            return Err(mismatch(message, "use ext4 with the feature `verity`, btrfs or xfs, and a kernel with CONFIG_FS_VERITY").into());
+        }
+        (other, _) => other,
+    };
+    let (repository, _) = initialised.with_context(|| format!("making repository {}", path.display()))?;
+    let directory = File::from(reopen(&repository)?);
+    directory.sync_all().with_context(|| format!("syncing repository {}", path.display()))?;
+    Ok(repository)
+}
+
+/// A descriptor of its own for `fsync`, without the lock of the repository's.
+fn reopen<H: FsVerityHashValue>(repository: &Repository<H>) -> Result<OwnedFd> {
+    rustix::fs::openat(repository.repo_fd(), ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .context("opening the repository's directory")
+}
+
+fn lacks_verity(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(EnableVerityError::FilesystemNotSupported)))
+}
+
+fn mismatch(message: String, hint: &str) -> Failure {
+    Failure::new(FailureKind::StoreMismatch, message).hint(hint)
+}

@@ -1,0 +1,78 @@
+//! Tags: names of images, and what garbage collection starts from.
+
+use anyhow::{Context, Result};
+use composefs_oci::oci_image::{has_manifest, list_refs, tag_image};
+
+use super::layers::parse_digest;
+use super::{Store, with_repository};
+use crate::error::{Failure, FailureKind};
+use crate::sys::dir;
+
+impl Store {
+    /// All tags with the digests of their manifests, sorted by name.
+    pub fn tags(&self) -> Result<Vec<(String, String)>> {
+        let refs = with_repository!(self, repository => list_refs(repository)).context("listing tags")?;
+        let mut tags: Vec<_> = refs.into_iter().map(|(name, digest)| (name, digest.to_string())).collect();
+        tags.sort();
+        Ok(tags)
+    }
+
+    /// Gives an image a name, and takes it from the image that had it. Not durable before [`Store::sync`].
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NotFound`] where the image is not here, [`FailureKind::Usage`] for a name that cannot be one.
+    pub fn tag(&self, manifest_digest: &str, tag: &str) -> Result<()> {
+        check(tag)?;
+        let digest = parse_digest(manifest_digest)?;
+        with_repository!(self, repository => {
+            if has_manifest(repository, &digest)?.is_none() {
+                return Err(Failure::new(FailureKind::NotFound, format!("tagging {tag}: no image {digest} in the repository")).into());
+            }
+            tag_image(repository, &digest, tag)
+        })
+        .with_context(|| format!("tagging {digest} as {tag}"))
+    }
+
+    /// Takes a name away; whether there was such a tag. Its image is left to the next garbage collection, if no other tag
+    /// leads to it.
+    pub fn untag(&self, tag: &str) -> Result<bool> {
+        check(tag)?;
+        let path = format!("streams/refs/oci/{}", encoded(tag));
+        let removed = dir::optional(rustix::fs::unlinkat(self.dir(), &path, rustix::fs::AtFlags::empty()));
+        Ok(removed.with_context(|| format!("removing tag {tag}"))?.is_some())
+    }
+}
+
+/// Refuses names that cannot be stored: `@` at the start means a digest in the tools of this format.
+pub(super) fn check(tag: &str) -> Result<(), Failure> {
+    let found = match tag {
+        "" => "it is empty",
+        "." | ".." => "it is a directory",
+        _ if tag.starts_with('@') => "it begins with @, which is kept for digests",
+        _ if tag.contains('\0') => "it has a zero byte",
+        _ if encoded(tag).len() > 255 => "it is longer than 255 bytes",
+        _ => return Ok(()),
+    };
+    Err(Failure::new(FailureKind::Usage, format!("reading tag {tag:?}: {found}")))
+}
+
+/// The file name of a tag, as composefs-oci encodes it.
+fn encoded(tag: &str) -> String {
+    tag.replace('%', "%25").replace('/', "%2F")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_be_stored_are_refused() {
+        for bad in ["", ".", "..", "@sha256:aa", "a\0b", &"/".repeat(86)] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        for good in ["os", "quay.io/acme/os:stable", "a%b", "deploy/ab@cd"] {
+            check(good).unwrap();
+        }
+    }
+}
