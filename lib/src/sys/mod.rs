@@ -4,3 +4,4 @@ pub mod dir;
 pub mod lock;
 pub mod mount;
 pub mod process;
+pub mod tree;

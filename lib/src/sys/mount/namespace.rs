@@ -1,0 +1,37 @@
+//! A private mount namespace: a verb may write where everyone else sees a read-only mount.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags};
+use rustix::thread::UnshareFlags;
+
+use crate::error::{Failure, FailureKind};
+
+/// Gives the calling thread, and the threads and processes that it starts from now on, a mount namespace of their own. What is mounted there
+/// is seen by nobody else and ends with them. Directory handles that were opened before still lead to the old mounts: open them anew.
+///
+/// # Errors
+///
+/// [`FailureKind::NotPermitted`] without the privilege to do so.
+pub fn enter_private_namespace() -> Result<()> {
+    // SAFETY: the one danger of unshare is a file descriptor table of one's own, which NEWNS does not give.
+    #[expect(unsafe_code, reason = "rustix marks unshare unsafe for the sake of a flag that is not used here")]
+    let unshared = unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) };
+    match unshared {
+        Ok(()) => {}
+        Err(Errno::PERM) => {
+            return Err(Failure::new(FailureKind::NotPermitted, "entering a mount namespace: operation not permitted (expected root)")
+                .hint("run the command as root")
+                .into());
+        }
+        Err(e) => return Err(e).context("entering a mount namespace"),
+    }
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making all mounts private")
+}
+
+/// Makes the mount at `path` writable in this namespace. Call [`enter_private_namespace`] before, or everyone will see it so.
+pub fn make_writable(path: &Path) -> Result<()> {
+    rustix::mount::mount_remount(path, MountFlags::BIND, "").with_context(|| format!("making mount {} writable", path.display()))
+}
