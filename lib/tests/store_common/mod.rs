@@ -1,0 +1,258 @@
+//! What the store tests share: layers written byte by byte, images made of them, and trees in a form to compare.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+
+use std::collections::BTreeMap;
+
+use selkie::store::{NodeKind, Store, StoredImage, Tree, Verity};
+use sha2::{Digest, Sha256};
+
+pub mod reference;
+
+/// An entry of a layer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub path: Vec<u8>,
+    pub kind: Kind,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub mtime: (u64, u32),
+    pub xattrs: Vec<(&'static str, Vec<u8>)>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Kind {
+    Dir,
+    File(Vec<u8>),
+    Symlink(Vec<u8>),
+    Hardlink(Vec<u8>),
+    Char(u32, u32),
+    Block(u32, u32),
+    Fifo,
+}
+
+fn entry(path: impl AsRef<[u8]>, kind: Kind, mode: u32) -> Entry {
+    Entry { path: path.as_ref().to_vec(), kind, mode, uid: 0, gid: 0, mtime: (1_700_000_000, 0), xattrs: vec![] }
+}
+
+pub fn dir(path: impl AsRef<[u8]>) -> Entry {
+    entry(path, Kind::Dir, 0o755)
+}
+
+pub fn file(path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Entry {
+    entry(path, Kind::File(bytes.as_ref().to_vec()), 0o644)
+}
+
+pub fn symlink(path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+    entry(path, Kind::Symlink(target.as_ref().to_vec()), 0o777)
+}
+
+pub fn hardlink(path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Entry {
+    entry(path, Kind::Hardlink(target.as_ref().to_vec()), 0o644)
+}
+
+pub fn special(path: impl AsRef<[u8]>, kind: Kind) -> Entry {
+    entry(path, kind, 0o600)
+}
+
+impl Entry {
+    pub fn mode(self, mode: u32) -> Self {
+        Self { mode, ..self }
+    }
+
+    pub fn owner(self, uid: u32, gid: u32) -> Self {
+        Self { uid, gid, ..self }
+    }
+
+    pub fn mtime(self, seconds: u64, nanoseconds: u32) -> Self {
+        Self { mtime: (seconds, nanoseconds), ..self }
+    }
+
+    pub fn xattr(mut self, name: &'static str, value: &[u8]) -> Self {
+        self.xattrs.push((name, value.to_vec()));
+        self
+    }
+
+    fn write(&self, tar: &mut Vec<u8>) {
+        let (flag, link, body, device): (u8, &[u8], &[u8], _) = match &self.kind {
+            Kind::File(bytes) => (b'0', b"", bytes, (0, 0)),
+            Kind::Hardlink(target) => (b'1', target, b"", (0, 0)),
+            Kind::Symlink(target) => (b'2', target, b"", (0, 0)),
+            Kind::Char(major, minor) => (b'3', b"", b"", (*major, *minor)),
+            Kind::Block(major, minor) => (b'4', b"", b"", (*major, *minor)),
+            Kind::Dir => (b'5', b"", b"", (0, 0)),
+            Kind::Fifo => (b'6', b"", b"", (0, 0)),
+        };
+        let mut records = Vec::new();
+        if self.path.len() > 100 {
+            records.push(("path".to_owned(), self.path.clone()));
+        }
+        if link.len() > 100 {
+            records.push(("linkpath".to_owned(), link.to_vec()));
+        }
+        if self.mtime.1 != 0 {
+            records.push(("mtime".to_owned(), format!("{}.{:09}", self.mtime.0, self.mtime.1).into_bytes()));
+        }
+        records.extend(self.xattrs.iter().map(|(name, value)| (format!("SCHILY.xattr.{name}"), value.clone())));
+        if !records.is_empty() {
+            let records: Vec<u8> = records.iter().flat_map(|(key, value)| record(key, value)).collect();
+            block(tar, b'x', b"pax", b"", &records, 0o644, (0, 0), 0, (0, 0));
+        }
+        let cut = |bytes: &[u8]| bytes[..bytes.len().min(100)].to_vec();
+        block(tar, flag, &cut(&self.path), &cut(link), body, self.mode, (self.uid, self.gid), self.mtime.0, device);
+    }
+}
+
+/// A PAX record: its own length in decimal, a space, key, `=`, value, newline.
+pub fn record(key: &str, value: &[u8]) -> Vec<u8> {
+    let rest = key.len() + value.len() + 3;
+    let mut length = rest + 1;
+    while rest + length.to_string().len() != length {
+        length += 1;
+    }
+    [format!("{length} {key}=").as_bytes(), value, b"\n"].concat()
+}
+
+/// A ustar header with its body and padding.
+#[allow(clippy::too_many_arguments, reason = "these are the fields of a header")]
+pub fn block(
+    tar: &mut Vec<u8>,
+    flag: u8,
+    name: &[u8],
+    link: &[u8],
+    body: &[u8],
+    mode: u32,
+    owner: (u32, u32),
+    mtime: u64,
+    device: (u32, u32),
+) {
+    let mut header = [0u8; 512];
+    let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, name);
+    put(100, format!("{mode:07o}\0{:07o}\0{:07o}\0{:011o}\0{mtime:011o}\0        ", owner.0, owner.1, body.len()).as_bytes());
+    put(156, &[flag]);
+    put(157, link);
+    put(257, b"ustar\x0000");
+    put(329, format!("{:07o}\0{:07o}\0", device.0, device.1).as_bytes());
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar.extend(header);
+    tar.extend(body);
+    tar.resize(tar.len().next_multiple_of(512), 0);
+}
+
+/// A layer of entries.
+pub fn tar(entries: &[Entry]) -> Vec<u8> {
+    let mut tar = Vec::new();
+    entries.iter().for_each(|entry| entry.write(&mut tar));
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
+}
+
+/// Configuration and manifest of an image of these layers, with odd white space that must survive.
+pub fn documents(layers: &[Vec<u8>]) -> (Vec<u8>, Vec<u8>) {
+    documents_of(&layers.iter().map(|layer| (sha256(layer), layer.len())).collect::<Vec<_>>())
+}
+
+/// The same, from digests and sizes.
+pub fn documents_of(layers: &[(String, usize)]) -> (Vec<u8>, Vec<u8>) {
+    let quoted: Vec<String> = layers.iter().map(|(digest, _)| format!("{digest:?}")).collect();
+    let config = format!(
+        "{{ \"architecture\":\"amd64\",  \"os\":\"linux\", \"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[{}]}}, \"config\":{{}} }}\n",
+        quoted.join(", ")
+    );
+    let descriptor = |media: &str, digest: &str, size: usize| {
+        format!("{{\"mediaType\":\"application/vnd.oci.image.{media}\", \"digest\":\"{digest}\", \"size\":{size}}}")
+    };
+    let layers: Vec<String> = layers.iter().map(|(digest, size)| descriptor("layer.v1.tar", digest, *size)).collect();
+    let config_descriptor = descriptor("config.v1+json", &sha256(config.as_bytes()), config.len());
+    let manifest = format!(
+        "{{\n  \"schemaVersion\": 2, \"mediaType\": \"application/vnd.oci.image.manifest.v1+json\",\n  \"config\": {config_descriptor},\n  \"layers\": [{}] }}",
+        layers.join(", ")
+    );
+    (manifest.into_bytes(), config.into_bytes())
+}
+
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+/// A directory on a file system where `syncfs` costs nothing, where there is one.
+pub fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+pub fn repository(temp: &tempfile::TempDir) -> Store {
+    let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
+    Store::open_or_init(parent, "repository", None, Verity::IfPossible).unwrap()
+}
+
+/// Imports the layers and makes an image of them.
+pub fn store(runtime: &tokio::runtime::Runtime, store: &Store, layers: &[Vec<u8>], tag: Option<&str>) -> anyhow::Result<StoredImage> {
+    for layer in layers {
+        runtime.block_on(store.import_layer(&sha256(layer), &layer[..]))?;
+    }
+    let (manifest, config) = documents(layers);
+    store.commit(&manifest, &config, tag)
+}
+
+/// A thing in a tree, in the form in which trees are compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flat {
+    pub mode: u32,
+    pub owner: (u32, u32),
+    pub mtime: (i64, u32),
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub kind: FlatKind,
+    /// The first of all names of this file, in byte order.
+    pub same_as: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FlatKind {
+    Dir,
+    File(Vec<u8>),
+    Symlink(Vec<u8>),
+    Char(u64),
+    Block(u64),
+    Fifo,
+}
+
+pub type FlatTree = BTreeMap<Vec<u8>, Flat>;
+
+/// A tree by path, without the slash at the front.
+pub fn flatten(tree: &Tree) -> FlatTree {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = |name: &std::ffi::OsStr| name.as_bytes().to_vec();
+    let mut flat = FlatTree::new();
+    let mut first = BTreeMap::new();
+    tree.walk("", |path, node| {
+        let path = path.as_os_str().as_bytes().to_vec();
+        let kind = match &node.kind {
+            NodeKind::Directory => FlatKind::Dir,
+            NodeKind::File(file) => FlatKind::File(tree.read(file)?),
+            NodeKind::Symlink(target) => FlatKind::Symlink(bytes(target)),
+            NodeKind::CharDevice(number) => FlatKind::Char(*number),
+            NodeKind::BlockDevice(number) => FlatKind::Block(*number),
+            NodeKind::Fifo => FlatKind::Fifo,
+            NodeKind::Socket => panic!("no layer has sockets"),
+        };
+        if kind != FlatKind::Dir {
+            first.entry(node.inode).and_modify(|first: &mut Vec<u8>| *first = path.clone().min(first.clone())).or_insert(path.clone());
+        }
+        let xattrs = node.xattrs.iter().map(|(name, value)| (bytes(name), value.clone())).collect();
+        let same_as = node.inode.to_be_bytes().to_vec();
+        flat.insert(path, Flat { mode: node.mode, owner: (node.uid, node.gid), mtime: node.mtime, xattrs, kind, same_as });
+        Ok(())
+    })
+    .unwrap();
+    for (path, node) in &mut flat {
+        let inode = u64::from_be_bytes(node.same_as.clone().try_into().unwrap());
+        node.same_as = first.get(&inode).cloned().unwrap_or_else(|| path.clone());
+    }
+    flat
+}
