@@ -1,0 +1,155 @@
+//! `cfsctl`, the reference tool, accepts what the store writes, and computes the same ids from the same layers.
+
+mod store_common;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use selkie::image_id::Algorithm;
+use selkie::store::{Store, Verity};
+use store_common::{Entry, Kind, tar, *};
+
+/// The tool: from the environment, else where cargo puts it, beside the directory of the test program.
+fn cfsctl() -> PathBuf {
+    let beside = || std::env::current_exe().ok()?.parent()?.parent().map(|target| target.join("cfsctl"));
+    let path = std::env::var_os("SELKIE_CFSCTL").map(PathBuf::from).or_else(beside).unwrap();
+    let how = "build it with `cargo build -p selkie-integration --features cfsctl --bin cfsctl`, or name it in SELKIE_CFSCTL";
+    assert!(path.exists(), "{} is missing: {how}", path.display());
+    path
+}
+
+fn run(repository: &Path, args: &[&str]) -> Result<String, String> {
+    let output = Command::new(cfsctl()).arg("--repo").arg(repository).args(args).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// What an operating system has in miniature, in three layers that use every feature which the library follows.
+fn system() -> Vec<Vec<u8>> {
+    let first: Vec<Entry> = vec![
+        dir("./").mode(0o700),
+        dir("./usr").mtime(1_650_000_000, 999_999_999),
+        dir("./usr/bin"),
+        file("./usr/bin/tool", [7; 5000]).mode(0o4755).xattr("security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0]),
+        hardlink("./usr/bin/other", "./usr/bin/tool"),
+        file("./usr/bin/small", [1; 64]),
+        file("./usr/bin/large", [1; 65]).xattr("user.comment", b"dropped"),
+        symlink("./bin", "usr/bin"),
+        dir("./boot"),
+        file("./boot/vmlinuz", [3; 700]),
+        dir("./sysroot"),
+        dir("./run").mode(0o777),
+        file("./run/left", [4; 100]),
+        dir("./dev"),
+        special("./dev/null", Kind::Char(1, 3)),
+        special("./dev/pipe", Kind::Fifo).owner(1000, 65_534),
+        dir("./etc"),
+        file("./etc/gone", [5; 100]),
+        file("./etc/empty", ""),
+        dir("./opt"),
+        dir("./opt/old"),
+        file("./opt/old/x", "1"),
+    ];
+    let long = format!("usr/{}", "x".repeat(150));
+    let second = vec![
+        dir("etc").owner(0, 42),
+        file("etc/.wh.gone", ""),
+        dir("opt"),
+        file("opt/.wh..wh..opq", ""),
+        file("opt/new", [6; 100]).mtime(5, 1),
+        file(&long, "long"),
+        hardlink("usr/bin/third", "usr/bin/tool"),
+        file(b"usr/\xff\xfe", "bytes"),
+    ];
+    let third = vec![file("bin", "no link any more"), dir("usr"), symlink("opt/new", "../etc")];
+    [first, second, third].iter().map(|layer| tar(layer)).collect()
+}
+
+/// An OCI layout with one image, as `oci:DIR:TAG`.
+fn layout(dir: &Path, layers: &[Vec<u8>]) -> String {
+    let blobs = dir.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).unwrap();
+    let put = |bytes: &[u8]| std::fs::write(blobs.join(&sha256(bytes)[7..]), bytes).unwrap();
+    let (manifest, config) = documents(layers);
+    layers.iter().for_each(|layer| put(layer));
+    put(&config);
+    put(&manifest);
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":{},"annotations":{{"org.opencontainers.image.ref.name":"v1"}}}}]}}"#,
+        sha256(&manifest),
+        manifest.len()
+    );
+    std::fs::write(dir.join("index.json"), index).unwrap();
+    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+    format!("oci:{}:v1", dir.display())
+}
+
+#[test]
+fn the_repository_is_accepted_and_the_ids_are_equal() {
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let (runtime, temp) = (runtime(), temporary());
+        let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
+        let repository = Store::open_or_init(parent, "repository", Some(algorithm), Verity::IfPossible).unwrap();
+        let layers = system();
+        let tag = "quay.io/acme/os:v1";
+        let stored = store(&runtime, &repository, &layers, Some(tag)).unwrap();
+
+        let path = temp.path().join("repository");
+        run(&path, &["fsck"]).unwrap();
+        run(&path, &["oci", "fsck"]).unwrap();
+        let images = run(&path, &["oci", "images"]).unwrap();
+        assert!(images.contains(tag) && images.contains("amd64"), "{images}");
+        assert_eq!(run(&path, &["oci", "compute-id", tag]).unwrap(), stored.image.hex());
+        assert_eq!(run(&path, &["oci", "compute-id", tag, "--bootable"]).unwrap(), stored.boot_image.hex());
+        let by_digest = format!("@{}", stored.config_digest);
+        assert_eq!(run(&path, &["oci", "compute-id", &by_digest]).unwrap(), stored.image.hex(), "layers hash to their diff_ids");
+        let manifest = run(&path, &["oci", "inspect", tag, "--manifest"]).unwrap();
+        assert_eq!(manifest.as_bytes(), documents(&layers).0, "the manifest's own bytes");
+
+        // A repository that only cfsctl wrote, from the same image.
+        let other = temp.path().join("other");
+        let hash = format!("fsverity-{}-12", algorithm.name());
+        run(&other, &["init", "--insecure", "--erofs-version", "1", "--algorithm", &hash]).unwrap();
+        let image = layout(&temp.path().join("layout"), &layers);
+        run(&other, &["oci", "pull", &image, tag, "--bootable"]).unwrap();
+        for id in [&stored.image, &stored.boot_image] {
+            assert!(other.join("images").join(id.hex()).exists(), "{id}");
+        }
+        // And we understand it.
+        let opened = Store::open(selkie::sys::dir::open_path(temp.path()).unwrap(), "other").unwrap();
+        assert_eq!((opened.algorithm(), opened.is_sealed()), (algorithm, false));
+        assert_eq!(opened.find(&stored.manifest_digest).unwrap().as_ref(), Some(&stored));
+        assert_eq!(flatten(&opened.tree(&stored.boot_image).unwrap()), flatten(&repository.tree(&stored.boot_image).unwrap()));
+    }
+}
+
+#[test]
+fn selinux_labels_are_equal() {
+    let (runtime, temp) = (runtime(), temporary());
+    let repository = repository(&temp);
+    let contexts = "/.* system_u:object_r:default_t:s0\n/usr/bin/.* -- system_u:object_r:bin_t:s0\n/etc(/.*)? system_u:object_r:etc_t:s0\n";
+    let layers = vec![tar(&[
+        dir("usr"),
+        dir("boot"),
+        dir("sysroot"),
+        file("usr/bin/a", [1; 100]),
+        hardlink("etc/a", "usr/bin/a"),
+        file("etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=targeted\n"),
+        file("etc/selinux/targeted/contexts/files/file_contexts", contexts),
+    ]
+    .into_iter()
+    .flat_map(|entry| {
+        let parents: Vec<_> =
+            std::path::Path::new(std::str::from_utf8(&entry.path).unwrap()).ancestors().skip(1).map(|p| p.to_owned()).collect();
+        let dirs = parents.into_iter().rev().filter(|p| p.components().count() > 0).map(|p| dir(p.to_str().unwrap()));
+        dirs.chain([entry]).collect::<Vec<_>>()
+    })
+    .collect::<Vec<_>>())];
+    let stored = store(&runtime, &repository, &layers, Some("labelled")).unwrap();
+    let path = temp.path().join("repository");
+    assert_eq!(run(&path, &["oci", "compute-id", "labelled", "--bootable"]).unwrap(), stored.boot_image.hex());
+    let tree = repository.tree(&stored.boot_image).unwrap();
+    let label = |path: &str| tree.get(path).unwrap().unwrap().xattrs.iter().find(|(name, _)| name == "security.selinux").unwrap().1.clone();
+    assert_eq!(String::from_utf8(label("/usr/bin/a")).unwrap(), "system_u:object_r:bin_t:s0");
+    assert_eq!(String::from_utf8(label("/etc/a")).unwrap(), "system_u:object_r:etc_t:s0");
+}
