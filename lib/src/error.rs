@@ -80,16 +80,26 @@ impl Failure {
 
     /// The failure that decides the exit code of `error`: the outermost in its chain, or a full disk.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {
-        if let Some(failure) = error.chain().find_map(|cause| cause.downcast_ref::<Failure>()) {
+        let causes = || error.chain().flat_map(with_inner);
+        if let Some(failure) = causes().find_map(|cause| cause.downcast_ref::<Failure>()) {
             return Some(failure.clone());
         }
-        let full = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_full)
-            || error.chain().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_full_errno(*e));
+        let full = causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_full)
+            || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_full_errno(*e));
         full.then(|| {
             Failure::new(FailureKind::NoSpace, "a file system is full")
                 .hint("free some space, then run the same command again; what was fetched so far is kept")
         })
     }
+}
+
+/// An error and what is packed into it. The `source` of an `io::Error` that was made from another error is the source of
+/// that other error, so a plain walk along the chain would step over it.
+fn with_inner<'a>(cause: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(cause), |outer| {
+        let inner = outer.downcast_ref::<std::io::Error>()?.get_ref()?;
+        Some(inner as &(dyn std::error::Error + 'static))
+    })
 }
 
 fn is_full(error: &std::io::Error) -> bool {
@@ -119,6 +129,17 @@ mod tests {
         let failure = Failure::new(FailureKind::NotFound, "no tag").hint("look at the registry");
         let error = Err::<(), _>(failure.clone()).context("pulling").unwrap_err();
         assert_eq!(Failure::find(&error), Some(failure));
+    }
+
+    #[test]
+    fn a_failure_is_found_inside_input_and_output_errors() {
+        let failure = Failure::new(FailureKind::Corrupt, "a flipped byte");
+        let once = std::io::Error::new(std::io::ErrorKind::InvalidData, failure.clone());
+        let twice = std::io::Error::other(std::io::Error::other(failure.clone()));
+        for error in [once, twice] {
+            let error = Err::<(), _>(error).context("importing").context("pulling").unwrap_err();
+            assert_eq!(Failure::find(&error), Some(failure.clone()));
+        }
     }
 
     #[test]
