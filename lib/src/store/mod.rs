@@ -15,6 +15,7 @@ use crate::error::{Failure, FailureKind};
 use crate::image_id::{Algorithm, ImageId};
 
 mod boot_files;
+mod boot_image;
 mod changeset;
 mod commit;
 mod layers;
@@ -24,6 +25,7 @@ mod open;
 mod tags;
 mod tree;
 
+pub use boot_image::{BootImage, open_boot_image};
 pub use boot_files::{Kernel, kernel, os_release, systemd_boot};
 pub use commit::StoredImage;
 pub use layers::ImportStats;

@@ -65,8 +65,8 @@ pub struct Sources<'a> {
     pub base: BorrowedFd<'a>,
     /// /etc of the deployment that ran before, as it was last seen: image and upper, merged.
     pub local: BorrowedFd<'a>,
-    /// The upper directory of that deployment, as it lies on disk.
-    pub upper: BorrowedFd<'a>,
+    /// The upper directory of that deployment, as it lies on disk; `None` when it never had one.
+    pub upper: Option<BorrowedFd<'a>>,
     /// /etc of the new image, as it is shipped.
     pub new: BorrowedFd<'a>,
 }
@@ -134,8 +134,8 @@ impl Deployment {
     pub fn carry_etc(&self, sources: &Sources<'_>, progress: &dyn Progress) -> Result<Vec<Conflict>> {
         let local = Tree(sources.local);
         let fresh = self.fresh_etc()?;
-        let touched = touched::walk(sources.upper).context("reading the local changes of the old deployment")?;
-        let plan = plan(&Tree(sources.base), &local, &Tree(sources.new), &touched).context("comparing /etc")?;
+        let touched = sources.upper.map(touched::walk).transpose().context("reading the local changes of the old deployment")?;
+        let plan = plan(&Tree(sources.base), &local, &Tree(sources.new), &touched.unwrap_or_default()).context("comparing /etc")?;
         apply(&plan.actions, &local, &fresh.upper)?;
         let fresh = dir::open(&self.dir, FRESH).context("opening the fresh /etc")?;
         dir::write_durably(&fresh, CARRIED, 0o644, b"")?;

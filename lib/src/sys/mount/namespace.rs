@@ -35,3 +35,38 @@ pub fn enter_private_namespace() -> Result<()> {
 pub fn make_writable(path: &Path) -> Result<()> {
     rustix::mount::mount_remount(path, MountFlags::BIND, "").with_context(|| format!("making mount {} writable", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::sys::mount::{bind, make_read_only};
+
+    fn write(dir: &Path) -> bool {
+        std::fs::write(dir.join("file"), "x").is_ok()
+    }
+
+    #[test]
+    fn writable_here_and_read_only_for_the_others() {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root");
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        let outer = || {
+            enter_private_namespace().unwrap();
+            bind(rustix::fs::CWD, dir).unwrap().attach(rustix::fs::CWD, dir).unwrap();
+            make_read_only(dir).unwrap();
+            let inner = || {
+                enter_private_namespace().unwrap();
+                let before = write(dir);
+                make_writable(dir).unwrap();
+                (before, write(dir))
+            };
+            let inside = std::thread::scope(|scope| scope.spawn(inner).join()).unwrap();
+            (inside, write(dir))
+        };
+        let seen = std::thread::scope(|scope| scope.spawn(outer).join()).unwrap();
+        assert_eq!(seen, ((false, true), false));
+        assert!(write(dir), "the read-only mount is seen outside");
+    }
+}
