@@ -2,11 +2,37 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
 use crate::error::{Failure, FailureKind};
+
+/// Where the programs of administrators are: not on everyone's search path.
+const SBIN: [&str; 2] = ["/usr/sbin", "/sbin"];
+
+/// A child process to run: [`run`] with the few more words that some programs need.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Call<'a> {
+    /// Program and arguments.
+    pub argv: &'a [OsString],
+    /// What it reads from standard input.
+    pub input: &'a [u8],
+    /// Environment variables on top of the inherited ones.
+    pub env: &'a [(&'a str, OsString)],
+    /// Where it runs, if not here.
+    pub directory: Option<&'a Path>,
+}
+
+/// What a child process that ended well has said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// Its standard output.
+    pub stdout: Vec<u8>,
+    /// Its standard error.
+    pub stderr: Vec<u8>,
+}
 
 /// Runs `argv`, feeding it `input`, and returns its standard output.
 ///
@@ -15,33 +41,53 @@ use crate::error::{Failure, FailureKind};
 /// Names the program, how it ended and the last lines of what it said. A program that is not installed is
 /// [`FailureKind::NotFound`].
 pub fn run(argv: &[OsString], input: &[u8]) -> Result<Vec<u8>> {
-    let (program, args) = argv.split_first().context("running a program: empty command line")?;
+    Ok(call(Call { argv, input, ..Call::default() })?.stdout)
+}
+
+/// Runs a child process and returns all that it said. Errors are those of [`run`].
+pub fn call(call: Call<'_>) -> Result<Said> {
+    let (program, args) = call.argv.split_first().context("running a program: empty command line")?;
     let name = program.display();
-    let spawned =
-        Command::new(program).args(args).env("LC_ALL", "C").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = match spawned {
-        Ok(child) => child,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            return Err(Failure::new(FailureKind::NotFound, format!("running {name}: no such program"))
-                .hint(format!("install the package that has {name}"))
-                .into());
-        }
-        Err(e) => return Err(e).with_context(|| format!("running {name}")),
-    };
+    let mut child = spawn(program, args, call)?;
     let mut stdin = child.stdin.take().context("opening the child's standard input")?;
-    let input = input.to_vec();
+    let input = call.input;
     // A thread of its own, so that a child that talks before it has read everything cannot block both.
-    let feeder = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().with_context(|| format!("waiting for {name}"))?;
-    let fed = feeder.join();
+    let (fed, output) = std::thread::scope(|scope| {
+        let feeder = scope.spawn(move || stdin.write_all(input));
+        let output = child.wait_with_output();
+        (feeder.join(), output)
+    });
+    let output = output.with_context(|| format!("waiting for {name}"))?;
     if !output.status.success() {
-        bail!("running {}: {}: {}", shown(argv), output.status, last_lines(&output.stderr));
+        bail!("running {}: {}: {}", shown(call.argv), output.status, last_lines(&output.stderr));
     }
     match fed {
-        Ok(Ok(())) => Ok(output.stdout),
+        Ok(Ok(())) => Ok(Said { stdout: output.stdout, stderr: output.stderr }),
         Ok(Err(e)) => Err(e).with_context(|| format!("feeding {name}")),
         Err(_) => bail!("feeding {name}: the feeding thread ended early"),
     }
+}
+
+/// Starts `program`, also from where only administrators look.
+fn spawn(program: &OsString, args: &[OsString], call: Call<'_>) -> Result<Child> {
+    let name = program.display();
+    let bare = !program.as_encoded_bytes().contains(&b'/');
+    let elsewhere = SBIN.iter().filter(|_| bare).map(|dir| Path::new(dir).join(program).into_os_string());
+    for candidate in std::iter::once(program.clone()).chain(elsewhere) {
+        let mut command = Command::new(candidate);
+        command.args(args).env("LC_ALL", "C").envs(call.env.iter().map(|(k, v)| (k, v)));
+        if let Some(directory) = call.directory {
+            command.current_dir(directory);
+        }
+        match command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn() {
+            Ok(child) => return Ok(child),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e).with_context(|| format!("running {name}")),
+        }
+    }
+    Err(Failure::new(FailureKind::NotFound, format!("running {name}: no such program"))
+        .hint(format!("install the package that has {name}"))
+        .into())
 }
 
 fn shown(argv: &[OsString]) -> String {
@@ -69,5 +115,15 @@ mod tests {
         assert!(error.to_string().contains("exit status: 3: no luck"), "{error}");
         let missing = run(&argv(&["selkie-no-such-program"]), b"").unwrap_err();
         assert_eq!(Failure::find(&missing).unwrap().kind, FailureKind::NotFound);
+    }
+
+    #[test]
+    fn a_call_has_its_own_directory_and_words() {
+        let temp = tempfile::tempdir().unwrap();
+        let argv = argv(&["sh", "-c", "pwd; echo $SELKIE_TEST >&2"]);
+        let env = [("SELKIE_TEST", OsString::from("word"))];
+        let said = call(Call { argv: &argv, input: b"", env: &env, directory: Some(temp.path()) }).unwrap();
+        let stdout = format!("{}\n", temp.path().display()).into_bytes();
+        assert_eq!(said, Said { stdout, stderr: b"word\n".to_vec() });
     }
 }

@@ -1,0 +1,195 @@
+//! The adapter of e2fsprogs: mke2fs, dumpe2fs, debugfs and e2fsck on a file system inside an image.
+//!
+//! Works with 1.47.0 and later. All run in the directory of the image and know it by its bare name, because a path may have
+//! characters that they give a meaning to (`file?offset=N`).
+
+use std::ffi::OsString;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use uuid::Uuid;
+
+use super::size::{INODE, MIB};
+use super::verity::BLOCK;
+use crate::error::{Failure, FailureKind};
+use crate::sys::process::{Call, Said, call};
+
+/// All features, so that no host's configuration has a say: Debian 12's ext4, and fs-verity.
+const FEATURES: &str = "none,has_journal,ext_attr,resize_inode,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,\
+                        huge_file,dir_nlink,extra_isize,metadata_csum,verity";
+/// mke2fs wants to know its file-system type from a file.
+const CONFIGURATION: &str = "[defaults]\n\tblocksize = 4096\n[fs_types]\n\text4 = {\n\t}\n";
+const CONFIGURATION_FILE: &str = "mke2fs.conf";
+
+/// What a new file system is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Format {
+    pub(super) uuid: Uuid,
+    pub(super) hash_seed: Uuid,
+    pub(super) size: u64,
+    pub(super) inodes: u64,
+    pub(super) journal: u64,
+}
+
+/// A file system at an offset of an image.
+#[derive(Debug)]
+pub(super) struct E2fs<'a> {
+    /// The directory of the image, which is ours to put small files into.
+    pub(super) directory: &'a Path,
+    /// The image's name there: plain letters.
+    pub(super) image: &'a str,
+    /// Where in the image the file system begins, in bytes.
+    pub(super) offset: u64,
+    /// The clock of the tools, in seconds since 1970.
+    pub(super) clock: u32,
+}
+
+impl E2fs<'_> {
+    /// Makes the file system.
+    pub(super) fn format(&self, format: &Format) -> Result<()> {
+        let path = self.directory.join(CONFIGURATION_FILE);
+        std::fs::write(&path, CONFIGURATION).with_context(|| format!("writing {}", path.display()))?;
+        self.run(&self.format_argv(format), b"").context("making the root file system")?;
+        Ok(())
+    }
+
+    fn format_argv(&self, format: &Format) -> Vec<OsString> {
+        let extended = format!(
+            "offset={},hash_seed={},root_owner=0:0,nodiscard,assume_storage_prezeroed=1,lazy_journal_init=1",
+            self.offset, format.hash_seed
+        );
+        let (uuid, inodes, journal) = (format.uuid.to_string(), format.inodes.to_string(), format!("size={}", format.journal / MIB));
+        let (inode, block) = (INODE.to_string(), BLOCK.to_string());
+        let blocks = (format.size / BLOCK as u64).to_string();
+        let words = [
+            ["mke2fs", "-q", "-F"].as_slice(),
+            &["-t", "ext4", "-O", FEATURES, "-b", &block, "-I", &inode, "-N", &inodes, "-m", "1", "-e", "remount-ro"],
+            &["-J", &journal, "-U", &uuid, "-L", "root", "-E", &extended, self.image, &blocks],
+        ];
+        words.concat().into_iter().map(OsString::from).collect()
+    }
+
+    /// The free ranges of blocks, in order.
+    pub(super) fn free(&self) -> Result<Vec<Range<u64>>> {
+        let said = self.run(&["dumpe2fs".into(), self.device()], b"").context("reading the free blocks of the root file system")?;
+        parse_free(&String::from_utf8_lossy(&said.stdout)).context("reading the free blocks of the root file system")
+    }
+
+    /// Runs the commands of a debugfs script.
+    ///
+    /// # Errors
+    ///
+    /// debugfs goes on after an error and ends well; here the first complaint is an error.
+    pub(super) fn script(&self, script: &[u8]) -> Result<()> {
+        let argv = ["debugfs".into(), "-w".into(), "-f".into(), "-".into(), self.device()];
+        no_complaint(&self.run(&argv, script)?)
+    }
+
+    /// Runs one debugfs command, which may have newlines in it.
+    pub(super) fn request(&self, request: OsString) -> Result<()> {
+        let argv = ["debugfs".into(), "-w".into(), "-R".into(), request, self.device()];
+        no_complaint(&self.run(&argv, b"")?)
+    }
+
+    /// Checks the file system without changing it.
+    pub(super) fn check(&self) -> Result<()> {
+        self.run(&["e2fsck".into(), "-f".into(), "-n".into(), self.device()], b"").context("checking the root file system")?;
+        Ok(())
+    }
+
+    fn device(&self) -> OsString {
+        format!("{}?offset={}", self.image, self.offset).into()
+    }
+
+    fn run(&self, argv: &[OsString], input: &[u8]) -> Result<Said> {
+        let clock = OsString::from(self.clock.to_string());
+        // 1.47.0 knows the first, later ones prefer the second.
+        let env = [
+            ("E2FSPROGS_FAKE_TIME", clock.clone()),
+            ("SOURCE_DATE_EPOCH", clock),
+            ("MKE2FS_CONFIG", CONFIGURATION_FILE.into()),
+            ("TZ", "UTC".into()),
+        ];
+        call(Call { argv, input, env: &env, directory: Some(self.directory) }).map_err(|error| match Failure::find(&error) {
+            Some(failure) if failure.kind == FailureKind::NotFound => {
+                Failure { hint: Some("install the package e2fsprogs (1.47.0 or later)".to_owned()), ..failure }.into()
+            }
+            _ => error,
+        })
+    }
+}
+
+/// debugfs says its version on standard error, and nothing else unless something is wrong.
+fn no_complaint(said: &Said) -> Result<()> {
+    let stderr = String::from_utf8_lossy(&said.stderr);
+    let complaint = stderr.lines().find(|line| !line.is_empty() && !line.starts_with("debugfs 1."));
+    match complaint {
+        None => Ok(()),
+        Some(full) if full.contains("Could not allocate") => {
+            let message = format!("writing the root file system: {full}");
+            Err(Failure::new(FailureKind::NoSpace, message).hint("give a larger size").into())
+        }
+        Some(complaint) => bail!("running debugfs: {complaint}"),
+    }
+}
+
+/// The lines `  Free blocks: 9265-32767, 40000` of dumpe2fs, one for each group; neighbours become one range.
+fn parse_free(text: &str) -> Result<Vec<Range<u64>>> {
+    let mut free: Vec<Range<u64>> = Vec::new();
+    for list in text.lines().filter_map(|line| line.strip_prefix("  Free blocks: ")) {
+        for item in list.split(", ").filter(|item| !item.is_empty()) {
+            let (first, last) = item.split_once('-').unwrap_or((item, item));
+            let number = |text: &str| text.trim().parse::<u64>().with_context(|| format!("reading {item:?}: not a range of blocks"));
+            let range = number(first)?..number(last)? + 1;
+            match free.last_mut() {
+                Some(before) if before.end == range.start => before.end = range.end,
+                _ => free.push(range),
+            }
+        }
+    }
+    ensure!(!free.is_empty(), "reading the output of dumpe2fs: no free blocks in it");
+    Ok(free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn argv_names_everything_that_a_host_could_choose() {
+        let e2fs = E2fs { directory: Path::new("/tmp"), image: "disk.raw", offset: MIB, clock: 7 };
+        let format = Format { uuid: Uuid::nil(), hash_seed: Uuid::max(), size: 100 * MIB, inodes: 1000, journal: 4 * MIB };
+        let argv = e2fs.format_argv(&format);
+        let argv: Vec<&str> = argv.iter().map(|word| word.to_str().unwrap()).collect();
+        let uuid = "00000000-0000-0000-0000-000000000000";
+        let extended = "offset=1048576,hash_seed=ffffffff-ffff-ffff-ffff-ffffffffffff,root_owner=0:0,nodiscard,\
+                        assume_storage_prezeroed=1,lazy_journal_init=1";
+        #[rustfmt::skip]
+        let expected = [
+            "mke2fs", "-q", "-F", "-t", "ext4", "-O", FEATURES, "-b", "4096", "-I", "256", "-N", "1000", "-m", "1", "-e", "remount-ro",
+            "-J", "size=4", "-U", uuid, "-L", "root", "-E", extended, "disk.raw", "25600",
+        ];
+        assert_eq!(argv, expected);
+        assert_eq!(e2fs.device(), "disk.raw?offset=1048576");
+    }
+
+    #[test]
+    fn free_blocks_are_read_and_joined() {
+        let text = "Free blocks:              755396\nGroup 0: (Blocks 0-32767)\n  Free blocks: 8615-8620, 8630-32767\n  Free inodes: 12-8192\n\
+                    Group 1:\n  Free blocks: 32768-65535\nGroup 2:\n  Free blocks: \nGroup 3:\n  Free blocks: 98305\n";
+        assert_eq!(parse_free(text).unwrap(), [8615..8621, 8630..65536, 98305..98306]);
+        assert!(parse_free("Free blocks: 3").is_err());
+        assert!(parse_free("  Free blocks: x-3").is_err());
+    }
+
+    #[test]
+    fn a_complaint_is_an_error() {
+        let said = |stderr: &str| Said { stdout: vec![], stderr: stderr.as_bytes().to_vec() };
+        no_complaint(&said("debugfs 1.47.0 (5-Feb-2023)\n\n")).unwrap();
+        let error = no_complaint(&said("debugfs 1.47.0 (5-Feb-2023)\n/a: File not found by ext2_lookup \n")).unwrap_err();
+        assert_eq!(error.to_string(), "running debugfs: /a: File not found by ext2_lookup ");
+        let error = no_complaint(&said("mkdir: Could not allocate block in ext2 filesystem\n")).unwrap_err();
+        assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::NoSpace);
+    }
+}
