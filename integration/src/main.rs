@@ -1,2 +1,37 @@
-//! `cargo xtask`: the demo, the tests and the benchmarks of selkie.
-fn main() {}
+//! `cargo xtask`: the demo and the tests of selkie, on real images, a real registry and real (virtual) machines.
+//!
+//! Owns everything below `target/lab/`. It never changes selkie's own state; it uses selkie as a user would, by its command line.
+
+mod build;
+mod cli;
+mod command;
+mod demo;
+mod images;
+mod lab;
+mod packages;
+mod registry;
+mod scenarios;
+mod selkie;
+mod story;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().verb {
+        cli::Verb::Demo(options) => demo::run(&options),
+        cli::Verb::Test(options) => test::run(&options),
+        cli::Verb::Images(options) => images::run(&options),
+        cli::Verb::Packages => packages::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            story::complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

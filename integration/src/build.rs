@@ -1,0 +1,41 @@
+//! Building selkie with cargo.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{command::Argv, lab::Lab};
+
+/// The programs that go into images and run on this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Programs {
+    /// The command.
+    pub(crate) selkie: PathBuf,
+    /// What the initramfs runs.
+    pub(crate) initramfs: PathBuf,
+}
+
+/// Builds the release programs.
+pub(crate) fn release(lab: &Lab) -> Result<Programs> {
+    cargo(lab, ["build", "--release", "--package", "selkie-cli"]).show()?;
+    let target = lab.file("target/release");
+    Ok(Programs { selkie: target.join("selkie"), initramfs: target.join("selkie-initramfs") })
+}
+
+/// Makes the build context of `containerfiles/dist`: its files, and the programs next to them.
+pub(crate) fn dist_context(lab: &Lab, programs: &Programs) -> Result<PathBuf> {
+    let context = lab.fresh_subdir("dist-context")?;
+    Argv::new(["cp", "-a"]).with([lab.file("containerfiles/dist").join("."), context.clone()]).read()?;
+    for program in [&programs.selkie, &programs.initramfs] {
+        let name = program.file_name().context("naming a program")?;
+        fs::copy(program, context.join(name)).with_context(|| format!("copying {}", program.display()))?;
+    }
+    Ok(context)
+}
+
+/// Cargo in the clone, without the variables that `cargo run` set for this program.
+pub(crate) fn cargo<const N: usize>(lab: &Lab, words: [&str; N]) -> Argv {
+    let unset = ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"];
+    let env = unset.iter().flat_map(|name| ["--unset", name]);
+    Argv::new(["env"]).with(env).with(["--chdir"]).with([&lab.source]).with(["cargo"]).with(words)
+}

@@ -1,0 +1,99 @@
+//! The words of `cargo xtask`.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Shows and tests selkie on real images and virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Tell the whole story: Containerfile, registry, disk image, boot, upgrade, rollback
+    Demo(DemoOptions),
+    /// Run all tests, or some of them
+    Test(TestOptions),
+    /// Build the images of containerfiles/ and of the lab
+    Images(LabOptions),
+    /// Install the Debian packages that the other verbs need
+    Packages,
+}
+
+/// What every verb that builds images or starts machines takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct LabOptions {
+    /// The Debian image to build on; without it, one is made with mmdebstrap, which needs no registry
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Option<String>,
+    /// How virtual machines run
+    #[arg(long, value_enum, default_value_t = AccelChoice::Auto)]
+    pub(crate) accel: AccelChoice,
+    /// Keep machines' disks, logs and the registry's content
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// The arguments of `demo`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    pub(crate) lab: LabOptions,
+}
+
+/// The arguments of `test`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TestOptions {
+    /// Which tests to run
+    #[arg(value_enum, default_value_t = Suite::All)]
+    pub(crate) suite: Suite,
+    /// Run only this scenario (implies `vm`); may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) scenario: Vec<String>,
+    #[command(flatten)]
+    pub(crate) lab: LabOptions,
+}
+
+/// Which tests to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Suite {
+    /// Format, lints, unit and integration tests: no images, no virtual machines
+    Unit,
+    /// Images and the scenarios in virtual machines
+    Vm,
+    /// Both
+    All,
+}
+
+/// How virtual machines run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AccelChoice {
+    /// Hardware virtualisation where a test guest really starts with it, else emulation
+    Auto,
+    /// Hardware virtualisation, or fail
+    Kvm,
+    /// Emulation
+    Tcg,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn test_without_words_is_everything() {
+        let Verb::Test(options) = Cli::parse_from(["cargo xtask", "test"]).verb else { panic!("not a test") };
+        assert_eq!((options.suite, options.scenario.len(), options.lab.accel), (Suite::All, 0, AccelChoice::Auto));
+    }
+}

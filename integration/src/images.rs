@@ -1,0 +1,212 @@
+//! Building images with buildah, in a storage of the lab's own below `target/lab/containers`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    build,
+    cli::LabOptions,
+    command::Argv,
+    lab::Lab,
+    packages, registry,
+    story::{Story, Teller},
+};
+
+/// The base that is made when none is named.
+const OWN_BASE: &str = "localhost/debian-base";
+/// selkie's files.
+pub(crate) const DIST: &str = "localhost/selkie-dist";
+/// Debian with selkie.
+pub(crate) const DEBIAN: &str = "localhost/selkie-debian";
+/// A web server derived from it.
+pub(crate) const WEB: &str = "localhost/selkie-example-web";
+/// Debian with selkie and a guest agent: what the lab's releases are made of.
+const AGENT: &str = "localhost/lab-agent";
+/// The releases of the lab's system.
+pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
+
+/// The name of a release in the local storage.
+pub(crate) fn release(version: &str) -> String {
+    format!("localhost/lab:{version}")
+}
+
+/// `cargo xtask images`.
+pub(crate) fn run(options: &LabOptions) -> Result<()> {
+    let lab = Lab::open()?;
+    let mut story = Story::new("The images of selkie");
+    story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
+    let programs = story.step("building selkie", |_| build::release(&lab))?;
+    let images = Images::new(&lab)?;
+    story.step("making the Debian base image", |tell| images.base(options.base.as_deref(), tell).map(drop))?;
+    story.step("building the images", |tell| {
+        images.selkie(options.base.as_deref(), &programs, tell)?;
+        images.example_web(tell)?;
+        images.releases(registry::choose_port(&lab)?, tell)
+    })?;
+    story.table();
+    Ok(())
+}
+
+/// Image builds of one clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Images<'lab> {
+    lab: &'lab Lab,
+    storage: Storage,
+}
+
+impl<'lab> Images<'lab> {
+    /// Image builds in the storage of `lab`.
+    pub(crate) fn new(lab: &'lab Lab) -> Result<Self> {
+        Ok(Self { lab, storage: Storage { dir: lab.subdir("containers")? } })
+    }
+
+    /// The Debian image to build on: `base`, or one made here by mmdebstrap and kept for the next time.
+    pub(crate) fn base(&self, base: Option<&str>, tell: &Teller) -> Result<String> {
+        if let Some(base) = base {
+            tell.say(format!("building on {base}"));
+            return Ok(base.to_owned());
+        }
+        if self.exists(OWN_BASE)? {
+            tell.say(format!("{OWN_BASE} is there already"));
+            return Ok(OWN_BASE.to_owned());
+        }
+        tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another)");
+        let tarball = self.lab.dir.join("debian-base.tar");
+        mmdebstrap(&tarball).by_root().log(&self.lab.log("mmdebstrap"))?;
+        self.import(&tarball, OWN_BASE)?;
+        Ok(OWN_BASE.to_owned())
+    }
+
+    /// Builds the dist and debian images.
+    pub(crate) fn selkie(&self, base: Option<&str>, programs: &build::Programs, tell: &Teller) -> Result<()> {
+        let dist = build::dist_context(self.lab, programs)?;
+        self.build(&Build::new(DIST, &dist), tell)?;
+        let context = self.lab.file("containerfiles/debian");
+        self.build(&Build::new(DEBIAN, &context).arg("BASE", base.unwrap_or(OWN_BASE)).arg("DIST", DIST), tell)
+    }
+
+    /// Builds the derived example.
+    pub(crate) fn example_web(&self, tell: &Teller) -> Result<()> {
+        self.build(&Build::new(WEB, &self.lab.file("containerfiles/example-web")).arg("BASE", DEBIAN), tell)
+    }
+
+    /// Builds the lab's releases, whose machines reach a registry at `port` of this machine.
+    pub(crate) fn releases(&self, port: u16, tell: &Teller) -> Result<()> {
+        let context = self.lab.file("integration/images");
+        let agent = Build::new(AGENT, &context).file("agent.Containerfile").arg("BASE", DEBIAN);
+        self.build(&agent.arg("REGISTRY", &registry::guest_address(port)), tell)?;
+        for version in RELEASES {
+            let build = Build::new(&release(version), &context).file("release.Containerfile");
+            self.build(&build.arg("BASE", AGENT).arg("VERSION", version), tell)?;
+        }
+        Ok(())
+    }
+
+    /// Pushes a local image to a registry on loopback.
+    pub(crate) fn push(&self, image: &str, to: &str) -> Result<()> {
+        let log = self.lab.log("push");
+        self.storage.buildah(["push", "--quiet", "--tls-verify=false", image]).with([format!("docker://{to}")]).by_root().log(&log)
+    }
+
+    /// Copies the kernel out of an image, to probe virtual machines with.
+    pub(crate) fn kernel(&self, image: &str) -> Result<PathBuf> {
+        let kernel = self.lab.dir.join("vmlinuz");
+        let container = self.read(["from", image])?;
+        let root = self.read(["mount", &container])?;
+        let script = r#"install -m 0644 "$1"/usr/lib/modules/*/vmlinuz "$2""#;
+        let copied = Argv::new(["sh", "-euc", script, "sh", &root]).with([&kernel]).by_root().read();
+        self.read(["rm", &container])?;
+        copied.map(|_| kernel)
+    }
+
+    fn build(&self, build: &Build, tell: &Teller) -> Result<()> {
+        tell.say(format!("building {}", build.tag));
+        let name = build.tag.trim_start_matches("localhost/").replace([':', '/'], "-");
+        build.argv(&self.storage).by_root().log(&self.lab.log(&format!("build-{name}")))
+    }
+
+    fn import(&self, tarball: &Path, tag: &str) -> Result<()> {
+        let container = self.read(["from", "scratch"])?;
+        self.storage.buildah(["add", "--quiet", &container]).with([tarball]).with(["/"]).by_root().read()?;
+        self.read(["commit", "--quiet", "--rm", &container, tag]).map(drop)
+    }
+
+    fn exists(&self, image: &str) -> Result<bool> {
+        let names = self.read(["images", "--format", "{{.Name}}", "--noheading"])?;
+        Ok(names.lines().any(|name| name == image))
+    }
+
+    fn read<const N: usize>(&self, words: [&str; N]) -> Result<String> {
+        let answer = self.storage.buildah(words).by_root().read().context("asking buildah")?;
+        Ok(answer.trim().to_owned())
+    }
+}
+
+/// buildah's storage.
+#[derive(Debug, Clone)]
+struct Storage {
+    dir: PathBuf,
+}
+
+impl Storage {
+    /// buildah on this storage. The overlay driver needs root, which `vfs` would too; it does not copy a tree per layer.
+    fn buildah<const N: usize>(&self, words: [&str; N]) -> Argv {
+        let (root, run) = (self.dir.join("root"), self.dir.join("run"));
+        Argv::new(["buildah", "--root"]).with([root]).with(["--runroot"]).with([run]).with(["--storage-driver", "overlay"]).with(words)
+    }
+}
+
+/// One `buildah build`.
+#[derive(Debug, Clone)]
+struct Build {
+    tag: String,
+    context: PathBuf,
+    file: &'static str,
+    args: Vec<String>,
+}
+
+impl Build {
+    fn new(tag: &str, context: &Path) -> Self {
+        Self { tag: tag.to_owned(), context: context.to_owned(), file: "Containerfile", args: Vec::new() }
+    }
+
+    fn file(mut self, file: &'static str) -> Self {
+        self.file = file;
+        self
+    }
+
+    fn arg(mut self, name: &str, value: &str) -> Self {
+        self.args.push(format!("{name}={value}"));
+        self
+    }
+
+    /// No container runtime (chroot), no network name space, one cached layer per instruction.
+    fn argv(&self, storage: &Storage) -> Argv {
+        let args = self.args.iter().flat_map(|arg| ["--build-arg", arg]);
+        storage
+            .buildah(["build", "--isolation", "chroot", "--network", "host", "--layers", "--format", "oci"])
+            .with(args)
+            .with(["--tag", &self.tag, "--file"])
+            .with([self.context.join(self.file), self.context.clone()])
+    }
+}
+
+/// The base: packages marked essential, and nothing of this machine (mmdebstrap copies its host name and resolver).
+fn mmdebstrap(tarball: &Path) -> Argv {
+    let hook = r#"--customize-hook=rm -f "$1"/etc/hostname "$1"/etc/resolv.conf"#;
+    Argv::new(["mmdebstrap", "--variant=minbase", "--include=ca-certificates", hook, "trixie"]).with([tarball])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_says_all_that_it_depends_on() {
+        let build = Build::new("localhost/x:v1", Path::new("/c")).file("release.Containerfile").arg("BASE", "b").arg("VERSION", "v1");
+        let expected = "buildah --root /s/root --runroot /s/run --storage-driver overlay build --isolation chroot --network host --layers \
+                        --format oci --build-arg BASE=b --build-arg VERSION=v1 --tag localhost/x:v1 --file /c/release.Containerfile /c";
+        assert_eq!(build.argv(&Storage { dir: PathBuf::from("/s") }).to_string(), expected);
+    }
+}

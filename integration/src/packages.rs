@@ -1,0 +1,78 @@
+//! The Debian packages that building selkie and running the lab need; installs those that are missing.
+
+use anyhow::{Context, Result};
+
+use crate::{
+    command::{Argv, is_root},
+    lab::Lab,
+    story::Teller,
+};
+
+/// What is needed, and for what.
+const NEEDED: &[(&str, &str)] = &[
+    ("libc6-dev", "linking"),
+    ("gcc", "linking, and C in crates"),
+    ("pkg-config", "finding OpenSSL when building selkie"),
+    ("libssl-dev", "selkie's hashes"),
+    ("e2fsprogs", "mke2fs, debugfs, e2fsck: disk images and their checks"),
+    ("fdisk", "sfdisk: looking at disk images"),
+    ("gdisk", "sgdisk -v: checking partition tables"),
+    ("dosfstools", "fsck.vfat: checking EFI system partitions"),
+    ("mtools", "reading EFI system partitions without mounting"),
+    ("fsverity", "a second opinion on fs-verity digests"),
+    ("util-linux", "setpriv: selkie disk as nobody"),
+    ("mmdebstrap", "the Debian base image, without a registry"),
+    ("debian-archive-keyring", "keys of the Debian archive"),
+    ("ca-certificates", "TLS"),
+    ("buildah", "building images"),
+    ("skopeo", "selkie's way to registries"),
+    ("docker-registry", "a registry on the loopback interface"),
+    ("qemu-system-x86", "virtual machines"),
+    ("ovmf", "UEFI firmware for them"),
+];
+
+/// Installs what is missing.
+pub(crate) fn run() -> Result<()> {
+    install_missing(&Lab::open()?, &Teller)
+}
+
+/// Installs what is missing, and says so first.
+pub(crate) fn install_missing(lab: &Lab, tell: &Teller) -> Result<()> {
+    let query = Argv::new(["dpkg-query", "-W", "-f", "${db:Status-Status} ${Package}\n"]);
+    let installed = query.read().context("asking dpkg which packages are installed (this needs Debian)")?;
+    let missing = missing(&installed);
+    if missing.is_empty() {
+        tell.say("every package is there");
+        return Ok(());
+    }
+    let how = if is_root() { "apt-get, as root" } else { "sudo apt-get" };
+    tell.say(format!("installing with {how}:"));
+    for (name, reason) in &missing {
+        tell.say(format!("  {name:23} {reason}"));
+    }
+    apt(["update"]).log(&lab.log("apt-update"))?;
+    apt(["install", "--yes", "--no-install-recommends"]).with(missing.iter().map(|(name, _)| name)).log(&lab.log("apt-install"))
+}
+
+fn apt<const N: usize>(words: [&str; N]) -> Argv {
+    Argv::new(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]).with(words).by_root()
+}
+
+/// The needed packages that a `dpkg-query` listing does not show as installed.
+fn missing(listing: &str) -> Vec<(&'static str, &'static str)> {
+    let installed: Vec<_> = listing.lines().filter_map(|line| line.strip_prefix("installed ")).collect();
+    NEEDED.iter().filter(|(name, _)| !installed.contains(name)).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removed_packages_are_missing() {
+        let all: String = NEEDED.iter().map(|(name, _)| format!("installed {name}\n")).collect();
+        assert_eq!(missing(&all), []);
+        let one = all.replace("installed skopeo\n", "config-files skopeo\n");
+        assert_eq!(missing(&one), [("skopeo", "selkie's way to registries")]);
+    }
+}

@@ -1,0 +1,98 @@
+//! A container registry on the loopback interface, as a child of this process.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::Child,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command::Argv, lab::Lab};
+
+/// A running registry; dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    port: u16,
+    child: Child,
+    data: PathBuf,
+    keep: bool,
+}
+
+impl Registry {
+    /// Starts an empty registry. `port` must be free; see [`choose_port`].
+    pub(crate) fn start(lab: &Lab, port: u16, keep: bool) -> Result<Self> {
+        let data = lab.fresh_subdir("registry")?;
+        let config = lab.dir.join("registry.yml");
+        fs::write(&config, configuration(port, &data)).with_context(|| format!("writing {}", config.display()))?;
+        let log = fs::File::create(lab.log("registry")).context("creating the registry's log")?;
+        let stderr = log.try_clone().context("opening the registry's log a second time")?;
+        let argv = Argv::new(["docker-registry", "serve"]).with([&config]).dying_with_us();
+        let child = argv.command().stdout(log).stderr(stderr).spawn().with_context(|| format!("starting {argv}"))?;
+        let mut registry = Self { port, child, data, keep };
+        registry.wait()?;
+        Ok(registry)
+    }
+
+    /// A reference to a repository and tag, as seen from this machine.
+    pub(crate) fn here(&self, name: &str) -> String {
+        format!("127.0.0.1:{}/{name}", self.port)
+    }
+
+    /// The same, as seen from a virtual machine with user-mode networking.
+    pub(crate) fn for_guest(&self, name: &str) -> String {
+        format!("{}/{name}", guest_address(self.port))
+    }
+
+    fn wait(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            if let Some(status) = self.child.try_wait().context("looking at the registry")? {
+                bail!("starting the registry on port {}: it ended with {status}", self.port);
+            }
+            if Instant::now() > deadline {
+                bail!("starting the registry on port {}: no answer after 20 s", self.port);
+            }
+            sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if !self.keep {
+            let _ = fs::remove_dir_all(&self.data);
+        }
+    }
+}
+
+/// Where a virtual machine finds the registry: user-mode networking maps 10.0.2.2 to this machine's loopback.
+pub(crate) fn guest_address(port: u16) -> String {
+    format!("10.0.2.2:{port}")
+}
+
+/// A free port: the one that was used last time when it is still free, because images for virtual machines name it.
+pub(crate) fn choose_port(lab: &Lab) -> Result<u16> {
+    let memory = lab.dir.join("registry-port");
+    let last = fs::read_to_string(&memory).ok().and_then(|text| text.trim().parse().ok());
+    if let Some(port) = last.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+        return Ok(port);
+    }
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
+    let port = listener.local_addr().context("looking for a free port")?.port();
+    fs::write(&memory, port.to_string()).with_context(|| format!("writing {}", memory.display()))?;
+    Ok(port)
+}
+
+fn configuration(port: u16, data: &Path) -> String {
+    format!(
+        "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        data.display()
+    )
+}

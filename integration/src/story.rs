@@ -1,0 +1,109 @@
+//! Telling what happens, step by step, with times: the only place of this crate that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "this module is the terminal")]
+
+use std::{
+    io::Write,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+
+/// A story being told.
+#[derive(Debug)]
+pub(crate) struct Story {
+    begin: Instant,
+    steps: Vec<(String, Duration)>,
+}
+
+impl Story {
+    /// Begins a story with its title.
+    pub(crate) fn new(title: &str) -> Self {
+        println!("\n{title}\n");
+        Self { begin: Instant::now(), steps: Vec::new() }
+    }
+
+    /// Tells and does one step.
+    pub(crate) fn step<T>(&mut self, title: &str, act: impl FnOnce(&Teller) -> Result<T>) -> Result<T> {
+        let number = self.steps.len() + 1;
+        println!("{} [{number:2}] {title}", clock(self.begin.elapsed()));
+        let begin = Instant::now();
+        let outcome = act(&Teller);
+        let took = begin.elapsed();
+        let word = if outcome.is_ok() { "done" } else { "FAILED" };
+        println!("           {word} in {}", seconds(took));
+        self.steps.push((title.to_owned(), took));
+        outcome
+    }
+
+    /// Prints the table of steps and times.
+    pub(crate) fn table(&self) {
+        println!("\n{}", render(&self.steps, self.begin.elapsed()));
+    }
+}
+
+/// Says things below the title of a step.
+#[derive(Debug)]
+pub(crate) struct Teller;
+
+impl Teller {
+    /// One fact.
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
+        for line in text.as_ref().lines() {
+            println!("           {line}");
+        }
+        let _ = std::io::stdout().flush();
+    }
+
+    /// What is typed, and what came back.
+    pub(crate) fn quote(&self, command: &str, answer: &str) {
+        self.say(format!("$ {command}"));
+        for line in answer.trim_end().lines() {
+            self.say(format!("  {line}"));
+        }
+    }
+}
+
+/// Prints a line of its own.
+pub(crate) fn line(text: &str) {
+    println!("{text}");
+}
+
+/// Prints an error with its causes.
+pub(crate) fn complain(error: &anyhow::Error) {
+    eprintln!("error: {error:#}");
+}
+
+fn render(steps: &[(String, Duration)], total: Duration) -> String {
+    let width = steps.iter().map(|(title, _)| title.chars().count()).max().unwrap_or(0).max(5);
+    let row = |title: &str, took: Duration| format!("{title:width$}  {:>8}", seconds(took));
+    let mut lines: Vec<_> = steps.iter().map(|(title, took)| row(title, *took)).collect();
+    lines.push("-".repeat(width + 10));
+    lines.push(row("total", total));
+    lines.join("\n")
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+fn clock(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    format!("{:02}:{:02}", seconds / 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_lines_up() {
+        let steps = [("a step".to_owned(), Duration::from_millis(1500)), ("x".to_owned(), Duration::from_secs(100))];
+        let expected = "a step     1.5 s\nx        100.0 s\n----------------\ntotal    101.5 s";
+        assert_eq!(render(&steps, Duration::from_millis(101_500)), expected);
+    }
+
+    #[test]
+    fn the_clock_counts_minutes_beyond_the_hour() {
+        assert_eq!((clock(Duration::from_secs(61)), clock(Duration::from_secs(6000))), ("01:01".to_owned(), "100:00".to_owned()));
+    }
+}

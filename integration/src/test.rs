@@ -1,0 +1,210 @@
+//! `cargo xtask test`: format, lints, cargo's tests, then the scenarios; ends with one line of counts.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build::{self, Programs, cargo},
+    cli::{LabOptions, Suite, TestOptions},
+    command::Argv,
+    images::{self, Images},
+    lab::Lab,
+    packages,
+    registry::{self, Registry},
+    scenarios::{self, Bench, Scenario, TAG},
+    selkie::{self, Nobody},
+    story::{self, Story, Teller},
+    vm::Accel,
+};
+
+/// Runs the tests.
+pub(crate) fn run(options: &TestOptions) -> Result<()> {
+    let lab = Lab::open()?;
+    let selected = scenarios::select(&options.scenario)?;
+    let suite = if options.scenario.is_empty() { options.suite } else { Suite::Vm };
+    let mut story = Story::new("Testing selkie");
+    let mut tally = Tally::default();
+    story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
+    if suite != Suite::Vm {
+        unit(&lab, &mut story, &mut tally);
+    }
+    if suite != Suite::Unit
+        && let Err(error) = vm(&lab, &options.lab, &selected, &mut story, &mut tally)
+    {
+        tally.count(Err(error));
+    }
+    story.table();
+    story::line(&format!("\n{} passed, {} failed", tally.passed, tally.failed));
+    if tally.failed > 0 {
+        bail!("testing selkie: {} failed", tally.failed);
+    }
+    Ok(())
+}
+
+/// How many checks passed and failed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Counts one check, and shows its error.
+    fn count(&mut self, outcome: Result<()>) {
+        match outcome {
+            Ok(()) => self.passed += 1,
+            Err(error) => {
+                story::complain(&error);
+                self.failed += 1;
+            }
+        }
+    }
+
+    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`.
+    fn read(&mut self, line: &str) {
+        let Some(counts) = line.strip_prefix("test result: ") else { return };
+        let number = |word: &str| {
+            let before = counts.split(word).next()?.trim_end();
+            before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+        };
+        self.passed += number("passed;").unwrap_or(0);
+        self.failed += number("failed;").unwrap_or(0);
+    }
+}
+
+fn unit(lab: &Lab, story: &mut Story, tally: &mut Tally) {
+    let checks: [(&str, Argv); 3] = [
+        ("checking the format", cargo(lab, ["fmt", "--all", "--check"])),
+        ("checking lints", cargo(lab, ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])),
+        (
+            "building cfsctl, to compare with",
+            cargo(lab, ["build", "--quiet", "--package", "selkie-integration", "--features", "cfsctl", "--bin", "cfsctl"]),
+        ),
+    ];
+    for (title, argv) in checks {
+        tally.count(story.step(title, |_| argv.show()));
+    }
+    let outcome = story.step("running cargo's tests", |_| cargo_test(lab, tally));
+    if let Err(error) = outcome {
+        tally.count(Err(error));
+    }
+}
+
+/// Runs all tests that cargo knows, shows their output and counts them.
+fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
+    let argv = Argv::new(["env"])
+        .with([format!("CFSCTL={}", lab.file("target/debug/cfsctl").display())])
+        .with(cargo(lab, ["test", "--workspace", "--no-fail-fast"]).0);
+    let mut child = argv.command().stdout(Stdio::piped()).spawn().with_context(|| format!("starting {argv}"))?;
+    let stdout = child.stdout.take().context("reading cargo's output")?;
+    let before = tally.failed;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("reading cargo's output")?;
+        tally.read(&line);
+        story::line(&line);
+    }
+    let status = child.wait().context("waiting for cargo")?;
+    if !status.success() && tally.failed == before {
+        bail!("running {argv}: {status}");
+    }
+    Ok(())
+}
+
+fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story, tally: &mut Tally) -> Result<()> {
+    let programs = story.step("building selkie (release)", |_| build::release(lab))?;
+    let images = Images::new(lab)?;
+    let port = registry::choose_port(lab)?;
+    let base = options.base.as_deref();
+    story.step("making the Debian base image", |tell| images.base(base, tell).map(drop))?;
+    story.step("building images", |tell| {
+        images.selkie(base, &programs, tell)?;
+        images.example_web(tell)?;
+        images.releases(port, tell)
+    })?;
+    let accel = story.step("finding out how virtual machines run here", |tell| {
+        let accel = Accel::choose(lab, options.accel, &images.kernel(images::DEBIAN)?)?;
+        tell.say(accel.to_string());
+        Ok(accel)
+    })?;
+    let registry = story.step("starting a registry and pushing v1", |_| {
+        let registry = Registry::start(lab, port, options.keep)?;
+        images.push(&images::release("v1"), &registry.here(TAG)).map(|()| registry)
+    })?;
+    let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
+    let disk = story.step("writing the disk image twice, as user nobody", |tell| write_disk(lab, &programs, &registry, tell));
+    let disk = disk?;
+    tally.passed += 2;
+    let bench = Bench { lab, images: &images, registry, disk: &disk, pulled, accel };
+    for scenario in selected {
+        let outcome = story.step(&format!("scenario {}", scenario.name), |tell| (scenario.run)(&bench, tell));
+        if outcome.is_ok() && !options.keep {
+            let _ = std::fs::remove_dir_all(lab.dir.join("vm").join(scenario.name));
+        }
+        tally.count(outcome.with_context(|| format!("scenario {}", scenario.name)));
+    }
+    Ok(())
+}
+
+/// `selkie pull --json` into a new repository that cfsctl's rules apply to; the result is what it prints.
+fn pull(lab: &Lab, programs: &Programs, registry: &Registry) -> Result<serde_json::Value> {
+    let repo = lab.fresh_subdir("repo")?;
+    let argv = Argv::new([&programs.selkie]).with(["pull", &registry.here(TAG), "--tls-verify=false", "--json", "--repo"]).with([&repo]);
+    let text = argv.read()?;
+    serde_json::from_str(&text).with_context(|| format!("reading the output of {argv}: {text}"))
+}
+
+/// Writes the disk image twice, compares the two, and lets the usual checkers look at one.
+fn write_disk(lab: &Lab, programs: &Programs, registry: &Registry, tell: &Teller) -> Result<PathBuf> {
+    let nobody = Nobody::new(programs)?;
+    let outputs = [nobody.file("one.raw"), nobody.file("two.raw")];
+    for output in &outputs {
+        selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(TAG), output).read()?;
+    }
+    Argv::new(["cmp"]).with(&outputs).read().context("comparing two disk images of the same input")?;
+    let disk = lab.dir.join("test.raw");
+    Argv::new(["cp", "--sparse=always"]).with([&outputs[0], &disk]).read()?;
+    check_disk(lab, &disk)?;
+    tell.say("both are the same; sgdisk, e2fsck and fsck.vfat find nothing");
+    Ok(disk)
+}
+
+fn check_disk(lab: &Lab, disk: &Path) -> Result<()> {
+    let table = Argv::new(["sfdisk", "--json"]).with([disk]).read()?;
+    let table: serde_json::Value = serde_json::from_str(&table).context("reading the partition table")?;
+    let partition = |number: usize| -> Result<(u64, u64)> {
+        let entry = &table["partitiontable"]["partitions"][number];
+        let bytes = |key: &str| entry[key].as_u64().map(|sectors| sectors * 512);
+        Ok((bytes("start").context("reading a partition's start")?, bytes("size").context("reading a partition's size")?))
+    };
+    let verified = Argv::new(["sgdisk", "-v"]).with([disk]).read()?;
+    if !verified.contains("No problems found") {
+        bail!("checking the partition table: {verified}");
+    }
+    let (esp_start, esp_size) = partition(0)?;
+    let esp = lab.dir.join("esp.img");
+    let extent = [format!("skip={esp_start}"), format!("count={esp_size}")];
+    let names = [format!("if={}", disk.display()), format!("of={}", esp.display())];
+    Argv::new(["dd", "status=none", "bs=1M", "iflag=skip_bytes,count_bytes"]).with(extent).with(names).read()?;
+    Argv::new(["/sbin/fsck.vfat", "-n"]).with([&esp]).read()?;
+    let root = format!("{}?offset={}", disk.display(), partition(1)?.0);
+    Argv::new(["/sbin/e2fsck", "-fn", &root]).read().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_results_are_added_up() {
+        let mut tally = Tally::default();
+        tally.read("running 12 tests");
+        tally.read("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.10s");
+        tally.read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s");
+        assert_eq!(tally, Tally { passed: 13, failed: 2 });
+    }
+}

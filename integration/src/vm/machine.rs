@@ -1,0 +1,224 @@
+//! The QEMU process and what can be done with it: run programs, reboot, cut the power.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Child,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{Accel, agent::Agent};
+use crate::{
+    command::{Argv, last_lines},
+    lab::Lab,
+};
+
+const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// How long a boot may take on hardware.
+const BOOT: Duration = Duration::from_secs(60);
+/// How long a program may take on hardware.
+const PROGRAM: Duration = Duration::from_secs(120);
+
+/// How a program in the guest ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// Its exit code.
+    pub(crate) code: i64,
+    /// Standard output.
+    pub(crate) stdout: String,
+    /// Standard error.
+    pub(crate) stderr: String,
+}
+
+/// A machine: its disk, its firmware variables, and the QEMU process while it is powered.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    dir: PathBuf,
+    /// Where the agent's socket is: a short path, because the kernel allows no more than 108 bytes.
+    run: PathBuf,
+    accel: Accel,
+    child: Option<Child>,
+    agent: Option<Agent>,
+    token: u64,
+    boot_id: String,
+}
+
+impl Machine {
+    /// A machine with a copy of `disk` and firmware variables of its own, powered off.
+    pub(crate) fn new(lab: &Lab, name: &str, disk: &Path, accel: Accel) -> Result<Self> {
+        let dir = lab.fresh_subdir(&format!("vm/{name}"))?;
+        Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &dir.join("disk.raw")]).read()?;
+        fs::copy(VARIABLES, dir.join("vars.fd")).with_context(|| format!("copying {VARIABLES} (package ovmf)"))?;
+        let run = tempfile::Builder::new().prefix("selkie-vm-").tempdir().context("making a directory for a socket")?.keep();
+        Ok(Self { dir, run, accel, child: None, agent: None, token: 0, boot_id: String::new() })
+    }
+
+    /// Powers it on and waits until it runs programs. The result is how long that took.
+    pub(crate) fn boot(&mut self) -> Result<Duration> {
+        self.power_on()?;
+        self.wait()
+    }
+
+    /// Ends the QEMU process at once, as a power cut would: what the guest has not written to its disk is lost.
+    pub(crate) fn cut_power(&mut self) -> Result<()> {
+        self.agent = None;
+        if let Some(mut child) = self.child.take() {
+            child.kill().context("cutting the power")?;
+            child.wait().context("cutting the power")?;
+        }
+        Ok(())
+    }
+
+    /// Reboots from inside, and waits until the machine has come up again.
+    pub(crate) fn reboot(&mut self) -> Result<Duration> {
+        self.spawn(&["systemctl", "reboot"])?;
+        self.wait()
+    }
+
+    /// Runs a program in the guest to its end.
+    pub(crate) fn run(&mut self, argv: &[&str]) -> Result<Outcome> {
+        let pid = self.spawn(argv)?;
+        let deadline = Instant::now() + PROGRAM * self.accel.patience();
+        loop {
+            let agent = self.agent.as_mut().context("running a program: the machine is off")?;
+            if let Some((code, stdout, stderr)) = agent.exec_status(pid).with_context(|| format!("running {argv:?} in the guest"))? {
+                return Ok(Outcome { code, stdout, stderr });
+            }
+            if Instant::now() > deadline {
+                bail!("running {argv:?} in the guest: it has not ended in time\n{}", self.console());
+            }
+            sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Starts a program in the guest and leaves it running.
+    pub(crate) fn spawn(&mut self, argv: &[&str]) -> Result<u64> {
+        let agent = self.agent.as_mut().context("running a program: the machine is off")?;
+        agent.exec(argv).with_context(|| format!("starting {argv:?} in the guest"))
+    }
+
+    /// Runs a program that must succeed; the result is its standard output.
+    pub(crate) fn read(&mut self, argv: &[&str]) -> Result<String> {
+        let outcome = self.run(argv)?;
+        if outcome.code != 0 {
+            bail!("running {argv:?} in the guest: exit code {}\n{}{}", outcome.code, outcome.stdout, outcome.stderr);
+        }
+        Ok(outcome.stdout)
+    }
+
+    /// Runs a shell script that must succeed; the result is its standard output, without the last newline.
+    pub(crate) fn shell(&mut self, script: &str) -> Result<String> {
+        Ok(self.read(&["/bin/sh", "-euc", script])?.trim_end().to_owned())
+    }
+
+    /// Runs a program that must succeed and print one JSON value.
+    pub(crate) fn json(&mut self, argv: &[&str]) -> Result<Value> {
+        let text = self.read(argv)?;
+        serde_json::from_str(&text).with_context(|| format!("reading the output of {argv:?} in the guest: {text}"))
+    }
+
+    /// The last lines of the serial console, for error messages.
+    pub(crate) fn console(&self) -> String {
+        let path = self.serial();
+        let bytes = fs::read(&path).unwrap_or_default();
+        let text: String = String::from_utf8_lossy(&bytes).chars().filter(|c| *c == '\n' || !c.is_control()).collect();
+        format!("the console's last lines ({}):\n{}", path.display(), last_lines(&text, 40))
+    }
+
+    fn power_on(&mut self) -> Result<()> {
+        let socket = self.socket();
+        let _ = fs::remove_file(&socket);
+        let argv = self.argv().dying_with_us();
+        let log = fs::File::create(self.dir.join("qemu.log")).context("creating QEMU's log")?;
+        self.child = Some(argv.command().stderr(log).spawn().with_context(|| format!("starting {argv}"))?);
+        Ok(())
+    }
+
+    /// Waits for the agent of a boot that is not the one seen last.
+    fn wait(&mut self) -> Result<Duration> {
+        let begin = Instant::now();
+        self.agent = None;
+        while begin.elapsed() < BOOT * self.accel.patience() {
+            self.check_alive()?;
+            if let Some(boot_id) = self.try_agent().filter(|id| *id != self.boot_id) {
+                self.boot_id = boot_id;
+                return Ok(begin.elapsed());
+            }
+            self.agent = None;
+            sleep(Duration::from_millis(500));
+        }
+        bail!("booting: no answer from the guest after {} s\n{}", begin.elapsed().as_secs(), self.console())
+    }
+
+    /// The id of the running boot, when the agent answers; it stays connected.
+    fn try_agent(&mut self) -> Option<String> {
+        self.token += 1;
+        self.agent = Some(Agent::connect(&self.socket(), self.token, Duration::from_secs(3)).ok()?);
+        let boot_id = self.shell("cat /proc/sys/kernel/random/boot_id").ok()?;
+        self.agent.as_ref()?.set_patience(Duration::from_secs(120)).ok()?;
+        Some(boot_id)
+    }
+
+    fn check_alive(&mut self) -> Result<()> {
+        let child = self.child.as_mut().context("waiting for a machine that is off")?;
+        if let Some(status) = child.try_wait().context("looking at QEMU")? {
+            let log = fs::read_to_string(self.dir.join("qemu.log")).unwrap_or_default();
+            bail!("booting: QEMU ended with {status}\n{log}{}", self.console());
+        }
+        Ok(())
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.run.join("agent.sock")
+    }
+
+    fn serial(&self) -> PathBuf {
+        self.dir.join("serial.log")
+    }
+
+    fn argv(&self) -> Argv {
+        let path = |name: &str| self.dir.join(name).display().to_string();
+        Argv::new(["qemu-system-x86_64", "-machine", "q35", "-smp", "2", "-m", "1536", "-display", "none", "-nodefaults"])
+            .with(self.accel.words())
+            .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}")])
+            .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
+            .with(["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={}", path("disk.raw"))])
+            // One console log over all boots of a machine.
+            .with(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", path("serial.log"))])
+            .with(["-serial", "chardev:console", "-device", "virtio-serial-pci"])
+            .with(["-chardev".to_owned(), format!("socket,id=agent,server=on,wait=off,path={}", self.socket().display())])
+            .with(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"])
+            .with(["-device", "virtio-rng-pci"])
+            // romfile=: no network boot, so no boot ROM, which is in a package of its own.
+            .with(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.cut_power();
+        let _ = fs::remove_dir_all(&self.run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_disk_one_network_card_one_channel() {
+        let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
+        let machine = Machine { dir, run, accel: Accel::Tcg, child: None, agent: None, token: 0, boot_id: String::new() };
+        let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max \
+             -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
+             -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
+             -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \
+             -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
+        assert_eq!(machine.argv().to_string(), expected);
+    }
+}
