@@ -23,40 +23,11 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use composefs::generic_tree::{Directory, FileSystem, Inode, LeafContent, LeafId, Stat};
-use thiserror::Error;
 
-/// Names in a directory and whole paths can be this long on Linux; images that cannot be unpacked are refused.
-const NAME_MAX: usize = 255;
-const PATH_MAX: usize = 4095;
+use super::names::{ChangeError, MAX_DEPTH, PATH_MAX, checked, clean, parts};
+
 /// The kernel follows this many symbolic links in one path.
 const MAX_LINKS: usize = 40;
-/// Deeper trees would need more stack than a thread has, here and in every tool that reads the image.
-const MAX_DEPTH: usize = 512;
-
-/// Why an entry cannot be applied.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum ChangeError {
-    #[error("its name leads out of the root")]
-    Outside,
-    #[error("its name is longer than Linux allows")]
-    TooLong,
-    #[error("its name has more than {MAX_DEPTH} directories")]
-    TooDeep,
-    #[error("its name has a zero byte")]
-    ZeroByte,
-    #[error("the root is not a directory")]
-    Root,
-    #[error("its parent {0:?} is not a directory")]
-    NotADirectory(OsString),
-    #[error("symbolic links lead in circles")]
-    Links,
-    #[error("its target is empty, has a zero byte, or is longer than Linux allows")]
-    SymlinkTarget,
-    #[error("hard link to {0:?}, which is in neither this layer nor one below")]
-    LinkTarget(OsString),
-    #[error("hard link to {0:?}, which is a directory")]
-    LinkToDirectory(OsString),
-}
 
 /// What an entry of a layer is.
 #[derive(Debug)]
@@ -284,33 +255,4 @@ fn new_leaf<T>(below: &mut FileSystem<T>, stat: Stat, content: LeafContent<T>) -
         return Err(ChangeError::SymlinkTarget);
     }
     Ok(below.push_leaf(stat, content))
-}
-
-fn parts(path: &OsStr) -> impl DoubleEndedIterator<Item = &OsStr> {
-    path.as_bytes().split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").map(OsStr::from_bytes)
-}
-
-/// The parts of a name in an archive; none for the root.
-fn clean(name: &OsStr) -> Result<Vec<OsString>, ChangeError> {
-    if name.len() > PATH_MAX {
-        return Err(ChangeError::TooLong);
-    }
-    let mut path: Vec<OsString> = Vec::new();
-    for part in parts(name) {
-        if part == ".." {
-            path.pop().ok_or(ChangeError::Outside)?;
-            continue;
-        }
-        path.push(checked(part)?.to_owned());
-    }
-    if path.len() > MAX_DEPTH { Err(ChangeError::TooDeep) } else { Ok(path) }
-}
-
-/// A name that a directory can have.
-fn checked(part: &OsStr) -> Result<&OsStr, ChangeError> {
-    match part.as_bytes() {
-        name if name.len() > NAME_MAX => Err(ChangeError::TooLong),
-        name if name.contains(&0) => Err(ChangeError::ZeroByte),
-        _ => Ok(part),
-    }
 }

@@ -20,10 +20,12 @@ mod changeset;
 mod commit;
 mod layers;
 mod merge;
+mod names;
 mod objects;
 mod open;
 mod tags;
 mod tree;
+mod tree_image;
 
 pub use boot_image::{BootImage, open_boot_image};
 pub use boot_files::{Kernel, kernel, os_release, systemd_boot};

@@ -7,17 +7,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use composefs::erofs::reader::erofs_to_filesystem;
 use composefs::fsverity::{FsVerityHashValue, compute_verity};
-use composefs::generic_tree::{Directory, Inode, Leaf, LeafContent, Stat};
 use composefs::repository::Repository;
-use composefs::tree::{FileSystem, RegularFile};
 
+use super::names::parts;
 use super::objects::ObjectId;
 use super::{Store, hash, with_repository};
 use crate::error::{Failure, FailureKind};
-use crate::image_id::ImageId;
-use crate::sys::dir;
 
 /// The kernel follows this many symbolic links in one path.
 const MAX_LINKS: usize = 40;
@@ -25,9 +21,10 @@ const MAX_LINKS: usize = 40;
 /// A root file system, read from its EROFS image.
 #[derive(Debug, Clone)]
 pub struct Tree {
-    store: Store,
-    root: Dir,
-    leaves: Vec<Node>,
+    pub(super) store: Store,
+    pub(super) root: Dir,
+    /// All that is no directory, by `inode - 1`.
+    pub(super) leaves: Vec<Node>,
 }
 
 /// A file, directory, or other thing in a tree.
@@ -107,43 +104,15 @@ impl Read for Bytes {
 }
 
 #[derive(Debug, Clone)]
-struct Dir {
-    node: Node,
-    entries: BTreeMap<OsString, Entry>,
+pub(super) struct Dir {
+    pub(super) node: Node,
+    pub(super) entries: BTreeMap<OsString, Entry>,
 }
 
 #[derive(Debug, Clone)]
-enum Entry {
+pub(super) enum Entry {
     Dir(Box<Dir>),
     Leaf(usize),
-}
-
-impl Store {
-    /// Reads the root file system of an image. The image's bytes are hashed and compared with its id, in sealed and
-    /// unsealed repositories alike.
-    ///
-    /// # Errors
-    ///
-    /// [`FailureKind::NotFound`] where there is no such image, [`FailureKind::Corrupt`] where its bytes are others.
-    pub fn tree(&self, image: &ImageId) -> Result<Tree> {
-        with_repository!(self, repository => tree(self, repository, image)).with_context(|| format!("reading image {image}"))
-    }
-}
-
-fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: &ImageId) -> Result<Tree> {
-    let id: H = hash(image.hex())?;
-    let Some(bytes) = dir::read_optional(repository.repo_fd(), format!("images/{image}"))? else {
-        return Err(Failure::new(FailureKind::NotFound, "there is no such image in the repository").hint("pull it first").into());
-    };
-    let found: H = compute_verity(&bytes);
-    if found != id {
-        let message = format!("its bytes have the digest {} (expected its id)", found.to_hex());
-        return Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into());
-    }
-    let read: FileSystem<H> = erofs_to_filesystem(&bytes)?;
-    let links = read.nlinks();
-    let leaves = read.leaves.iter().enumerate().map(|(number, leaf)| from_leaf(number, leaf, links[number])).collect::<Result<_>>()?;
-    Ok(Tree { store: store.clone(), root: from_directory(&read.root), leaves })
 }
 
 impl Tree {
@@ -273,10 +242,6 @@ impl<'t> Found<'t> {
     }
 }
 
-fn parts(path: &OsStr) -> impl DoubleEndedIterator<Item = &OsStr> {
-    path.as_bytes().split(|b| *b == b'/').filter(|part| !part.is_empty() && *part != b".").map(OsStr::from_bytes)
-}
-
 fn verify<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, bytes: &[u8]) -> Result<()> {
     let found: H = compute_verity(bytes);
     if found.to_hex() == object.hex() {
@@ -284,47 +249,4 @@ fn verify<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, bytes: &[u
     }
     let message = format!("object {object} has the digest {} (expected its name)", found.to_hex());
     Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into())
-}
-
-fn from_directory<T>(directory: &Directory<T>) -> Dir {
-    let entry = |inode: &Inode<T>| match inode {
-        Inode::Directory(below) => Entry::Dir(Box::new(from_directory(below))),
-        Inode::Leaf(leaf, _) => Entry::Leaf(leaf.0),
-    };
-    let entries = directory.entries().map(|(name, inode)| (name.to_owned(), entry(inode))).collect();
-    Dir { node: from_stat(&directory.stat, NodeKind::Directory, 0, 1), entries }
-}
-
-fn from_leaf<H: FsVerityHashValue>(number: usize, leaf: &Leaf<RegularFile<H>>, links: u32) -> Result<Node> {
-    let kind = match &leaf.content {
-        LeafContent::Regular(file) => NodeKind::File(from_regular(file)?),
-        LeafContent::Symlink(target) => NodeKind::Symlink(target.to_os_string()),
-        LeafContent::CharacterDevice(number) => NodeKind::CharDevice(*number),
-        LeafContent::BlockDevice(number) => NodeKind::BlockDevice(*number),
-        LeafContent::Fifo => NodeKind::Fifo,
-        LeafContent::Socket => NodeKind::Socket,
-    };
-    Ok(from_stat(&leaf.stat, kind, number as u64 + 1, links))
-}
-
-fn from_regular<H: FsVerityHashValue>(file: &RegularFile<H>) -> Result<File> {
-    let content = match file {
-        RegularFile::Inline(bytes) => Content::Inline(bytes.to_vec()),
-        RegularFile::External(id, _) | RegularFile::ExternalNoVerity(id, _) => Content::Object(ObjectId::of(id)),
-        RegularFile::Sparse(_) => bail!("a file has neither bytes nor an object"),
-    };
-    Ok(File { size: file.file_size(), content })
-}
-
-fn from_stat(stat: &Stat, kind: NodeKind, inode: u64, links: u32) -> Node {
-    Node {
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        mtime: (stat.st_mtim_sec, stat.st_mtim_nsec),
-        xattrs: stat.xattrs.iter().map(|(name, value)| (name.to_os_string(), value.to_vec())).collect(),
-        kind,
-        inode,
-        links,
-    }
 }
