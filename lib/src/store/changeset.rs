@@ -8,13 +8,15 @@
 //!   layer, wherever in the archive they stand. They make no directories.
 //! - A directory over a directory merges: metadata of the upper one, entries of both. Anything else replaces.
 //! - A directory that an entry needs and no layer has is made: root:root, 0755, mtime 0, no xattrs. (podman makes it so, with
-//!   the time of unpacking.) One that a lower layer has keeps its metadata, as in containerd; podman would reset it to 0755.
+//!   the time of unpacking.) One that a lower layer has keeps its metadata, as in containerd and composefs; podman, which
+//!   makes it again in the directory of the layer, resets them.
 //! - An entry below what is a symbolic link in the same layer goes where the link leads, as it does when tar unpacks in a
 //!   chroot. Below what is not a directory in a lower layer, a directory takes its place: a layer unpacked on its own
 //!   cannot see that link. Below any other entry of the same layer it is an error.
 //! - Of several entries with one name the last counts; a directory that replaces something else starts empty.
 //! - A hard link leads to an entry of the same layer, else to one of the layers below as they were before this layer's
-//!   whiteouts. It takes the metadata of what it leads to; those in its own header are ignored, as tar does.
+//!   whiteouts. It takes the metadata of what it leads to; those in its own header are ignored, as tar does. (podman sets
+//!   them on the file; builders write the same metadata in both headers.)
 //! - `.`, doubled and trailing slashes in names mean nothing; `..` is resolved within the name, and may not lead out.
 //! - Entries below a name that begins with `.wh.` are bookkeeping of AUFS and are ignored.
 
