@@ -22,7 +22,7 @@ use crate::deploy::{DEPLOY, Deployment, Deployments, VAR};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::boot_image::{BootImage, open_boot_image};
+use crate::store::{BootImage, open_boot_image};
 use crate::sys::dir;
 use crate::sys::mount::{self, Held, Mount, Overlay, Verity};
 
