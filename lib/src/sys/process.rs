@@ -90,6 +90,20 @@ fn spawn(program: &OsString, args: &[OsString], call: Call<'_>) -> Result<Child>
         .into())
 }
 
+/// A command that a library wants to start itself. Not tied to the thread that starts it: a signal on the death of the parent
+/// comes with the death of that thread, and threads of a runtime come and go.
+pub fn command(argv: &[OsString]) -> Option<Command> {
+    let (program, args) = argv.split_first()?;
+    let mut command = Command::new(program);
+    command.args(args).env("LC_ALL", "C");
+    Some(command)
+}
+
+/// The home directory, below which foreign programs keep the configuration of this user.
+pub fn home() -> Option<std::path::PathBuf> {
+    std::env::home_dir().filter(|home| home.is_absolute())
+}
+
 fn shown(argv: &[OsString]) -> String {
     argv.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -1,0 +1,187 @@
+//! A blob on its way in: counted, hashed and reported while it is read.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, ReadBuf};
+
+use crate::progress::{Event, Progress, Unit};
+
+use super::digest::Hasher;
+
+/// How many bytes lie between two reports of progress.
+const REPORT_EVERY: u64 = 256 * 1024;
+
+/// A source of bytes.
+pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+
+/// What a blob has to be.
+#[derive(Debug, Clone)]
+pub(super) struct Expected {
+    /// Its digest.
+    pub(super) digest: String,
+    /// Its size in bytes; `None` where the source does not say.
+    pub(super) size: Option<u64>,
+}
+
+/// What was seen of a blob that was read to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// All of it.
+    Whole,
+    /// It ended after so many bytes.
+    Truncated(u64),
+    /// It is longer than its size says.
+    TooLong,
+    /// The size is right and the digest is this one.
+    OtherDigest(String),
+}
+
+/// The reader of one blob. Clones share it, so that whoever verifies can read on where the decompressor stopped.
+#[derive(Clone)]
+pub(super) struct Blob(Arc<Mutex<State>>);
+
+struct State {
+    source: Reader,
+    hasher: Hasher,
+    expected: Expected,
+    read: u64,
+    report: Report,
+    /// The source itself failed: not a matter of verification.
+    broken: Option<std::io::Error>,
+}
+
+struct Report {
+    progress: Arc<dyn Progress>,
+    item: String,
+    next: u64,
+}
+
+impl Blob {
+    /// Reads `source`, which has to be `expected`, and reports as `item`.
+    pub(super) fn new(source: Reader, expected: Expected, item: String, progress: Arc<dyn Progress>) -> anyhow::Result<Self> {
+        let hasher = Hasher::like(&expected.digest)?;
+        let report = Report { progress, item, next: REPORT_EVERY };
+        Ok(Self(Arc::new(Mutex::new(State { source, hasher, expected, read: 0, report, broken: None }))))
+    }
+
+    /// What was read, once it has ended or has become too long.
+    pub(super) fn seen(&self) -> std::io::Result<Seen> {
+        self.with(|state| {
+            let size = state.expected.size;
+            match size {
+                Some(size) if state.read < size => return Ok(Seen::Truncated(state.read)),
+                Some(size) if state.read > size => return Ok(Seen::TooLong),
+                _ => {}
+            }
+            let found = state.hasher.finish()?;
+            Ok(if found == state.expected.digest { Seen::Whole } else { Seen::OtherDigest(found) })
+        })
+    }
+
+    /// The error of the source, where that is why reading ended.
+    pub(super) fn broken(&self) -> Option<std::io::Error> {
+        self.with(|state| state.broken.take())
+    }
+
+    /// What the blob has to be.
+    pub(super) fn expected(&self) -> Expected {
+        self.with(|state| state.expected.clone())
+    }
+
+    /// Reports that all is done. The only report with `done == total`.
+    pub(super) fn report_end(&self) {
+        self.with(|state| state.report.send(state.read, state.read));
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        // A panic elsewhere cannot leave the state half changed in a way that would make a wrong blob look right.
+        f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn too_long(&self) -> bool {
+        self.expected.size.is_some_and(|size| self.read > size)
+    }
+
+    fn took(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.hasher.update(bytes)?;
+        self.read += bytes.len() as u64;
+        let total = self.expected.size.unwrap_or(0);
+        if self.read >= self.report.next && self.read != total {
+            self.report.send(self.read, total);
+            self.report.next = self.read + REPORT_EVERY;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn send(&self, done: u64, total: u64) {
+        self.progress.event(Event::Advance { item: self.item.clone(), done, total, unit: Unit::Bytes });
+    }
+}
+
+impl AsyncRead for Blob {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        self.with(|state| {
+            let before = buf.filled().len();
+            // Whoever sends more than was announced is not listened to any longer.
+            if state.too_long() {
+                return Poll::Ready(Ok(()));
+            }
+            if let Err(e) = ready!(Pin::new(&mut state.source).poll_read(cx, buf)) {
+                let copy = std::io::Error::new(e.kind(), e.to_string());
+                state.broken = Some(e);
+                return Poll::Ready(Err(copy));
+            }
+            Poll::Ready(state.took(&buf.filled()[before..]))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::progress::Recorder;
+
+    fn blob(bytes: Vec<u8>, digest: String, size: Option<u64>) -> (Blob, Arc<Recorder>) {
+        let recorder = Arc::new(Recorder::default());
+        let expected = Expected { digest, size };
+        let progress: Arc<dyn Progress> = recorder.clone();
+        (Blob::new(Box::new(std::io::Cursor::new(bytes)), expected, "x".into(), progress).unwrap(), recorder)
+    }
+
+    #[tokio::test]
+    async fn size_and_digest_are_told_apart() {
+        let digest = super::super::digest::sha256(b"hello").unwrap();
+        let other = super::super::digest::sha256(b"hellO").unwrap();
+        let table = [
+            (&b"hello"[..], Some(5), Seen::Whole),
+            (b"hello", None, Seen::Whole),
+            (b"hell", Some(5), Seen::Truncated(4)),
+            (b"hello!", Some(5), Seen::TooLong),
+            (b"hellO", Some(5), Seen::OtherDigest(other)),
+        ];
+        for (bytes, size, expected) in table {
+            let (mut blob, _) = blob(bytes.to_vec(), digest.clone(), size);
+            blob.read_to_end(&mut Vec::new()).await.unwrap();
+            assert_eq!(blob.seen().unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn reports_are_rare_and_end_once() {
+        let bytes = vec![0; 600 * 1024];
+        let (mut blob, recorder) = blob(bytes.clone(), super::super::digest::sha256(&bytes).unwrap(), Some(600 * 1024));
+        let mut part = vec![0; 64 * 1024];
+        while blob.read(&mut part).await.unwrap() > 0 {}
+        blob.report_end();
+        let advance = |done| Event::Advance { item: "x".into(), done, total: 600 * 1024, unit: Unit::Bytes };
+        assert_eq!(recorder.events(), [256, 512, 600].map(|k| advance(k * 1024)));
+    }
+}

@@ -1,0 +1,230 @@
+//! Reads images through skopeo's image proxy, so that auth.json, registries.conf, mirrors and policy.json apply as everywhere else.
+//!
+//! What the proxy does and does not (protocol 0.2.3 to 0.2.8): the manifest digest that it reports is the original one, while it
+//! converts the bytes of Docker's format and writes configurations anew, so the originals are fetched by digest. It does not show
+//! the index that led to a manifest; `skopeo inspect --raw` does.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use containers_image_proxy::{ImageProxy, OpenedImage};
+use oci_spec::image::{Descriptor, ImageIndex};
+use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
+
+use crate::error::{Failure, FailureKind};
+use crate::progress::Progress;
+use crate::reference::{ImageReference, Transport};
+use crate::sys::process;
+
+use super::blob::{Expected, Reader};
+use super::layer::{LayerReader, Sender};
+use super::layout::MAX_JSON;
+use super::manifest::{self, Fetched, Layer, Resolved};
+use super::tap::Tap;
+use super::{SourceOptions, digest, platform, policy, proxy_error, skopeo};
+
+/// A running proxy with one open image.
+pub(super) struct Proxy {
+    open: Arc<Open>,
+    /// One for each blob that was asked for; each holds `open`.
+    tasks: Mutex<JoinSet<()>>,
+    /// Counts the readers that are still in somebody's hands.
+    readers: Arc<()>,
+    transport: Transport,
+}
+
+struct Open {
+    proxy: ImageProxy,
+    image: OpenedImage,
+}
+
+impl Proxy {
+    /// Starts skopeo and resolves `reference`.
+    pub(super) async fn open(reference: &ImageReference, options: &SourceOptions, architecture: &str) -> Result<(Self, Resolved)> {
+        let doing = format!("resolving {reference}");
+        let config = skopeo::proxy_config(options)?;
+        let proxy = ImageProxy::new_with_config(config).await.map_err(|e| proxy_error::explain("starting skopeo", &e))?;
+        let version = proxy.protocol_version();
+        if !policy::is_applied_by_skopeo((version.major, version.minor, version.patch)) {
+            policy::check(&policy::places(process::home().as_deref()))?;
+        }
+        let image = proxy.open_image(&reference.skopeo()).await;
+        let opened = match image {
+            Ok(image) => proxy.fetch_manifest_raw_oci(&image).await.map(|manifest| (image, manifest)),
+            Err(e) => Err(e),
+        };
+        let (image, (manifest_digest, manifest)) = match opened {
+            Ok(opened) => opened,
+            Err(e) => return Err(better(reference, options, architecture, proxy_error::explain(&doing, &e)).await),
+        };
+        let this = Self {
+            open: Arc::new(Open { proxy, image }),
+            tasks: Mutex::default(),
+            readers: Arc::new(()),
+            transport: reference.transport(),
+        };
+        let (index_digest, manifest) = originals(reference, options, &manifest_digest, manifest).await?;
+        let config = this.config(&manifest::config_descriptor(&manifest_digest, &manifest)?).await?;
+        let fetched = Fetched { index_digest, manifest_digest, manifest, config };
+        Ok((this, manifest::resolve(reference, fetched, architecture)?))
+    }
+
+    /// Opens the blob of `layer`. May be called again while other layers are being read.
+    pub(super) async fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        // This storage keeps layers unpacked and makes the plain tar anew; only the diff_id leads to it, and says what it must be.
+        let expected = if self.transport == Transport::ContainersStorage {
+            Expected { digest: layer.diff_id.clone(), size: None }
+        } else {
+            Expected { digest: layer.digest.clone(), size: Some(layer.size) }
+        };
+        let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &expected).await?;
+        LayerReader::new(layer, expected, source, Some(sender), progress).await
+    }
+
+    /// Ends skopeo and waits for it.
+    pub(super) async fn close(self) -> Result<()> {
+        if Arc::strong_count(&self.readers) > 1 {
+            bail!("closing skopeo: a layer is still being read");
+        }
+        let mut tasks = self.tasks.into_inner().unwrap_or_else(PoisonError::into_inner);
+        while tasks.join_next().await.is_some() {}
+        let Some(open) = Arc::into_inner(self.open) else { bail!("closing skopeo: a blob is still being fetched") };
+        let explain = |e| proxy_error::explain("closing skopeo", &e);
+        open.proxy.close_image(&open.image).await.map_err(explain)?;
+        open.proxy.finalize().await.map_err(explain)
+    }
+
+    async fn config(&self, descriptor: &Descriptor) -> Result<Vec<u8>> {
+        let what = format!("configuration {}", descriptor.digest());
+        let expected = Expected { digest: descriptor.digest().to_string(), size: Some(descriptor.size()) };
+        let (reader, sender) = self.blob(&format!("reading {what}"), &expected).await?;
+        let mut bytes = Vec::new();
+        reader.take(MAX_JSON).read_to_end(&mut bytes).await.with_context(|| format!("reading {what}"))?;
+        let checked = digest::check(&what, &bytes, descriptor.digest());
+        match (checked, sender.await) {
+            (Err(_), Some(failure)) if failure.kind != FailureKind::Corrupt => Err(failure.into()),
+            (checked, _) => checked.map(|()| bytes),
+        }
+    }
+
+    /// Asks for a blob. A task of its own talks to the proxy, so that a caller who loses interest cannot leave it in the middle
+    /// of a request.
+    async fn blob(&self, doing: &str, expected: &Expected) -> Result<(Reader, Sender)> {
+        let (opened, opening) = tokio::sync::oneshot::channel();
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let (open, doing, expected, token) = (self.open.clone(), doing.to_owned(), expected.clone(), self.readers.clone());
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+            // Nobody listens any more where the reader was dropped.
+            let _ = answer.send(open.send(&doing, &expected, opened, token).await);
+        });
+        let reader = opening.await.context("asking skopeo for a blob: the task ended early")??;
+        Ok((reader, Box::pin(async move { answered.await.ok().flatten() })))
+    }
+}
+
+type Opened = tokio::sync::oneshot::Sender<Result<Reader>>;
+
+impl Open {
+    /// Hands a reader of the blob to `opened` and waits until it was read or dropped; why it ended early, where known.
+    async fn send(&self, doing: &str, expected: &Expected, opened: Opened, token: Arc<()>) -> Option<Failure> {
+        let explain = |e: &containers_image_proxy::Error| proxy_error::failure(doing, e);
+        let digest = match expected.digest.parse() {
+            Ok(digest) => digest,
+            Err(e) => {
+                let _ = opened.send(Err(anyhow::Error::new(e).context(doing.to_owned())));
+                return None;
+            }
+        };
+        if self.proxy.supports_get_raw_blob() {
+            let (file, end) = match self.proxy.get_raw_blob(&self.image, &digest).await {
+                Ok((_, file, end)) => (file, end),
+                Err(e) => return refuse(opened, doing, &e),
+            };
+            let (tap, _pulse) = Tap::new(file, None, token);
+            let _ = opened.send(Ok(Box::new(tap)));
+            return end.await.err().and_then(|e| explain(&e.into()));
+        }
+        let (pipe, finish) = match self.proxy.get_blob(&self.image, &digest, expected.size.unwrap_or(0)).await {
+            Ok(blob) => blob,
+            Err(e) => return refuse(opened, doing, &e),
+        };
+        // The pipe is closed only when its end was asked for, and while that question stands the proxy answers no other:
+        // so it is asked when everything was read, and not before.
+        let (tap, pulse) = Tap::new(pipe, expected.size, token);
+        let _ = opened.send(Ok(Box::new(tap)));
+        pulse.wait_for_end().await;
+        finish.await.err().and_then(|e| explain(&e))
+    }
+}
+
+fn refuse(opened: Opened, doing: &str, error: &containers_image_proxy::Error) -> Option<Failure> {
+    let _ = opened.send(Err(proxy_error::explain(doing, error)));
+    None
+}
+
+/// The digest of the index that led to the manifest, and the manifest's own bytes; all checked.
+async fn originals(
+    reference: &ImageReference,
+    options: &SourceOptions,
+    manifest_digest: &str,
+    manifest: Vec<u8>,
+) -> Result<(Option<String>, Vec<u8>)> {
+    let original = digest::matches(&manifest, manifest_digest)?;
+    if reference.transport() == Transport::Registry && reference.digest() != Some(manifest_digest) {
+        let top = raw(reference, options).await?;
+        if let Some(pinned) = reference.digest() {
+            digest::check(&format!("{reference}"), &top, &pinned.parse()?)?;
+        }
+        if digest::matches(&top, manifest_digest)? {
+            return Ok((None, top));
+        }
+        let index_digest = index_with(reference, &top, manifest_digest)?;
+        if original {
+            return Ok((Some(index_digest), manifest));
+        }
+        return Ok((Some(index_digest), raw_manifest(reference, options, manifest_digest).await?));
+    }
+    if original {
+        return Ok((None, manifest));
+    }
+    Ok((None, raw_manifest(reference, options, manifest_digest).await?))
+}
+
+/// The digest of the index `top`, which has to list the manifest.
+fn index_with(reference: &ImageReference, top: &[u8], manifest_digest: &str) -> Result<String> {
+    let listed = ImageIndex::from_reader(top).is_ok_and(|i| i.manifests().iter().any(|d| d.digest().as_ref() == manifest_digest));
+    if !listed {
+        let message = format!("resolving {reference}: it changed while it was being read (expected an index with {manifest_digest})");
+        return Err(Failure::new(FailureKind::Unreachable, message).hint("run the same command again").into());
+    }
+    match reference.digest() {
+        Some(pinned) => Ok(pinned.to_owned()),
+        None => digest::sha256(top),
+    }
+}
+
+async fn raw_manifest(reference: &ImageReference, options: &SourceOptions, manifest_digest: &str) -> Result<Vec<u8>> {
+    let pinned = reference.pinned(manifest_digest);
+    let bytes = raw(pinned.as_ref().unwrap_or(reference), options).await?;
+    digest::check(&format!("manifest {manifest_digest}"), &bytes, &manifest_digest.parse()?)?;
+    Ok(bytes)
+}
+
+/// The manifest or index that a reference names, as it is.
+async fn raw(reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
+    let argv = skopeo::inspect_raw(&reference.skopeo(), options);
+    let output = tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")?;
+    output.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))
+}
+
+/// Skopeo does not say for which architectures an image is; its index does.
+async fn better(reference: &ImageReference, options: &SourceOptions, architecture: &str, error: anyhow::Error) -> anyhow::Error {
+    if Failure::find(&error).is_none_or(|failure| failure.kind != FailureKind::Unsuitable) {
+        return error;
+    }
+    let Ok(bytes) = raw(reference, options).await else { return error };
+    let Ok(index) = ImageIndex::from_reader(bytes.as_slice()) else { return error };
+    let there = platform::shown(index.manifests().iter().filter_map(|d| d.platform().as_ref()));
+    platform::none_for(&reference.to_string(), architecture, &there).into()
+}

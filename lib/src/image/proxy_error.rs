@@ -1,0 +1,262 @@
+//! What skopeo says when it cannot, and what that means for the caller. Skopeo reports text only, so this is the one place that
+//! reads it; the fixtures below are what skopeo 1.9 and later really say.
+
+use containers_image_proxy::{Error, GetBlobError};
+
+use crate::error::{Failure, FailureKind};
+
+const SIGNATURES: &str = "/etc/containers/policy.json does not accept this image; see containers-policy.json(5)";
+const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credentials with --authfile";
+const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
+const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
+const AGAIN: &str = "run the same command again; what was fetched so far is kept";
+const REPULL: &str = "the copy at the source is damaged: push the image again";
+
+/// Texts, in lowercase, with what they mean. The first row that has a text in the message decides.
+const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
+    (
+        FailureKind::Denied,
+        Some(SIGNATURES),
+        &[
+            "rejected by policy",
+            "source image rejected",
+            "a signature was required",
+            "none of the signatures were accepted",
+            "signature verification failed",
+            "invalid gpg signature",
+            "signature for identity",
+            "policy.json",
+            "loading trust policy",
+        ],
+    ),
+    (
+        FailureKind::Unsuitable,
+        Some("build the image for this architecture, or name another"),
+        &["no image found in manifest list for architecture", "no image found in image index for architecture"],
+    ),
+    (FailureKind::NotPermitted, None, &["permission denied"]),
+    (
+        FailureKind::Corrupt,
+        Some(REPULL),
+        &["corrupted blob", "bytes in blob, got", "does not match provided manifest digest", "blob unknown", "locating item named"],
+    ),
+    (FailureKind::Corrupt, Some(REPULL), &["fetching blob: invalid status code from registry 404", "fetching blob: statuscode: 404"]),
+    (
+        FailureKind::Denied,
+        Some(CREDENTIALS),
+        &[
+            "unauthorized",
+            "authentication required",
+            "invalid username/password",
+            "access to the resource is denied",
+            "denied:",
+            "insufficient_scope",
+            "statuscode: 401",
+            "statuscode: 403",
+            "403 (forbidden)",
+            "403 forbidden",
+        ],
+    ),
+    (FailureKind::Unreachable, Some(PLAIN_HTTP), &["server gave http response to https client"]),
+    (FailureKind::Unreachable, Some(CERTIFICATE), &["x509:", "tls: "]),
+    (
+        FailureKind::Unreachable,
+        Some(AGAIN),
+        &[
+            "connection refused",
+            "connection reset",
+            "no such host",
+            "name resolution",
+            "server misbehaving",
+            "timeout",
+            "deadline exceeded",
+            "network is unreachable",
+            "no route to host",
+            "unexpected eof",
+            ": eof",
+            "http status: 5",
+            "from registry 5",
+            "statuscode: 5",
+            "toomanyrequests",
+            "too many requests",
+            "dial tcp",
+        ],
+    ),
+    (
+        FailureKind::NotFound,
+        None,
+        &[
+            "manifest unknown",
+            "name unknown",
+            "repository name not known",
+            "statuscode: 404",
+            "no descriptor found for reference",
+            "does not resolve to an image",
+            "not found",
+            "no such file or directory",
+            "file does not exist",
+        ],
+    ),
+];
+
+/// An error of the proxy while `doing` something.
+pub(super) fn explain(doing: &str, error: &Error) -> anyhow::Error {
+    match failure(doing, error) {
+        Some(failure) => failure.into(),
+        None => anyhow::anyhow!("{doing}: skopeo says: {}", said(error)),
+    }
+}
+
+/// The failure that an error of the proxy means, where it means one.
+pub(super) fn failure(doing: &str, error: &Error) -> Option<Failure> {
+    if let Error::SkopeoSpawnError(e) = error {
+        return (e.kind() == std::io::ErrorKind::NotFound).then(not_installed);
+    }
+    let kind_by_skopeo = error.is_retryable().then_some((FailureKind::Unreachable, Some(AGAIN)));
+    let (kind, hint) = meaning(&said(error)).or(kind_by_skopeo)?;
+    Some(with_hint(Failure::new(kind, format!("{doing}: {}", said(error))), hint))
+}
+
+/// What the text of a failed `skopeo` command means, for an error that has that text.
+pub(super) fn explain_command(doing: &str, error: anyhow::Error) -> anyhow::Error {
+    if let Some(found) = Failure::find(&error) {
+        return if found.kind == FailureKind::NotFound { not_installed().into() } else { error };
+    }
+    let said = logged(&error.to_string());
+    match meaning(&said) {
+        Some((kind, hint)) => with_hint(Failure::new(kind, format!("{doing}: {said}")), hint).into(),
+        None => error.context(doing.to_owned()),
+    }
+}
+
+fn not_installed() -> Failure {
+    Failure::new(FailureKind::NotFound, "running skopeo: no such program")
+        .hint("install skopeo; only oci: directories can be read without it")
+}
+
+fn with_hint(failure: Failure, hint: Option<&str>) -> Failure {
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
+fn meaning(said: &str) -> Option<(FailureKind, Option<&'static str>)> {
+    let said = said.to_lowercase();
+    MEANINGS.iter().find(|(_, _, texts)| texts.iter().any(|text| said.contains(text))).map(|(kind, hint, _)| (*kind, *hint))
+}
+
+/// The words of skopeo, without those that the proxy library puts around them.
+fn said(error: &Error) -> String {
+    match error {
+        Error::RequestInitiationFailure { error, .. } | Error::RetryableRequestFailure { error, .. } => error.to_string(),
+        Error::BlobError(GetBlobError::Retryable(text) | GetBlobError::Other(text)) => text.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// The message in a log line: `time="…" level=fatal msg="…"`, with its quotes undone.
+fn logged(text: &str) -> String {
+    match text.split_once("level=fatal msg=\"") {
+        Some((_, message)) => message.trim_end().trim_end_matches('"').replace("\\\"", "\""),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_skopeo_says_is_understood() {
+        use FailureKind::{Corrupt, Denied, NotFound, NotPermitted, Unreachable, Unsuitable};
+        let table = [
+            (NotFound, "reading manifest nope in 127.0.0.1:5931/os: manifest unknown: manifest unknown"),
+            (NotFound, "reading manifest x in quay.io/acme/none: name unknown: repository not found"),
+            (NotFound, "reading manifest one in 127.0.0.1:5946/os: StatusCode: 404, "),
+            (NotFound, "no descriptor found for reference \"two\""),
+            (NotFound, "Tag \"localhost/os:two\" not found"),
+            (NotFound, "creating temp directory: open /nonexist.tar: no such file or directory"),
+            (NotFound, "loading tar component manifest.json: file does not exist"),
+            (
+                NotFound,
+                "reference \"[overlay@/var/lib/containers/storage+/run/containers/storage]localhost/none:x\" does not resolve to an image ID: identifier is not an image",
+            ),
+            (Denied, "reading manifest one in 127.0.0.1:5932/os: unauthorized: authentication required"),
+            (Denied, "reading manifest one in 127.0.0.1:5945/os: StatusCode: 403, "),
+            (
+                Denied,
+                "initializing source docker://docker.io/acme/os:v1: reading manifest v1 in docker.io/acme/os: requested access to the resource is denied",
+            ),
+            (Denied, "unable to retrieve auth token: invalid username/password: unauthorized: incorrect username or password"),
+            (Denied, "Running image docker://127.0.0.1:5931/os:one is rejected by policy."),
+            (Denied, "Source image rejected: A signature was required, but no signature exists"),
+            (Denied, "Error loading trust policy: open nopol.json: no such file or directory"),
+            (NotPermitted, "open /run/containers/0/auth.json: permission denied"),
+            (
+                Unreachable,
+                "pinging container registry 127.0.0.1:5999: Get \"http://127.0.0.1:5999/v2/\": dial tcp 127.0.0.1:5999: connect: connection refused",
+            ),
+            (
+                Unreachable,
+                "pinging container registry 127.0.0.1:5931: Get \"https://127.0.0.1:5931/v2/\": http: server gave HTTP response to HTTPS client",
+            ),
+            (
+                Unreachable,
+                "pinging container registry no-such-host.invalid: Get \"https://no-such-host.invalid/v2/\": dial tcp: lookup no-such-host.invalid on 10.0.0.1:53: no such host",
+            ),
+            (Unreachable, "pinging container registry r.io: Get \"https://r.io/v2/\": dial tcp 192.0.2.1:443: i/o timeout"),
+            (Unreachable, "pinging container registry r.io: Get \"https://r.io/v2/\": x509: certificate signed by unknown authority"),
+            (Unreachable, "reading manifest one in 127.0.0.1:5941/os: received unexpected HTTP status: 503 Service Unavailable"),
+            (Unreachable, "pinging container registry 127.0.0.1:5947: invalid status code from registry 503 (Service Unavailable)"),
+            (Unreachable, "Error fetching blob: invalid status code from registry 503 (Service Unavailable)"),
+            (Unreachable, "unexpected EOF"),
+            (Unsuitable, "no image found in image index for architecture amd64, variant \"\", OS linux"),
+            (Unsuitable, "no image found in manifest list for architecture amd64, variant \"\", OS linux"),
+            (Corrupt, "corrupted blob, expecting sha256:0550d0a6a89b3d856b1053379c2975cc32d0530d2d1cb3adebb11a06a860b269"),
+            (Corrupt, "expected 7 bytes in blob, got 10240"),
+            (Corrupt, "Error fetching blob: invalid status code from registry 404 (Not Found)"),
+            (
+                Corrupt,
+                "locating item named \"sha256:a6\" for image with ID \"18cf\" (consider removing the image to resolve the issue): file does not exist",
+            ),
+        ];
+        for (kind, text) in table {
+            let error = Error::RequestInitiationFailure { method: "OpenImage".into(), error: text.into() };
+            let failure = failure("resolving r.io/os:v1", &error).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!((failure.kind, failure.message), (kind, format!("resolving r.io/os:v1: {text}")));
+        }
+    }
+
+    #[test]
+    fn hints_say_what_to_do() {
+        let hint = |text| meaning(text).and_then(|(_, hint)| hint);
+        assert_eq!(hint("unauthorized: authentication required"), Some(CREDENTIALS));
+        assert_eq!(hint("Running image x is rejected by policy."), Some(SIGNATURES));
+        assert_eq!(hint("http: server gave HTTP response to HTTPS client"), Some(PLAIN_HTTP));
+        let missing = Error::SkopeoSpawnError(std::io::ErrorKind::NotFound.into());
+        assert_eq!(failure("x", &missing), Some(not_installed()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_passed_on() {
+        let odd = Error::RequestInitiationFailure { method: "OpenImage".into(), error: "the moon is full".into() };
+        assert_eq!(failure("resolving x", &odd), None);
+        assert_eq!(explain("resolving x", &odd).to_string(), "resolving x: skopeo says: the moon is full");
+        let odd = Error::RetryableRequestFailure { method: "OpenImage".into(), error: "the moon is full".into() };
+        assert_eq!(failure("resolving x", &odd).map(|f| f.kind), Some(FailureKind::Unreachable));
+    }
+
+    #[test]
+    fn the_message_of_a_command_is_found_in_its_log() {
+        let error = anyhow::anyhow!(
+            "running skopeo inspect: exit status: 1: time=\"2026-11-22T04:52:46Z\" level=fatal msg=\"Error parsing image name \
+             \\\"docker://127.0.0.1:5931/os:nope\\\": reading manifest nope in 127.0.0.1:5931/os: manifest unknown\""
+        );
+        let failure = Failure::find(&explain_command("resolving x", error)).unwrap();
+        assert_eq!(failure.kind, FailureKind::NotFound);
+        let said =
+            "Error parsing image name \"docker://127.0.0.1:5931/os:nope\": reading manifest nope in 127.0.0.1:5931/os: manifest unknown";
+        assert_eq!(failure.message, format!("resolving x: {said}"));
+    }
+}
