@@ -1,1 +1,57 @@
-fn main() {}
+//! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
+
+mod disk;
+mod output;
+mod progress;
+mod pull;
+mod rollback;
+mod source;
+mod status;
+mod switch;
+mod upgrade;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use output::{Answer, Output};
+
+/// Boot machines from OCI container images: verified, atomic, reversible.
+///
+/// Exit codes: 0 done; 1 a question answered "no"; 2 usage; 3 not found; 4 access denied; 5 registry unreachable; 6 corrupt data;
+/// 7 unsuitable image; 8 no space; 9 not permitted; 10 not a selkie host; 11 busy; 12 repository mismatch; 70 anything else.
+#[derive(Debug, Parser)]
+#[command(name = "selkie", version, max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Status(status::Arguments),
+    Upgrade(upgrade::Arguments),
+    Switch(switch::Arguments),
+    Rollback(rollback::Arguments),
+    Pull(pull::Arguments),
+    Disk(disk::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let output = &arguments.output;
+    let answer = match &arguments.verb {
+        Verb::Status(verb) => status::run(verb, output),
+        Verb::Upgrade(verb) => upgrade::run(verb, output),
+        Verb::Switch(verb) => switch::run(verb, output),
+        Verb::Rollback(verb) => rollback::run(verb, output),
+        Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Disk(verb) => disk::run(verb, output),
+    };
+    match answer {
+        Ok(Answer::Done) => ExitCode::SUCCESS,
+        Ok(Answer::No) => ExitCode::from(1),
+        Err(error) => output.fail(&error),
+    }
+}

@@ -1,1 +1,163 @@
-//! The machine as it is.
+//! The machine as it is: what runs, what can boot, what boots next. Loaded once by a verb, read-only; plans are made from it.
+
+use anyhow::Result;
+
+use crate::boot::{BootEntry, Esp};
+use crate::deploy::{DEPLOY, Deployments, Found};
+use crate::error::{Failure, FailureKind};
+use crate::image_id::ImageId;
+use crate::origin::Origin;
+
+/// Everything that a verb decides on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct System {
+    /// The image that `/` is mounted from.
+    pub booted: ImageId,
+    /// Our boot entries; the first is what boots next.
+    pub entries: Vec<BootEntry>,
+    /// Every deployment that has state on the disk, sorted by id.
+    pub deployments: Vec<Found>,
+    /// Boot entries of other systems, and entries that cannot be read, by file name.
+    pub foreign: Vec<String>,
+    /// What is not as it should be, one sentence each. A problem never hides the rest.
+    pub problems: Vec<String>,
+}
+
+impl System {
+    /// Reads the state directory and the ESP.
+    pub fn load(deployments: &Deployments, esp: &Esp, booted: ImageId) -> Result<Self> {
+        let entries = esp.entries()?;
+        let listing = deployments.list()?;
+        let ours: Vec<&str> = entries.iter().map(|e| e.file.as_str()).collect();
+        let foreign = esp.found()?.into_iter().map(|f| f.file).filter(|file| !ours.contains(&file.as_str())).collect();
+        let mut problems = problems(&booted, &entries, &listing.found);
+        problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
+        Ok(Self { booted, entries, deployments: listing.found, foreign, problems })
+    }
+
+    /// The entry that boots next.
+    pub fn default_entry(&self) -> Option<&BootEntry> {
+        self.entries.iter().find(|e| self.can_boot(e))
+    }
+
+    /// The entry that boots next, if that is not what runs now.
+    pub fn staged(&self) -> Option<&BootEntry> {
+        self.default_entry().filter(|e| e.image != self.booted)
+    }
+
+    /// The newest entry that neither runs nor boots next.
+    pub fn previous(&self) -> Option<&BootEntry> {
+        let default = self.default_entry().map(|e| &e.image);
+        self.entries.iter().find(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e))
+    }
+
+    /// Where `rollback` goes: from a staged root back to the booted one, else to the previous one.
+    pub fn rollback_target(&self) -> Option<&BootEntry> {
+        match self.staged() {
+            Some(_) => self.entries.iter().find(|e| e.image == self.booted && self.can_boot(e)),
+            None => self.previous(),
+        }
+    }
+
+    /// The origin of a deployment.
+    ///
+    /// # Errors
+    ///
+    /// The deployment or its origin is not there or cannot be read.
+    pub fn origin(&self, id: &ImageId) -> Result<&Origin> {
+        match self.deployments.iter().find(|d| d.id == *id).map(|d| &d.origin) {
+            Some(Ok(origin)) => Ok(origin),
+            Some(Err(reason)) => Err(Failure::new(FailureKind::Corrupt, format!("reading deployment {}: {reason}", id.short())).into()),
+            None => Err(Failure::new(FailureKind::NotFound, format!("reading deployment {}: no state on this machine", id.short())).into()),
+        }
+    }
+
+    /// The serial of the next activation.
+    pub fn next_serial(&self) -> u64 {
+        self.entries.iter().map(|e| e.serial).max().map_or(1, |last| last + 1)
+    }
+
+    /// Deployments that are kept: what runs, what boots next, and one to go back to (invariants I3 and I4).
+    pub fn kept(&self) -> Vec<&ImageId> {
+        let mut kept = vec![&self.booted];
+        kept.extend(self.default_entry().map(|e| &e.image));
+        kept.extend(self.previous().map(|e| &e.image));
+        kept
+    }
+
+    fn can_boot(&self, entry: &BootEntry) -> bool {
+        entry.missing.is_empty() && self.deployments.iter().any(|d| d.id == entry.image)
+    }
+}
+
+fn problems(booted: &ImageId, entries: &[BootEntry], deployments: &[Found]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !entries.iter().any(|e| e.image == *booted) {
+        problems.push(format!("the booted root {} has no boot entry", booted.short()));
+    }
+    for entry in entries {
+        if !deployments.iter().any(|d| d.id == entry.image) {
+            problems.push(format!("boot entry {} names root {} that has no deployment", entry.file, entry.image.short()));
+        }
+        for path in &entry.missing {
+            problems.push(format!("boot entry {} needs {path}, which is not on the ESP", entry.file));
+        }
+    }
+    for found in deployments {
+        if let Err(reason) = &found.origin {
+            problems.push(format!("deployment {}: {reason}", found.id.short()));
+        }
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u8) -> ImageId {
+        format!("{n:02x}").repeat(32).parse().unwrap()
+    }
+
+    fn entry(n: u8, serial: u64) -> BootEntry {
+        BootEntry { file: format!("selkie-{n}.conf"), image: id(n), verity_required: true, serial, title: "x".into(), missing: vec![] }
+    }
+
+    fn system(booted: u8, entries: Vec<BootEntry>) -> System {
+        let deployments: Vec<Found> = entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()) }).collect();
+        System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![] }
+    }
+
+    #[test]
+    fn roles_follow_from_entries_and_the_booted_root() {
+        let name = |e: Option<&BootEntry>| e.map(|e| e.file.clone());
+        for (booted, staged, previous, rollback) in [
+            (3, None, Some("selkie-2.conf"), Some("selkie-2.conf")),
+            (2, Some("selkie-3.conf"), Some("selkie-1.conf"), Some("selkie-2.conf")),
+            (1, Some("selkie-3.conf"), Some("selkie-2.conf"), Some("selkie-1.conf")),
+        ] {
+            let system = system(booted, vec![entry(3, 9), entry(2, 5), entry(1, 4)]);
+            assert_eq!(name(system.staged()).as_deref(), staged, "booted {booted}");
+            assert_eq!(name(system.previous()).as_deref(), previous, "booted {booted}");
+            assert_eq!(name(system.rollback_target()).as_deref(), rollback, "booted {booted}");
+            assert_eq!(system.next_serial(), 10);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_cannot_boot_has_no_role() {
+        let mut broken = entry(3, 9);
+        broken.missing = vec!["/EFI/selkie/x.linux".into()];
+        let system = system(1, vec![broken, entry(2, 5), entry(1, 4)]);
+        assert_eq!(system.staged(), Some(&entry(2, 5)));
+        assert_eq!(system.kept(), [&id(1), &id(2)]);
+    }
+
+    #[test]
+    fn problems_are_told_one_by_one() {
+        let mut broken = entry(3, 9);
+        broken.missing = vec!["/EFI/selkie/x.linux".into()];
+        let told = problems(&id(1), &[broken, entry(2, 5)], &[Found { id: id(3), origin: Err("reading origin: gone".into()) }]);
+        assert_eq!(told.len(), 4, "{told:#?}");
+    }
+}

@@ -237,7 +237,7 @@ fn what_a_machine_boots_with() {
     let found = kernel(&whole).unwrap();
     assert_eq!((found.version.as_str(), found.kernel.size, found.initrd.size), ("6.12", 100, 200));
     assert_eq!(os_release(&whole).unwrap().version_id.as_deref(), Some("13"));
-    assert_eq!(whole.read(&systemd_boot(&whole).unwrap()).unwrap(), b"signed");
+    assert_eq!(whole.read(&systemd_boot(&whole, "amd64").unwrap().file).unwrap(), b"signed");
 
     let without = |gone: &str| tree(&good.iter().filter(|entry| !entry.path.ends_with(gone.as_bytes())).cloned().collect::<Vec<_>>());
     let refused = |result: anyhow::Result<_>| {
@@ -251,8 +251,8 @@ fn what_a_machine_boots_with() {
     let mut two = good.clone();
     two.push(file("usr/lib/modules/6.9/vmlinuz", "x"));
     assert_eq!(refused(kernel(&tree(&two))), "finding the kernel: the image has 2 kernels: 6.12, 6.9 (expected one)");
-    assert_eq!(whole.read(&systemd_boot(&without(".signed")).unwrap()).unwrap(), b"plain");
+    assert_eq!(whole.read(&systemd_boot(&without(".signed"), "amd64").unwrap().file).unwrap(), b"plain");
     let nothing = tree(&[dir("usr")]);
-    assert_eq!(kind(systemd_boot(&nothing)), Some(FailureKind::Unsuitable));
+    assert_eq!(kind(systemd_boot(&nothing, "amd64")), Some(FailureKind::Unsuitable));
     assert_eq!(os_release(&nothing).unwrap(), Default::default());
 }

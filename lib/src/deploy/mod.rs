@@ -9,6 +9,9 @@
 //! ```
 
 pub mod etc;
+mod skeleton;
+
+pub use skeleton::{origin_path, skeleton};
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};

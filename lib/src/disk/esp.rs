@@ -26,11 +26,8 @@ pub(super) fn write(image: &File, range: &std::ops::Range<u64>, tree: &EspTree, 
     }
     NOW.set(fat_time(mtime));
     let cluster: u32 = if size < LARGE { 512 } else { 4096 };
-    let options = FormatVolumeOptions::new()
-        .fat_type(FatType::Fat32)
-        .bytes_per_cluster(cluster)
-        .volume_id(volume_id)
-        .volume_label(*b"ESP        ");
+    let options =
+        FormatVolumeOptions::new().fat_type(FatType::Fat32).bytes_per_cluster(cluster).volume_id(volume_id).volume_label(*b"ESP        ");
     let window = || Window::new(image, range.start, size);
     fatfs::format_volume(window(), options).context("formatting the ESP")?;
     let options = FsOptions::new().time_provider(&Clock).update_accessed_date(false);

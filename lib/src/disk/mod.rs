@@ -104,17 +104,8 @@ pub struct Written {
 /// - [`FailureKind::NoSpace`]: a given size is too small; nothing was written.
 /// - [`FailureKind::Corrupt`]: an object does not have its digest.
 /// - [`FailureKind::NotFound`]: e2fsprogs (or for qcow2, qemu-img) is not installed.
-pub fn write(
-    layout: &Layout,
-    esp: &EspTree,
-    root: &RootTree,
-    scratch: &Path,
-    output: &Path,
-    progress: &dyn Progress,
-) -> Result<Written> {
-    if std::fs::symlink_metadata(output).is_ok() {
-        return Err(exists(output).into());
-    }
+pub fn write(layout: &Layout, esp: &EspTree, root: &RootTree, scratch: &Path, output: &Path, progress: &dyn Progress) -> Result<Written> {
+    check_output(output)?;
     let plan = Plan::new(root)?;
     let geometry = layout.geometry(&plan)?;
     let identifiers = Identifiers::from_seed(&layout.seed);
@@ -143,6 +134,15 @@ pub fn write(
     publish(&work.path().join(finished), output)?;
     let root_size = geometry.root.end - geometry.root.start;
     Ok(Written { size: geometry.size, root_size, content: plan.bytes(), identifiers })
+}
+
+/// Whether an image can be written to `output`: for a caller who wants to know before a long preparation.
+///
+/// # Errors
+///
+/// [`FailureKind::Usage`]: there is something.
+pub fn check_output(output: &Path) -> Result<()> {
+    if std::fs::symlink_metadata(output).is_ok() { Err(exists(output).into()) } else { Ok(()) }
 }
 
 /// Gives the finished image its name, unless there is something of that name by now.

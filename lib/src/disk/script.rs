@@ -43,13 +43,7 @@ pub(super) struct Script {
 
 /// Writes the script for `tree`, whose files have these sizes and extents (in its order). `reserved` are all blocks of the
 /// extents; `clock` is what debugfs gives as time to everything.
-pub(super) fn write(
-    tree: &RootTree,
-    sizes: &[FileSize],
-    extents: &[Vec<Extent>],
-    reserved: &[Range<u64>],
-    clock: u32,
-) -> Result<Script> {
+pub(super) fn write(tree: &RootTree, sizes: &[FileSize], extents: &[Vec<Extent>], reserved: &[Range<u64>], clock: u32) -> Result<Script> {
     let mut writer = Writer { clock: clock.into(), ..Writer::default() };
     for range in reserved {
         writer.say(&[b"setb", number(range.start).as_bytes(), number(range.end - range.start).as_bytes()]);

@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::tree::{Node, RootTree};
-use super::verity::{BLOCK, tree_offset, trailer_size};
+use super::verity::{BLOCK, trailer_size, tree_offset};
 use crate::error::{Failure, FailureKind};
 
 /// 2^20 bytes.

@@ -1,3 +1,12 @@
-//! ops
+//! The verbs: the only place where the owners meet. One file per verb: options, a pure plan, and its application.
 
+pub mod disk;
+pub mod host;
+pub mod prune;
+pub mod pull;
+pub mod rollback;
+mod runtime;
 pub mod setup_root;
+mod stage;
+pub mod status;
+pub mod upgrade;

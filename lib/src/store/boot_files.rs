@@ -74,16 +74,26 @@ pub fn os_release(tree: &Tree) -> Result<OsRelease> {
     Ok(OsRelease::default())
 }
 
-/// The systemd-boot of the image for this machine's architecture; the signed one where there is one.
+/// A boot loader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Loader {
+    /// The EFI binary.
+    pub file: File,
+    /// The architecture as UEFI file names have it: `x64`, `aa64`…
+    pub architecture: String,
+}
+
+/// The systemd-boot of the image for `architecture`, as OCI names it; the signed one where there is one.
 ///
 /// # Errors
 ///
 /// [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) where there is none.
-pub fn systemd_boot(tree: &Tree) -> Result<File> {
-    let name = format!("systemd-boot{}.efi", efi_architecture(std::env::consts::ARCH));
+pub fn systemd_boot(tree: &Tree, architecture: &str) -> Result<Loader> {
+    let architecture = efi_architecture(architecture);
+    let name = format!("systemd-boot{architecture}.efi");
     for suffix in [".signed", ""] {
         if let Some(file) = tree.file(format!("{LOADERS}/{name}{suffix}"))? {
-            return Ok(file);
+            return Ok(Loader { file, architecture: architecture.to_owned() });
         }
     }
     Err(unsuitable(format!("finding the boot loader: the image has no {LOADERS}/{name}"))
@@ -91,12 +101,13 @@ pub fn systemd_boot(tree: &Tree) -> Result<File> {
         .into())
 }
 
-/// The name of an architecture in UEFI file names.
-fn efi_architecture(rust: &str) -> &str {
-    match rust {
-        "x86_64" => "x64",
-        "aarch64" => "aa64",
-        "x86" => "ia32",
+/// The name that UEFI files have for an architecture of OCI.
+fn efi_architecture(oci: &str) -> &str {
+    match oci {
+        "amd64" => "x64",
+        "arm64" => "aa64",
+        "386" => "ia32",
+        "loong64" => "loongarch64",
         other => other,
     }
 }

@@ -27,7 +27,7 @@ mod tags;
 mod tree;
 mod tree_image;
 
-pub use boot_files::{Kernel, kernel, os_release, systemd_boot};
+pub use boot_files::{Kernel, Loader, kernel, os_release, systemd_boot};
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use layers::ImportStats;

@@ -24,6 +24,8 @@ pub enum Verity {
     Required,
     /// Seal where the file system can, and do without elsewhere.
     IfPossible,
+    /// Do not seal, even where the file system could: for objects that are going to be changed, such as those of a disk image.
+    Never,
 }
 
 impl Store {
@@ -129,6 +131,9 @@ fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
 fn init_typed<H: FsVerityHashValue>(parent: impl AsFd, path: &Path, verity: Verity) -> Result<Repository<H>> {
     let mut config = RepositoryConfig::new(H::ALGORITHM);
     config.erofs_formats = FormatConfig::single(FormatVersion::V1);
+    if verity == Verity::Never {
+        config = config.set_insecure();
+    }
     let sealed = Repository::init_path(&parent, path, config.clone());
     let initialised = match (sealed, verity) {
         (Err(error), Verity::IfPossible) if lacks_verity(&error) => Repository::init_path(&parent, path, config.set_insecure()),

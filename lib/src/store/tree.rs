@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -99,6 +99,15 @@ impl Read for Bytes {
         match self {
             Self::Inline(bytes) => bytes.read(buf),
             Self::Object(file) => file.read(buf),
+        }
+    }
+}
+
+impl Seek for Bytes {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        match self {
+            Self::Inline(bytes) => bytes.seek(to),
+            Self::Object(file) => file.seek(to),
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The edge: the only place for unsafe code, raw syscalls and child processes.
 
 pub mod dir;
+pub mod efi;
 pub mod lock;
 pub mod mount;
 pub mod process;
+pub mod reboot;
 pub mod tree;

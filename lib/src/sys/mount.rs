@@ -8,6 +8,7 @@ mod context;
 pub mod mountinfo;
 mod namespace;
 mod overlay;
+mod vfat;
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use self::context::FsContext;
 pub use self::namespace::{enter_private_namespace, make_writable};
 pub use self::overlay::{Overlay, Verity, composefs_source, root_image_of_source};
+pub use self::vfat::vfat;
 
 /// A detached mount.
 #[derive(Debug)]

@@ -1,0 +1,64 @@
+//! `selkie pull`
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use selkie::image_id::Algorithm;
+use selkie::ops::pull::{self, Options, Pulled};
+use selkie::reference::ImageReference;
+use selkie::store::{Store, Verity};
+
+use crate::output::{Answer, Output, bytes, table};
+use crate::progress::renderer;
+use crate::source::SourceArguments;
+
+/// Pull an image into a composefs repository and print its digests.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// quay.io/acme/os:stable, oci:DIR[:TAG], oci-archive:FILE, containers-storage:NAME or docker-archive:FILE.
+    image: ImageReference,
+    /// The repository; it is made if it is not there.
+    #[arg(long, value_name = "DIR", default_value = "/sysroot/composefs")]
+    repo: PathBuf,
+    /// fs-verity algorithm of a new repository: sha256 (default) or sha512.
+    #[arg(long)]
+    algorithm: Option<Algorithm>,
+    /// Name to keep the image under (default: the reference).
+    #[arg(long)]
+    tag: Option<String>,
+    /// Fail where the file system has no fs-verity, instead of keeping an unsealed repository.
+    #[arg(long)]
+    require_verity: bool,
+    #[command(flatten)]
+    source: SourceArguments,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let verity = if arguments.require_verity { Verity::Required } else { Verity::IfPossible };
+    let here = selkie::sys::dir::open_path(".").context("opening the working directory")?;
+    let store = Store::open_or_init(here, &arguments.repo, arguments.algorithm, verity)?;
+    let options = Options { image: arguments.image.clone(), source: arguments.source.options(), tag: arguments.tag.clone() };
+    let progress = renderer(output);
+    if !store.is_sealed() {
+        progress.note(format!("the repository {} is not sealed: its file system or kernel has no fs-verity", arguments.repo.display()));
+    }
+    let pulled = pull::run(&store, &options, &progress)?;
+    output.print(&pulled, human)?;
+    Ok(Answer::Done)
+}
+
+fn human(pulled: &Pulled) -> String {
+    table(&[
+        ("Reference", pulled.reference.clone()),
+        ("Index digest", pulled.index_digest.clone().unwrap_or_else(|| "none".into())),
+        ("Manifest digest", pulled.manifest_digest.clone()),
+        ("Config digest", pulled.config_digest.clone()),
+        ("Image", pulled.image.to_string()),
+        ("Boot image", pulled.boot_image.to_string()),
+        ("fs-verity", format!("{}, {}", pulled.algorithm, if pulled.sealed { "sealed" } else { "not sealed" })),
+        ("Layers", format!("{} ({} new)", pulled.layers, pulled.layers_new)),
+        ("Objects", format!("{} new, {} reused", pulled.objects_new, pulled.objects_reused)),
+        ("Bytes", format!("{} fetched, {} stored", bytes(pulled.bytes_fetched), bytes(pulled.bytes_stored))),
+    ])
+}

@@ -1,0 +1,41 @@
+//! `selkie status`
+
+use anyhow::Result;
+use clap::Args;
+use selkie::ops::host::{Access, Host};
+use selkie::ops::status::{self, Deployment, Status};
+
+use crate::output::{Answer, Output, table};
+
+/// Show what runs, what boots next, and where one can go back to.
+#[derive(Debug, Args)]
+pub struct Arguments {}
+
+pub fn run(_arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let host = Host::running(Access::Read)?;
+    output.print(&status::run(&host)?, human)?;
+    Ok(Answer::Done)
+}
+
+fn human(status: &Status) -> String {
+    let mut text = section("Booted", &status.booted);
+    text.extend(status.staged.as_ref().map(|d| section("Boots next", d)));
+    text.extend(status.rollback.as_ref().map(|d| section("Rollback", d)));
+    text.extend(status.other.iter().map(|d| section("Other", d)));
+    text.extend((!status.foreign_entries.is_empty()).then(|| format!("Entries of others: {}\n", status.foreign_entries.join(", "))));
+    text.extend(status.problems.iter().map(|problem| format!("Problem: {problem}\n")));
+    text
+}
+
+fn section(role: &str, deployment: &Deployment) -> String {
+    let unknown = || "unknown".to_owned();
+    let verity = deployment.verity_required.map_or_else(unknown, |v| if v { "required" } else { "optional" }.to_owned());
+    let rows = table(&[
+        ("  Image", deployment.image.clone().unwrap_or_else(unknown)),
+        ("  Version", deployment.os_version.clone().unwrap_or_else(unknown)),
+        ("  Manifest", deployment.manifest_digest.clone().unwrap_or_else(unknown)),
+        ("  Root", deployment.id.to_string()),
+        ("  fs-verity", verity),
+    ]);
+    format!("{role}\n{rows}\n")
+}

@@ -1,0 +1,28 @@
+//! `selkie switch`
+
+use anyhow::Result;
+use clap::Args;
+use selkie::ops::upgrade::{Options, Until};
+use selkie::reference::ImageReference;
+
+use crate::output::{Answer, Output};
+use crate::source::SourceArguments;
+use crate::upgrade;
+
+/// Follow another image from now on, and make it the root that boots next.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The image, e.g. quay.io/acme/os:stable.
+    image: ImageReference,
+    /// Reboot into it at once.
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    source: SourceArguments,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let options = Options { image: Some(arguments.image.clone()), source: arguments.source.options(), until: Until::Stage };
+    upgrade::carry_out(&options, arguments.apply, output)?;
+    Ok(Answer::Done)
+}

@@ -1,0 +1,66 @@
+//! `selkie upgrade`
+
+use anyhow::Result;
+use clap::Args;
+use selkie::ops::host::{Access, Host};
+use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
+
+use crate::output::{Answer, Output, bytes};
+use crate::progress::renderer;
+use crate::source::SourceArguments;
+
+/// Fetch what the followed reference names now and make it the root that boots next.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Only ask: exit code 0 if there is something newer, 1 if not. Nothing is written.
+    #[arg(long, conflicts_with_all = ["download_only", "apply"])]
+    check: bool,
+    /// Fetch everything, and leave what boots next as it is.
+    #[arg(long, conflicts_with = "apply")]
+    download_only: bool,
+    /// Reboot into it at once.
+    #[arg(long)]
+    apply: bool,
+    #[command(flatten)]
+    source: SourceArguments,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let until = match (arguments.check, arguments.download_only) {
+        (true, _) => Until::Check,
+        (_, true) => Until::Download,
+        _ => Until::Stage,
+    };
+    let options = Options { image: None, source: arguments.source.options(), until };
+    let report = carry_out(&options, arguments.apply, output)?;
+    let no = until == Until::Check && report.outcome != Outcome::Available;
+    Ok(if no { Answer::No } else { Answer::Done })
+}
+
+/// What `upgrade` and `switch` share.
+pub fn carry_out(options: &Options, apply: bool, output: &Output) -> Result<Report> {
+    let access = if options.until == Until::Check { Access::Read } else { Access::Write };
+    let host = Host::running(access)?;
+    let report = upgrade::run(&host, options, &renderer(output))?;
+    output.print(&report, human)?;
+    if apply && report.outcome == Outcome::Staged {
+        selkie::sys::reboot::reboot()?;
+    }
+    Ok(report)
+}
+
+fn human(report: &Report) -> String {
+    let version = report.version.as_deref().map(|v| format!(" (version {v})")).unwrap_or_default();
+    let fetched =
+        report.pulled.as_ref().map(|p| format!("Fetched {} in {} new layers.\n", bytes(p.bytes_fetched), p.layers_new)).unwrap_or_default();
+    let (image, to) = (&report.image, &report.to_manifest);
+    match report.outcome {
+        Outcome::UpToDate => format!("{image} is up to date: {to}{version}\n"),
+        Outcome::Available => format!("{image} has an update: {to}{version}\nnow: {}\n", report.from_manifest),
+        Outcome::Downloaded => {
+            format!("{fetched}{image} is downloaded: {to}{version}\nRun `selkie upgrade` to make it the root that boots next.\n")
+        }
+        Outcome::Staged => format!("{fetched}{image} boots next: {to}{version}\nReboot to run it; `selkie rollback` undoes this.\n"),
+        Outcome::Followed => format!("This machine follows {image} from now on; it runs that already.\n"),
+    }
+}

@@ -1,0 +1,73 @@
+//! The table of exit codes, as a caller of the binary sees it.
+
+use std::process::{Command, Output};
+
+fn selkie(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).output().unwrap()
+}
+
+fn code(output: &Output) -> Option<i32> {
+    output.status.code()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn words_that_are_off_are_usage() {
+    for args in [
+        &["frobnicate"][..],
+        &["pull"],
+        &["pull", "short-name"],
+        &["upgrade", "--check", "--apply"],
+        &["disk", "oci:/x", "--output", "y", "--size", "ten"],
+    ] {
+        let output = selkie(args);
+        assert_eq!(code(&output), Some(2), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn host_verbs_need_a_selkie_host() {
+    for args in [&["status"][..], &["upgrade"], &["upgrade", "--check"], &["rollback"], &["switch", "quay.io/acme/os:stable"]] {
+        let output = selkie(args);
+        assert_eq!(code(&output), Some(10), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: "), "{args:?}");
+    }
+}
+
+#[test]
+fn host_verbs_need_root() {
+    let temp = tempfile::tempdir().unwrap();
+    // The build directory may be closed to others; what nobody runs must not be.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(temp.path(), open).unwrap();
+    let binary = temp.path().join("selkie");
+    std::fs::copy(env!("CARGO_BIN_EXE_selkie"), &binary).unwrap();
+    let output =
+        Command::new("setpriv").args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&binary).arg("status").output().unwrap();
+    assert_eq!(code(&output), Some(9), "{}", stderr(&output));
+}
+
+#[test]
+fn an_image_that_is_not_there_is_not_found_and_json_says_it_too() {
+    let temp = tempfile::tempdir().unwrap();
+    let repo = temp.path().join("repo");
+    let image = format!("oci:{}", temp.path().join("nowhere").display());
+    let output = selkie(&["pull", &image, "--repo", repo.to_str().unwrap(), "--json"]);
+    assert_eq!(code(&output), Some(3), "{}", stderr(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&json["error"]["kind"], &json["error"]["exit-code"]), (&"not-found".into(), &3.into()));
+}
+
+#[test]
+fn a_repository_of_another_algorithm_is_a_mismatch() {
+    let temp = tempfile::tempdir().unwrap();
+    let repo = temp.path().join("repo");
+    let image = format!("oci:{}", temp.path().join("nowhere").display());
+    for (algorithm, expected) in [("sha512", 3), ("sha256", 12)] {
+        let output = selkie(&["pull", &image, "--repo", repo.to_str().unwrap(), "--algorithm", algorithm]);
+        assert_eq!(code(&output), Some(expected), "{algorithm}: {}", stderr(&output));
+    }
+}

@@ -1,0 +1,180 @@
+//! `selkie disk`: a bootable disk image of an OCI image, made wholly in user space.
+//!
+//! The image is pulled into a scratch repository; its objects move into the root file system, already sealed with fs-verity, beside
+//! the first deployment and a `/var` seeded from the image. Same image, same options: same bytes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::prune;
+use super::pull::{self, Pulled};
+use super::runtime::block_on;
+use super::stage::{self, Bootable, Provenance};
+use crate::boot::{self, BootFile, FileKind};
+use crate::cmdline::Cmdline;
+use crate::disk::{self, Content, EspTree, Format, Layout, RootTree};
+use crate::error::{Failure, FailureKind};
+use crate::image::{Resolved, Source, SourceOptions};
+use crate::image_id::Algorithm;
+use crate::origin::Origin;
+use crate::progress::Progress;
+use crate::reference::ImageReference;
+use crate::store::{self, Store, Verity};
+use crate::sys::dir;
+
+mod root;
+
+/// What to make.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image.
+    pub image: ImageReference,
+    /// The reference that the installed machine follows, where it is another than `image`.
+    pub target_image: Option<ImageReference>,
+    /// How to reach the image.
+    pub source: SourceOptions,
+    /// fs-verity algorithm of the machine's repository; SHA-256 by default.
+    pub algorithm: Option<Algorithm>,
+    /// Where to write. Must not exist.
+    pub output: PathBuf,
+    /// File format.
+    pub format: Format,
+    /// Size of the whole disk in bytes; by default as large as the parts need.
+    pub size: Option<u64>,
+    /// Size of the root partition in bytes.
+    pub root_size: Option<u64>,
+    /// Size of the EFI system partition in bytes.
+    pub esp_size: Option<u64>,
+    /// Kernel arguments besides those that booting needs.
+    pub arguments: Vec<String>,
+    /// The time that everything made here bears, in seconds since 1970.
+    pub mtime: u64,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The file.
+    pub output: PathBuf,
+    /// Its size as a disk, in bytes.
+    pub size: u64,
+    /// What was pulled; `boot-image` is the root that the machine will report.
+    pub pulled: Pulled,
+    /// The reference that the machine follows.
+    pub target_image: String,
+    /// Seconds that pulling the image took.
+    pub seconds_pull: f64,
+    /// Seconds that everything else took: the overhead over a plain pull.
+    pub seconds_disk: f64,
+}
+
+/// Arguments of every machine: the root partition is found by its type on the disk that the boot loader came from, and its file system
+/// is writable (the root that is seen is not).
+const ARGUMENTS: [&str; 2] = ["root=gpt-auto", "rw"];
+
+/// Runs the verb.
+pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
+    disk::check_output(&options.output)?;
+    let beside = options.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
+    let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
+    let started = Instant::now();
+    // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
+    let store = Store::open_or_init(dir::open_path(scratch.path())?, REPOSITORY, options.algorithm, Verity::Never)?;
+    let (resolved, pulled) = block_on(async {
+        let source = Source::open(&options.image, &options.source).await?;
+        let pulled = pull::fetch(&store, &source, progress).await?;
+        let resolved = source.resolved().clone();
+        source.close().await?;
+        Ok((resolved, pulled))
+    })?;
+    store.tag(&pulled.stored_manifest, &prune::tag(&pulled.boot_image))?;
+    let seconds_pull = started.elapsed().as_secs_f64();
+    let bootable = Bootable::open(&store, &pulled.boot_image)?;
+    let machine = Machine {
+        options,
+        store: &store,
+        resolved: &resolved,
+        pulled: &pulled,
+        bootable: &bootable,
+        architecture: resolved.architecture()?,
+    };
+    let size = machine.write(scratch.path(), progress.as_ref())?;
+    let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
+    Ok(Report { output: options.output.clone(), size, target_image: machine.target(), pulled, seconds_pull, seconds_disk })
+}
+
+/// Where the repository is on the physical root.
+const REPOSITORY: &str = "composefs";
+
+/// Everything that the machine on the disk is made of.
+struct Machine<'a> {
+    options: &'a Options,
+    store: &'a Store,
+    resolved: &'a Resolved,
+    pulled: &'a Pulled,
+    bootable: &'a Bootable,
+    /// As OCI names it.
+    architecture: String,
+}
+
+impl Machine<'_> {
+    fn write(&self, scratch: &Path, progress: &dyn Progress) -> Result<u64> {
+        let arguments: Cmdline = ARGUMENTS.into_iter().map(str::to_owned).chain(self.options.arguments.iter().cloned()).collect();
+        let target = self.target();
+        let provenance = Provenance { reference: &target, arguments: &arguments, made_under: None };
+        let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
+        let esp = self.esp(&origin)?;
+        let root = self.root(&scratch.join(REPOSITORY), &origin)?;
+        let written = disk::write(&self.layout(&arguments)?, &esp, &root, scratch, &self.options.output, progress)?;
+        Ok(written.size)
+    }
+
+    fn target(&self) -> String {
+        self.options.target_image.as_ref().unwrap_or(&self.options.image).to_string()
+    }
+
+    fn layout(&self, arguments: &Cmdline) -> Result<Layout> {
+        let mut seed = openssl::sha::Sha256::new();
+        for part in [self.pulled.boot_image.hex(), &self.pulled.manifest_digest, &self.target(), &arguments.to_string()] {
+            seed.update(part.as_bytes());
+            seed.update(b"\0");
+        }
+        let Options { size, esp_size, root_size, mtime, format, .. } = *self.options;
+        let root_type = disk::root_partition_type(&self.architecture).ok_or_else(|| {
+            let message =
+                format!("making a disk: the image is for architecture {} (expected one with a root partition type)", self.architecture);
+            Failure::new(FailureKind::Unsuitable, message)
+        })?;
+        Ok(Layout { seed: seed.finish(), size, esp_size, root_size, mtime, format, root_type })
+    }
+
+    fn esp(&self, origin: &Origin) -> Result<EspTree> {
+        let loader = store::systemd_boot(&self.bootable.tree, &self.architecture)?;
+        let loader_bytes = self.bootable.tree.read(&loader.file)?;
+        let mut esp = EspTree::new();
+        esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.architecture.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
+        esp.add_file(&format!("EFI/systemd/systemd-boot{}.efi", loader.architecture), Content::Bytes(loader_bytes))?;
+        esp.add_file("loader/loader.conf", Content::Bytes(boot::LOADER_CONF.into()))?;
+        let mut files = Vec::new();
+        for (kind, file) in [(FileKind::Linux, &self.bootable.kernel.kernel), (FileKind::Initrd, &self.bootable.kernel.initrd)] {
+            let bytes = self.bootable.tree.read(file)?;
+            let named = BootFile::measure(kind, &mut std::io::Cursor::new(&bytes))?;
+            esp.add_file(named.path().trim_start_matches('/'), Content::Bytes(bytes))?;
+            files.push(named);
+        }
+        let request = stage::entry(&self.pulled.boot_image, true, origin, 1);
+        let entry = request.entry(&files[0], &files[1]).to_string();
+        esp.add_file(&format!("{}/{}", boot::ENTRIES, request.file()), Content::Bytes(entry.into_bytes()))?;
+        Ok(esp)
+    }
+
+    fn root(&self, repository: &Path, origin: &Origin) -> Result<RootTree> {
+        root::tree(self.store, &self.bootable.tree, &self.pulled.boot_image, origin, repository, self.options.mtime)
+    }
+}

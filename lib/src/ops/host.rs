@@ -1,0 +1,133 @@
+//! The machine that a verb works on: its physical root, its ESP, its lock.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::boot::Esp;
+use crate::deploy::Deployments;
+use crate::error::{Failure, FailureKind};
+use crate::image_id::ImageId;
+use crate::store::Store;
+use crate::sys::lock::Lock;
+use crate::sys::{dir, efi, mount};
+use crate::system::System;
+
+/// Where the repository is on the physical root.
+const REPOSITORY: &str = "composefs";
+
+/// What a verb may do to the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is changed.
+    Read,
+    /// The physical root and the ESP are written to.
+    Write,
+}
+
+/// Handles on everything that a host verb needs.
+#[derive(Debug)]
+pub struct Host {
+    sysroot: OwnedFd,
+    run: OwnedFd,
+    booted: ImageId,
+    /// Deployments and their state.
+    pub deployments: Deployments,
+    /// The EFI system partition.
+    pub esp: Esp,
+}
+
+impl Host {
+    /// The running machine. Enters a mount namespace of its own, where the physical root is writable (with [`Access::Write`]) and the
+    /// ESP mounted; the rest of the machine sees neither. Call it before any thread is started.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NotPermitted`] without root, [`FailureKind::NotAHost`] where `/` is not a composefs root or its parts are missing.
+    pub fn running(access: Access) -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Failure::new(FailureKind::NotPermitted, "opening this machine: not run as root (expected user 0)")
+                .hint("run it with sudo")
+                .into());
+        }
+        let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+        let booted = booted_image(mount::mountinfo::root_source(&mountinfo).as_deref())?;
+        mount::enter_private_namespace()?;
+        if access == Access::Write {
+            mount::make_writable(Path::new("/sysroot"))?;
+        }
+        let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
+        let esp = mount_esp(&run, access)?;
+        let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
+        Self::at(sysroot, esp, run, booted)
+    }
+
+    /// A machine given by its parts: physical root, mounted ESP, a directory for the lock, and the image that runs.
+    pub fn at(sysroot: OwnedFd, esp: OwnedFd, run: OwnedFd, booted: ImageId) -> Result<Self> {
+        Ok(Self { deployments: Deployments::open(&sysroot)?, esp: Esp::new(esp), sysroot, run, booted })
+    }
+
+    /// Takes the machine's one lock.
+    pub fn lock(&self) -> Result<Lock> {
+        Lock::take(&self.run, "lock")
+    }
+
+    /// The machine as it is now.
+    pub fn system(&self) -> Result<System> {
+        System::load(&self.deployments, &self.esp, self.booted.clone())
+    }
+
+    /// The composefs repository. Open it once: a second handle would make garbage collection wait for the first.
+    pub fn store(&self) -> Result<Store> {
+        Store::open(&self.sysroot, REPOSITORY)
+    }
+
+    /// Bytes that the physical root can still take.
+    pub fn free_bytes(&self) -> Result<u64> {
+        dir::free_bytes(&self.sysroot).context("measuring free space on the physical root")
+    }
+
+    /// Makes everything on the physical root durable.
+    pub fn sync(&self) -> Result<()> {
+        dir::sync_filesystem(&self.sysroot).context("syncing the physical root")
+    }
+}
+
+/// The image that the mount source of `/` names.
+fn booted_image(source: Option<&str>) -> Result<ImageId> {
+    let found = source.unwrap_or("nothing");
+    let image = mount::root_image_of_source(found);
+    image.ok_or_else(|| not_a_host(&format!("/ is mounted from {found} (expected composefs:<digest>)")).into())
+}
+
+fn not_a_host(found: &str) -> Failure {
+    Failure::new(FailureKind::NotAHost, format!("opening this machine: {found}"))
+        .hint("host verbs work on a machine that selkie installed; `selkie disk` makes one")
+}
+
+fn mount_esp(run: &OwnedFd, access: Access) -> Result<OwnedFd> {
+    let efivars = dir::open_optional(rustix::fs::CWD, "/sys/firmware/efi/efivars").context("opening the EFI variables")?;
+    let efivars = efivars.ok_or_else(|| not_a_host("it was not booted by UEFI firmware"))?;
+    let uuid = efi::loader_partition(&efivars)?
+        .ok_or_else(|| not_a_host("the boot loader did not say which ESP it came from (expected systemd-boot)"))?;
+    dir::ensure(run, "esp", 0o700)?;
+    let device = format!("/dev/disk/by-partuuid/{uuid}");
+    mount::vfat(Path::new(&device), Path::new("/run/selkie/esp"), access == Access::Write)?;
+    dir::open(run, "esp").context("opening the ESP")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_booted_image_is_the_mount_source_of_the_root() {
+        let hex = "ab".repeat(32);
+        assert_eq!(booted_image(Some(&format!("composefs:{hex}"))).unwrap().hex(), hex);
+        for other in [None, Some("/dev/vda2"), Some("overlay"), Some("composefs:xyz")] {
+            let error = booted_image(other).unwrap_err();
+            assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::NotAHost, "{other:?}");
+        }
+    }
+}

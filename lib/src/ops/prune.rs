@@ -1,0 +1,75 @@
+//! What no longer has a role goes: entry first, then kernels, deployment, tag, objects. From root to leaf, so that a power cut
+//! leaves garbage and never a dangling entry.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::host::Host;
+use crate::boot::BootEntry;
+use crate::image_id::ImageId;
+use crate::progress::Progress;
+use crate::store::Store;
+use crate::system::System;
+
+/// What will be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Plan {
+    /// Entries without a role.
+    pub entries: Vec<BootEntry>,
+    /// Deployments without a role.
+    pub deployments: Vec<ImageId>,
+    /// Repository tags of roots that are not kept.
+    pub tags: Vec<String>,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pruned {
+    /// Root images that cannot be booted any more.
+    pub deployments: Vec<ImageId>,
+    /// Objects that were removed from the repository.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// The repository tag that keeps a deployment's image.
+pub fn tag(id: &ImageId) -> String {
+    format!("{TAG}{id}")
+}
+
+const TAG: &str = "deployment/";
+
+/// A set difference: everything of ours, less what [`System::kept`] names.
+pub fn plan(system: &System, tags: &[String]) -> Plan {
+    let kept = system.kept();
+    let gone = |id: &ImageId| !kept.contains(&id);
+    Plan {
+        entries: system.entries.iter().filter(|e| gone(&e.image)).cloned().collect(),
+        deployments: system.deployments.iter().map(|d| &d.id).filter(|id| gone(id)).cloned().collect(),
+        tags: tags.iter().filter(|t| t.strip_prefix(TAG).is_some_and(|hex| kept.iter().all(|id| id.hex() != hex))).cloned().collect(),
+    }
+}
+
+/// Removes what the plan names, and then the objects that nothing names any more.
+pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -> Result<Pruned> {
+    for entry in &plan.entries {
+        host.esp.remove(entry)?;
+        progress.step("remove entry");
+    }
+    host.esp.sweep()?;
+    progress.step("sweep kernels");
+    for id in &plan.deployments {
+        host.deployments.remove(id)?;
+        progress.step("remove deployment");
+    }
+    for tag in &plan.tags {
+        store.untag(tag)?;
+        progress.step("remove tag");
+    }
+    let removed = store.gc()?;
+    host.sync()?;
+    progress.step("collect objects");
+    Ok(Pruned { deployments: plan.deployments.clone(), objects: removed.objects, bytes: removed.bytes })
+}

@@ -1,0 +1,128 @@
+//! `selkie pull`: an image from a registry or a layout into a composefs repository.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::runtime::block_on;
+use crate::image::{Resolved, Source, SourceOptions};
+use crate::image_id::{Algorithm, ImageId};
+use crate::progress::Progress;
+use crate::reference::ImageReference;
+use crate::store::{ImportStats, Store, StoredImage};
+
+/// What to pull.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The image.
+    pub image: ImageReference,
+    /// How to reach it.
+    pub source: SourceOptions,
+    /// Name to keep it under; it lives in the repository as long as this does. The reference itself by default.
+    pub tag: Option<String>,
+}
+
+/// A pulled image: its five digests by name, and what it took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pulled {
+    /// The reference as it was asked for.
+    pub reference: String,
+    /// Digest of the image index, where there is one.
+    pub index_digest: Option<String>,
+    /// Digest of the manifest for this architecture.
+    pub manifest_digest: String,
+    /// The manifest's digest in the repository: another one for an image in Docker's format, which is translated.
+    #[serde(skip)]
+    pub stored_manifest: String,
+    /// Digest of the configuration.
+    pub config_digest: String,
+    /// fs-verity digest of the root file system as the image has it.
+    pub image: ImageId,
+    /// fs-verity digest of the root file system that boots: `/boot` and `/sysroot` empty, labels applied.
+    pub boot_image: ImageId,
+    /// fs-verity algorithm of the repository.
+    pub algorithm: Algorithm,
+    /// Whether the repository is sealed: the kernel checks every object with fs-verity.
+    pub sealed: bool,
+    /// Layers of the image.
+    pub layers: u64,
+    /// Layers that were not here before.
+    pub layers_new: u64,
+    /// Objects that were written.
+    pub objects_new: u64,
+    /// Objects that layers brought again.
+    pub objects_reused: u64,
+    /// Compressed bytes of the layers that were fetched.
+    pub bytes_fetched: u64,
+    /// Bytes of the objects that were written.
+    pub bytes_stored: u64,
+}
+
+/// Pulls and tags.
+pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let tag = options.tag.clone().unwrap_or_else(|| tag_of(&options.image));
+    let pulled = block_on(async {
+        let source = Source::open(&options.image, &options.source).await?;
+        let pulled = fetch(store, &source, progress).await?;
+        source.close().await?;
+        Ok(pulled)
+    })?;
+    store.sync()?;
+    store.tag(&pulled.stored_manifest, &tag)?;
+    store.sync()?;
+    progress.step("tag image");
+    Ok(pulled)
+}
+
+/// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
+pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let resolved = source.resolved();
+    progress.phase(format!("pulling {}", resolved.reference));
+    let mut stats = ImportStats::default();
+    let mut bytes_fetched = 0;
+    for (index, layer) in resolved.layers.iter().enumerate() {
+        if store.has_layer(&layer.diff_id)? {
+            stats.layers_reused += 1;
+            continue;
+        }
+        let reader = source.open_layer(index, Arc::clone(progress)).await?;
+        let imported = store.import_layer(&layer.diff_id, reader).await;
+        stats.merge(&imported.with_context(|| {
+            format!("pulling {}: importing layer {} ({} of {})", resolved.reference, layer.digest, index + 1, resolved.layers.len())
+        })?);
+        bytes_fetched += layer.size;
+        progress.step("import layer");
+    }
+    progress.phase("building the root file system".to_owned());
+    let (_, manifest) = resolved.oci_manifest()?;
+    let stored = store.commit(&manifest, &resolved.config, None)?;
+    progress.step("commit image");
+    Ok(report(store, resolved, stored, &stats, bytes_fetched))
+}
+
+fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &ImportStats, bytes_fetched: u64) -> Pulled {
+    Pulled {
+        reference: resolved.reference.to_string(),
+        index_digest: resolved.index_digest.clone(),
+        manifest_digest: resolved.manifest_digest.clone(),
+        stored_manifest: stored.manifest_digest,
+        config_digest: resolved.config_digest.clone(),
+        image: stored.image,
+        boot_image: stored.boot_image,
+        algorithm: store.algorithm(),
+        sealed: store.is_sealed(),
+        layers: resolved.layers.len() as u64,
+        layers_new: stats.layers_new,
+        objects_new: stats.objects_new,
+        objects_reused: stats.objects_reused,
+        bytes_fetched,
+        bytes_stored: stats.bytes_new,
+    }
+}
+
+/// A tag made of a reference. `@` is reserved in composefs repositories.
+fn tag_of(image: &ImageReference) -> String {
+    image.to_string().replace('@', "_")
+}

@@ -1,0 +1,13 @@
+//! One small asynchronous runtime per verb; the verbs themselves are ordinary functions.
+
+use std::future::Future;
+
+use anyhow::{Context, Result};
+
+/// Runs `future` to its end. Two workers: decompression and hashing of one layer overlap with the transport of the next bytes.
+///
+/// The threads are started here, after the calling thread has entered its mount namespace, and inherit it.
+pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("starting worker threads")?;
+    runtime.block_on(future)
+}

@@ -1,0 +1,82 @@
+//! `selkie status`: what runs, what boots next, where one can go back to. Degrades per entry; never fails as a whole.
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::host::Host;
+use crate::boot::BootEntry;
+use crate::image_id::ImageId;
+use crate::system::System;
+
+/// The machine, for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Status {
+    /// What `/` is mounted from.
+    pub booted: Deployment,
+    /// What boots next, if that is another root.
+    pub staged: Option<Deployment>,
+    /// Where `selkie rollback` goes.
+    pub rollback: Option<Deployment>,
+    /// Everything else that can boot.
+    pub other: Vec<Deployment>,
+    /// Boot entries that are not ours, by file name.
+    pub foreign_entries: Vec<String>,
+    /// What is not as it should be.
+    pub problems: Vec<String>,
+}
+
+/// One root, with where it came from as far as that can be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Deployment {
+    /// fs-verity digest of the root image.
+    pub id: ImageId,
+    /// The reference that it follows.
+    pub image: Option<String>,
+    /// Digest of its manifest.
+    pub manifest_digest: Option<String>,
+    /// Version, as the image calls it.
+    pub os_version: Option<String>,
+    /// Name, as os-release calls it.
+    pub os_name: Option<String>,
+    /// Kernel arguments without the root image.
+    pub kernel_arguments: Option<String>,
+    /// Whether it boots only with fs-verity; unknown without an entry.
+    pub verity_required: Option<bool>,
+    /// Boot entry file, where it has one.
+    pub entry: Option<String>,
+    /// Order of activation.
+    pub serial: Option<u64>,
+}
+
+/// Reads the machine.
+pub fn run(host: &Host) -> Result<Status> {
+    Ok(status(&host.system()?))
+}
+
+/// The same from a machine that was loaded before.
+pub fn status(system: &System) -> Status {
+    let entry_of = |id: &ImageId| system.entries.iter().find(|e| e.image == *id);
+    let booted = deployment(system, &system.booted, entry_of(&system.booted));
+    let of = |entry: Option<&BootEntry>| entry.map(|e| deployment(system, &e.image, Some(e)));
+    let (staged, rollback) = (of(system.staged()), of(system.rollback_target()));
+    let named: Vec<&ImageId> = [Some(&booted), staged.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
+    let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
+    Status { booted, staged, rollback, other, foreign_entries: system.foreign.clone(), problems: system.problems.clone() }
+}
+
+fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deployment {
+    let origin = system.origin(id).ok();
+    Deployment {
+        id: id.clone(),
+        image: origin.map(|o| o.image.clone()),
+        manifest_digest: origin.map(|o| o.manifest_digest.clone()),
+        os_version: origin.and_then(|o| o.os_version.clone()),
+        os_name: origin.and_then(|o| o.os_name.clone()),
+        kernel_arguments: origin.map(|o| o.kernel_arguments.clone()),
+        verity_required: entry.map(|e| e.verity_required),
+        entry: entry.map(|e| e.file.clone()),
+        serial: entry.map(|e| e.serial),
+    }
+}

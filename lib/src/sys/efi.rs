@@ -1,0 +1,49 @@
+//! EFI variables that the boot loader leaves for the operating system (systemd's Boot Loader Interface).
+
+use std::os::fd::AsFd;
+
+use anyhow::{Context, Result, ensure};
+
+use super::dir;
+
+/// The vendor of the Boot Loader Interface's variables.
+const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+
+/// The partition UUID of the ESP that the boot loader was started from, in lower case; `None` where no loader said so.
+///
+/// `efivars` is the directory where efivarfs is mounted.
+pub fn loader_partition(efivars: impl AsFd) -> Result<Option<String>> {
+    let name = format!("LoaderDevicePartUUID-{VENDOR}");
+    let Some(bytes) = dir::read_optional(efivars, &name)? else { return Ok(None) };
+    parse_string(&bytes).with_context(|| format!("reading EFI variable {name}")).map(|uuid| Some(uuid.to_lowercase()))
+}
+
+/// efivarfs puts four bytes of attributes before the value, which is UTF-16LE with a final NUL.
+fn parse_string(bytes: &[u8]) -> Result<String> {
+    ensure!(bytes.len() >= 4 && bytes.len().is_multiple_of(2), "{} bytes (expected four and UTF-16 text)", bytes.len());
+    let units: Vec<u16> = bytes[4..].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let text = String::from_utf16(&units).context("text that is not UTF-16")?;
+    Ok(text.trim_end_matches('\0').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_follows_four_bytes_of_attributes() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut bytes = vec![7, 0, 0, 0];
+        bytes.extend("ABCD-12\0".encode_utf16().flat_map(u16::to_le_bytes));
+        std::fs::write(temp.path().join(format!("LoaderDevicePartUUID-{VENDOR}")), bytes).unwrap();
+        let efivars = dir::open_path(temp.path()).unwrap();
+        assert_eq!(loader_partition(&efivars).unwrap().as_deref(), Some("abcd-12"));
+        assert!(parse_string(&[0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn no_variable_is_no_error() {
+        let temp = tempfile::tempdir().unwrap();
+        assert_eq!(loader_partition(dir::open_path(temp.path()).unwrap()).unwrap(), None);
+    }
+}

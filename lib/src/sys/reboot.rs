@@ -1,0 +1,8 @@
+//! Restarting the machine, by the service manager, so that everything is stopped in order.
+
+use anyhow::{Context, Result};
+
+/// Asks systemd to reboot and returns at once.
+pub fn reboot() -> Result<()> {
+    super::process::run(&["systemctl".into(), "--no-block".into(), "reboot".into()], b"").context("asking systemd to reboot").map(drop)
+}

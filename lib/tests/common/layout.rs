@@ -1,0 +1,112 @@
+//! Small images in OCI layout. The files are tiny; the formats are real.
+
+use std::io::Write;
+use std::path::Path;
+
+use ocidir::cap_std::fs::Dir;
+use ocidir::oci_spec::image::{
+    Arch, ConfigBuilder, ImageConfigurationBuilder, ImageManifestBuilder, MediaType, Os, PlatformBuilder, RootFsBuilder,
+};
+use ocidir::{OciDir, cap_std::ambient_authority};
+
+/// A path and what is there: `None` is a directory.
+pub type Files = Vec<(String, Option<Vec<u8>>)>;
+
+/// The files of an image that boots. `version` is in os-release, in `/usr/version` and in the kernel, so that two versions differ.
+pub fn bootable(version: &str) -> Files {
+    let directories = [
+        "boot",
+        "dev",
+        "etc",
+        "proc",
+        "run",
+        "sys",
+        "sysroot",
+        "tmp",
+        "usr",
+        "usr/lib",
+        "usr/lib/modules",
+        "usr/lib/modules/6.1",
+        "usr/lib/systemd",
+        "usr/lib/systemd/boot",
+        "usr/lib/systemd/boot/efi",
+        "var",
+        "var/lib",
+    ];
+    let os_release = format!("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux {version}\"\nVERSION_ID={version}\n");
+    let loader = format!("usr/lib/systemd/boot/efi/systemd-boot{}.efi", if cfg!(target_arch = "aarch64") { "aa64" } else { "x64" });
+    let files = [
+        ("usr/lib/modules/6.1/vmlinuz", format!("kernel {version} {}", "k".repeat(5000))),
+        ("usr/lib/modules/6.1/initramfs.img", format!("initramfs {}", "i".repeat(9000))),
+        ("usr/lib/os-release", os_release),
+        (&loader, "boot loader ".repeat(100)),
+        ("usr/version", version.to_owned()),
+        ("etc/hostname", "selkie\n".to_owned()),
+        ("var/lib/seed", "seed\n".to_owned()),
+    ];
+    let directories = directories.map(|d| (d.to_owned(), None));
+    directories.into_iter().chain(files.map(|(path, text)| (path.to_owned(), Some(text.into_bytes())))).collect()
+}
+
+/// The same without some paths.
+pub fn without(files: Files, gone: &[&str]) -> Files {
+    files.into_iter().filter(|(path, _)| !gone.iter().any(|g| path == g || path.starts_with(&format!("{g}/")))).collect()
+}
+
+/// The same with one more file.
+pub fn with(mut files: Files, path: &str, content: &str) -> Files {
+    files.push((path.to_owned(), Some(content.as_bytes().to_vec())));
+    files
+}
+
+/// Writes an image of one gzip layer into the layout at `dir` under `tag`, replacing what the tag named.
+pub fn write(dir: &Path, tag: &str, files: &Files) {
+    std::fs::create_dir_all(dir).unwrap();
+    let oci = OciDir::ensure(Dir::open_ambient_dir(dir, ambient_authority()).unwrap()).unwrap();
+    let mut blob = oci.create_gzip_layer(None).unwrap();
+    blob.write_all(&tarball(files)).unwrap();
+    let layer = blob.complete().unwrap();
+    let rootfs = RootFsBuilder::default().typ("layers").diff_ids(vec![layer.uncompressed_sha256_as_digest().to_string()]).build().unwrap();
+    let config = ImageConfigurationBuilder::default()
+        .architecture(Arch::default())
+        .os(Os::Linux)
+        .rootfs(rootfs)
+        .config(ConfigBuilder::default().build().unwrap())
+        .build()
+        .unwrap();
+    let config = oci.write_config(config).unwrap();
+    let layer = layer.blob.descriptor().media_type(MediaType::ImageLayerGzip).build().unwrap();
+    let manifest = ImageManifestBuilder::default()
+        .schema_version(2u32)
+        .media_type(MediaType::ImageManifest)
+        .config(config)
+        .layers(vec![layer])
+        .build()
+        .unwrap();
+    let platform = PlatformBuilder::default().architecture(Arch::default()).os(Os::Linux).build().unwrap();
+    oci.insert_manifest(manifest, Some(tag), platform).unwrap();
+}
+
+fn tarball(files: &Files) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_mtime(1_700_000_000);
+        header.set_uid(0);
+        header.set_gid(0);
+        match content {
+            None => {
+                header.set_entry_type(tar::EntryType::Directory);
+                header.set_mode(0o755);
+                header.set_size(0);
+                tar.append_data(&mut header, path, std::io::empty()).unwrap();
+            }
+            Some(bytes) => {
+                header.set_mode(0o644);
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, path, bytes.as_slice()).unwrap();
+            }
+        }
+    }
+    tar.into_inner().unwrap()
+}

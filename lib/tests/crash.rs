@@ -1,0 +1,164 @@
+//! The process is killed after every durable step of every verb that writes. Whatever is left must boot the old root or the new one, and the
+//! same command again must finish the work.
+//!
+//! Each stop is a real one: a child process runs the verb and aborts, so that no clean-up code runs.
+
+mod common;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::host::Machine;
+use common::layout;
+use selkie::image::SourceOptions;
+use selkie::image_id::ImageId;
+use selkie::ops::rollback;
+use selkie::ops::upgrade::{self, Options, Until};
+use selkie::progress::{Event, Progress, Silent};
+
+/// Variables by which a child knows that it is one.
+const DIRECTORY: &str = "SELKIE_CRASH_DIRECTORY";
+const BOOTED: &str = "SELKIE_CRASH_BOOTED";
+const VERB: &str = "SELKIE_CRASH_VERB";
+const STOP: &str = "SELKIE_CRASH_STOP";
+
+/// Aborts after so many durable steps.
+struct Killer {
+    stop: usize,
+    steps: AtomicUsize,
+}
+
+impl Progress for Killer {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Step { .. }) && self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.stop {
+            std::process::abort();
+        }
+    }
+}
+
+/// Not a test by itself: what a child does. Without the variables there is nothing to do.
+#[test]
+fn child() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let booted: ImageId = std::env::var(BOOTED).unwrap().parse().unwrap();
+    let killer = Arc::new(Killer { stop: std::env::var(STOP).unwrap().parse().unwrap(), steps: AtomicUsize::new(0) });
+    let host = Machine { root: directory.into() }.host(&booted);
+    match std::env::var(VERB).unwrap().as_str() {
+        "rollback" => drop(rollback::run(&host, killer.as_ref()).unwrap()),
+        verb => {
+            let until = if verb == "download" { Until::Download } else { Until::Stage };
+            let progress: Arc<dyn Progress> = killer;
+            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until }, &progress).unwrap();
+        }
+    }
+}
+
+/// Runs a verb that is killed after `stop` steps; whether it was, or ended before.
+fn killed(verb: &str, directory: &Path, booted: &ImageId, stop: usize) -> bool {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(DIRECTORY, directory)
+        .env(BOOTED, booted.hex())
+        .env(VERB, verb)
+        .env(STOP, stop.to_string())
+        .output()
+        .unwrap();
+    let aborted = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(6);
+    assert!(aborted || output.status.success(), "{verb} after {stop}: {}", String::from_utf8_lossy(&output.stderr));
+    aborted
+}
+
+/// Invariants I1 to I4: every entry leads to a deployment and a whole image, and the booted root is one of them.
+fn check(machine: &Machine, booted: &ImageId, may_boot_next: &[&ImageId], when: &str) {
+    let host = machine.host(booted);
+    let system = host.system().unwrap();
+    assert_eq!(system.problems, [""; 0], "{when}");
+    let next = &system.default_entry().unwrap().image;
+    assert!(may_boot_next.contains(&next), "{when}: {} boots next", next.short());
+    assert!(system.entries.iter().any(|e| e.image == *booted), "{when}: the booted root has lost its entry");
+    let store = host.store().unwrap();
+    for entry in &system.entries {
+        let tree = store.tree(&entry.image).unwrap();
+        tree.walk("/", |_, node| {
+            if let selkie::store::NodeKind::File(file) = &node.kind {
+                assert_eq!(tree.read(file).unwrap().len() as u64, file.size, "{when}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// Kills `verb` after every step in turn, each time on a machine made anew by `prepare`, which tells what runs and what may boot next.
+fn kill_at_every_step(verb: &str, least: usize, prepare: impl Fn(&Path) -> (Machine, ImageId, Vec<ImageId>)) {
+    for stop in 1.. {
+        let temp = tempfile::tempdir().unwrap();
+        let (machine, booted, may) = prepare(temp.path());
+        let may: Vec<&ImageId> = may.iter().collect();
+        let was_killed = killed(verb, temp.path(), &booted, stop);
+        check(&machine, &booted, &may, &format!("{verb} stopped after step {stop}"));
+        // Without a limit the verb runs to its end.
+        assert!(!killed(verb, temp.path(), &booted, 0));
+        check(&machine, &booted, &may, &format!("{verb} repeated after a stop at step {stop}"));
+        if !was_killed {
+            assert!(stop > least, "{verb} has only {} steps (expected at least {least})", stop - 1);
+            println!("{verb}: {} cut points", stop - 1);
+            return;
+        }
+    }
+}
+
+fn second_id() -> ImageId {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = Machine::install(temp.path());
+    machine.release("stable", &layout::bootable("2"));
+    machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap()
+}
+
+#[test]
+fn upgrade_survives_a_stop_after_every_step() {
+    let second = second_id();
+    kill_at_every_step("upgrade", 10, |root| {
+        let (machine, first) = Machine::install(root);
+        machine.release("stable", &layout::bootable("2"));
+        (machine, first.clone(), vec![first, second.clone()])
+    });
+}
+
+#[test]
+fn an_upgrade_that_also_removes_an_old_root_survives_a_stop_after_every_step() {
+    let second = second_id();
+    kill_at_every_step("upgrade", 14, |root| {
+        let (machine, first) = Machine::install(root);
+        let mut may = vec![first.clone(), second.clone()];
+        for version in ["3", "4"] {
+            machine.release("stable", &layout::bootable(version));
+            may.push(machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap());
+        }
+        machine.release("stable", &layout::bootable("2"));
+        (machine, first, may)
+    });
+}
+
+#[test]
+fn download_survives_a_stop_after_every_step() {
+    kill_at_every_step("download", 3, |root| {
+        let (machine, first) = Machine::install(root);
+        machine.release("stable", &layout::bootable("2"));
+        (machine, first.clone(), vec![first])
+    });
+}
+
+#[test]
+fn rollback_survives_a_stop_after_every_step() {
+    kill_at_every_step("rollback", 2, |root| {
+        let (machine, first) = Machine::install(root);
+        machine.release("stable", &layout::bootable("2"));
+        let second = machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap();
+        rollback::run(&machine.host(&second), &Silent).unwrap();
+        rollback::run(&machine.host(&second), &Silent).unwrap();
+        (machine, second.clone(), vec![first, second])
+    });
+}

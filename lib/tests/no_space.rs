@@ -1,0 +1,80 @@
+//! Full file systems: told with numbers before anything is written where that can be known, and nothing is lost where it cannot.
+//!
+//! Small tmpfs mounts in a mount namespace of the test's thread; needs root.
+
+mod common;
+
+use std::path::Path;
+
+use common::host::Machine;
+use common::layout;
+use rustix::mount::MountFlags;
+use selkie::error::{Failure, FailureKind};
+use selkie::image_id::ImageId;
+use selkie::ops::status;
+use selkie::ops::upgrade::{Outcome, Until};
+use selkie::sys::mount::enter_private_namespace;
+
+fn mount(directory: &Path, size: &str, flags: MountFlags) {
+    std::fs::create_dir_all(directory).unwrap();
+    let data = std::ffi::CString::new(format!("size={size}")).unwrap();
+    rustix::mount::mount("tmpfs", directory, "tmpfs", flags, data.as_c_str()).unwrap();
+}
+
+fn resize(directory: &Path, size: &str) {
+    let data = std::ffi::CString::new(format!("size={size}")).unwrap();
+    rustix::mount::mount_remount(directory, MountFlags::empty(), data.as_c_str()).unwrap();
+}
+
+/// A machine whose file systems have the given sizes.
+fn installed(root: &Path, sysroot: &str, esp: &str) -> (Machine, ImageId) {
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    mount(&root.join("sysroot"), sysroot, MountFlags::empty());
+    mount(&root.join("esp"), esp, MountFlags::empty());
+    Machine::install(root)
+}
+
+fn assert_unchanged(machine: &Machine, booted: &ImageId) {
+    let status = status::run(&machine.host(booted)).unwrap();
+    assert_eq!((status.staged, status.problems), (None, vec![]));
+}
+
+#[test]
+fn an_esp_without_room_is_told_before_it_is_written() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "64m", "2m");
+    std::fs::write(temp.path().join("esp/other"), vec![1; 1 << 20]).unwrap();
+    machine.release("stable", &layout::bootable("2"));
+    let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    assert!(failure.message.contains("MiB free (expected at least"), "{failure}");
+    assert_unchanged(&machine, &first);
+    std::fs::remove_file(temp.path().join("esp/other")).unwrap();
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Staged);
+}
+
+#[test]
+fn layers_that_cannot_fit_are_not_fetched() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "4m", "8m");
+    let noise: String = (0..4_000_000u32).map(|n| char::from(b' ' + (n.wrapping_mul(2_654_435_761) >> 17) as u8 % 90)).collect();
+    machine.release("stable", &layout::with(layout::bootable("2"), "usr/noise", &noise));
+    let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    assert!(failure.message.starts_with("pulling "), "{failure}");
+    assert_unchanged(&machine, &first);
+}
+
+#[test]
+fn a_disk_that_fills_up_during_a_pull_loses_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "4m", "8m");
+    machine.release("stable", &layout::with(layout::bootable("2"), "usr/zeros", &"\0".repeat(16 << 20)));
+    let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NoSpace), "{error:#}");
+    assert_unchanged(&machine, &first);
+    resize(&temp.path().join("sysroot"), "64m");
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Staged);
+}
