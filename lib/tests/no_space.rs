@@ -58,7 +58,12 @@ fn an_esp_without_room_is_told_before_it_is_written() {
 fn layers_that_cannot_fit_are_not_fetched() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first) = installed(temp.path(), "4m", "8m");
-    let noise: String = (0..4_000_000u32).map(|n| char::from(b' ' + (n.wrapping_mul(2_654_435_761) >> 17) as u8 % 90)).collect();
+    let mut state = 1u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (state >> 33) as u8 % 90)
+    });
+    let noise: String = noise.take(6_000_000).collect();
     machine.release("stable", &layout::with(layout::bootable("2"), "usr/noise", &noise));
     let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
     let failure = Failure::find(&error).unwrap();
