@@ -4,12 +4,12 @@
 //! characters that they give a meaning to (`file?offset=N`).
 
 use std::ffi::OsString;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use uuid::Uuid;
 
+use super::blocks::Group;
 use super::size::{INODE, MIB};
 use super::verity::BLOCK;
 use crate::error::{Failure, FailureKind};
@@ -70,10 +70,10 @@ impl E2fs<'_> {
         words.concat().into_iter().map(OsString::from).collect()
     }
 
-    /// The free ranges of blocks, in order.
-    pub(super) fn free(&self) -> Result<Vec<Range<u64>>> {
+    /// The groups of blocks, in order, with what is free in them.
+    pub(super) fn groups(&self) -> Result<Vec<Group>> {
         let said = self.run(&["dumpe2fs".into(), self.device()], b"").context("reading the free blocks of the root file system")?;
-        parse_free(&String::from_utf8_lossy(&said.stdout)).context("reading the free blocks of the root file system")
+        parse_groups(&String::from_utf8_lossy(&said.stdout)).context("reading the free blocks of the root file system")
     }
 
     /// Runs the commands of a debugfs script.
@@ -134,26 +134,44 @@ fn no_complaint(said: &Said) -> Result<()> {
     }
 }
 
-/// The lines `  Free blocks: 9265-32767, 40000` of dumpe2fs, one for each group; neighbours become one range.
-fn parse_free(text: &str) -> Result<Vec<Range<u64>>> {
-    let mut free: Vec<Range<u64>> = Vec::new();
-    for list in text.lines().filter_map(|line| line.strip_prefix("  Free blocks: ")) {
-        for item in list.split(", ").filter(|item| !item.is_empty()) {
-            let (first, last) = item.split_once('-').unwrap_or((item, item));
-            let number = |text: &str| text.trim().parse::<u64>().with_context(|| format!("reading {item:?}: not a range of blocks"));
-            let range = number(first)?..number(last)? + 1;
-            match free.last_mut() {
-                Some(before) if before.end == range.start => before.end = range.end,
-                _ => free.push(range),
+/// From the output of dumpe2fs, for each group the lines `Group 0: (Blocks 0-32767) csum 0x9b30 [ITABLE_ZEROED]` and
+/// `  Free blocks: 9265-32767, 40000`.
+fn parse_groups(text: &str) -> Result<Vec<Group>> {
+    let mut groups: Vec<Group> = Vec::new();
+    for line in text.lines() {
+        if let Some((number, rest)) = line.strip_prefix("Group ").and_then(|line| line.split_once(": (Blocks ")) {
+            groups.push(Group { number: parse(number)?, flags: parse_flags(rest)?, free: Vec::new() });
+        } else if let Some(list) = line.strip_prefix("  Free blocks: ") {
+            let group = groups.last_mut().context("reading the output of dumpe2fs: free blocks of no group")?;
+            for item in list.split(", ").filter(|item| !item.trim().is_empty()) {
+                let (first, last) = item.split_once('-').unwrap_or((item, item));
+                group.free.push(parse(first)?..parse(last)? + 1);
             }
         }
     }
-    ensure!(!free.is_empty(), "reading the output of dumpe2fs: no free blocks in it");
-    Ok(free)
+    ensure!(!groups.is_empty(), "reading the output of dumpe2fs: no groups in it");
+    Ok(groups)
+}
+
+fn parse_flags(rest: &str) -> Result<u16> {
+    let Some((_, names)) = rest.split_once('[') else { return Ok(0) };
+    let flag = |name: &str| match name {
+        "INODE_UNINIT" => Ok(Group::NO_INODES),
+        "BLOCK_UNINIT" => Ok(Group::NO_BLOCKS),
+        "ITABLE_ZEROED" => Ok(Group::INITIALIZED),
+        _ => bail!("reading the output of dumpe2fs: flag {name:?} of a group is not known"),
+    };
+    names.trim_end().trim_end_matches(']').split(", ").try_fold(0, |flags, name| Ok(flags | flag(name)?))
+}
+
+fn parse(number: &str) -> Result<u64> {
+    number.trim().parse().with_context(|| format!("reading the output of dumpe2fs: {number:?} (expected a number)"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
 
     #[test]
@@ -175,12 +193,17 @@ mod tests {
     }
 
     #[test]
-    fn free_blocks_are_read_and_joined() {
-        let text = "Free blocks:              755396\nGroup 0: (Blocks 0-32767)\n  Free blocks: 8615-8620, 8630-32767\n  Free inodes: 12-8192\n\
-                    Group 1:\n  Free blocks: 32768-65535\nGroup 2:\n  Free blocks: \nGroup 3:\n  Free blocks: 98305\n";
-        assert_eq!(parse_free(text).unwrap(), [8615..8621, 8630..65536, 98305..98306]);
-        assert!(parse_free("Free blocks: 3").is_err());
-        assert!(parse_free("  Free blocks: x-3").is_err());
+    fn groups_are_read() {
+        let text = "Free blocks:              755396\n\nGroup 0: (Blocks 0-32767) csum 0x9b30\n  Primary superblock at 0\n\
+                    \u{20} Free blocks: 8615-8620, 8630\n  Free inodes: 12-8192\n\
+                    Group 1: (Blocks 32768-65535) csum 0xe310 [INODE_UNINIT, BLOCK_UNINIT, ITABLE_ZEROED]\n  Free blocks: 32768-65535\n\
+                    Group 2: (Blocks 65536-98303) csum 0xe310 [ITABLE_ZEROED] \n  Free blocks: \n";
+        let group = |number, flags, free: &[Range<u64>]| Group { number, flags, free: free.to_vec() };
+        let expected = [group(0, 0, &[8615..8621, 8630..8631]), group(1, 7, std::slice::from_ref(&(32768..65536))), group(2, 4, &[])];
+        assert_eq!(parse_groups(text).unwrap(), expected);
+        for bad in ["", "  Free blocks: 3", "Group 0: (Blocks 0-1) [NEW]", "Group 0: (Blocks 0-1)\n  Free blocks: x-3"] {
+            assert!(parse_groups(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::blocks::{Allocator, Extent};
+use super::blocks::{self, Allocator, Extent, Group, Reservation};
 use super::e2fs::{E2fs, Format};
 use super::fill::{Job, fill};
 use super::identifiers::Identifiers;
@@ -48,8 +48,8 @@ impl<'a> Plan<'a> {
         let e2fs = E2fs { directory: place.directory, image: place.name, offset: place.range.start, clock };
         let (uuid, hash_seed) = (identifiers.root, identifiers.root_hash_seed);
         e2fs.format(&Format { uuid, hash_seed, size, inodes: self.need.inodes_in(size), journal: journal(size) })?;
-        let (extents, taken) = self.allocate(&e2fs.free()?, size)?;
-        let script = script::write(self.tree, &self.sizes, &extents, &taken, clock)?;
+        let (extents, reservation) = self.allocate(&e2fs.groups()?, size)?;
+        let script = script::write(self.tree, &self.sizes, &extents, &reservation, clock)?;
         let jobs = self.jobs(&extents);
         std::thread::scope(|scope| {
             let metadata = scope.spawn(|| run(&e2fs, &script));
@@ -61,20 +61,21 @@ impl<'a> Plan<'a> {
     }
 
     /// Gives blocks to all files, and tells which.
-    fn allocate(&self, free: &[Range<u64>], size: u64) -> Result<(Vec<Vec<Extent>>, Vec<Range<u64>>)> {
+    fn allocate(&self, groups: &[Group], size: u64) -> Result<(Vec<Vec<Extent>>, Reservation)> {
+        let free = blocks::free(groups);
         let room: u64 = free.iter().map(|range| range.end - range.start).sum();
         let needed = self.need.data + self.need.metadata;
         if needed > room {
             return Err(too_small(size + (needed - room) * BLOCK as u64 + MIB, size).into());
         }
-        let mut blocks = Allocator::new(free, self.need.metadata);
+        let mut blocks = Allocator::new(&free, self.need.metadata);
         let mut place = |file: &FileSize| {
             let mut extents = blocks.take(0, file.content())?;
             extents.extend(blocks.take(file.trailer_at(), file.trailer)?);
             Some(extents)
         };
         let extents = self.sizes.iter().map(&mut place).collect::<Option<_>>().context("placing the files: out of blocks")?;
-        Ok((extents, blocks.taken().to_vec()))
+        Ok((extents, Reservation::new(groups, blocks.taken())))
     }
 
     fn jobs<'b>(&'b self, extents: &'b [Vec<Extent>]) -> Vec<Job<'b>> {

@@ -6,13 +6,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::ops::Range;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::blocks::Extent;
+use super::blocks::{Extent, Reservation};
 use super::size::FileSize;
 use super::tree::{Attributes, Device, Entry, Node, RootTree};
 use super::verity::BLOCK;
@@ -41,13 +40,11 @@ pub(super) struct Script {
     pub(super) values: Vec<(String, Vec<u8>)>,
 }
 
-/// Writes the script for `tree`, whose files have these sizes and extents (in its order). `reserved` are all blocks of the
+/// Writes the script for `tree`, whose files have these sizes and extents (in its order). `reservation` has the blocks of all
 /// extents; `clock` is what debugfs gives as time to everything.
-pub(super) fn write(tree: &RootTree, sizes: &[FileSize], extents: &[Vec<Extent>], reserved: &[Range<u64>], clock: u32) -> Result<Script> {
+pub(super) fn write(tree: &RootTree, sizes: &[FileSize], extents: &[Vec<Extent>], reservation: &Reservation, clock: u32) -> Result<Script> {
     let mut writer = Writer { clock: clock.into(), ..Writer::default() };
-    for range in reserved {
-        writer.say(&[b"setb", number(range.start).as_bytes(), number(range.end - range.start).as_bytes()]);
-    }
+    writer.reserve(reservation);
     writer.attributes("/".as_ref(), 0o040_000, &tree.root)?;
     let mut files = sizes.iter().zip(extents);
     for (path, entry) in &tree.entries {
@@ -74,6 +71,19 @@ struct Writer {
 }
 
 impl Writer {
+    /// Says which blocks are taken, first of all. setb changes bitmaps and nothing else.
+    fn reserve(&mut self, reservation: &Reservation) {
+        for range in &reservation.taken {
+            self.say(&[b"setb", number(range.start).as_bytes(), number(range.end - range.start).as_bytes()]);
+        }
+        for (group, free) in &reservation.groups {
+            let id = number(group.number);
+            self.say(&[b"set_bg", id.as_bytes(), b"free_blocks_count", number(*free).as_bytes()]);
+            self.say(&[b"set_bg", id.as_bytes(), b"flags", number(group.flags.into()).as_bytes()]);
+        }
+        self.say(&[b"ssv", b"free_blocks_count", number(reservation.free).as_bytes()]);
+    }
+
     fn entry<'a>(
         &mut self,
         path: &Path,
@@ -306,7 +316,8 @@ mod tests {
 
     fn script(tree: &RootTree, extents: &[Vec<Extent>]) -> Script {
         let sizes = FileSize::of_all(tree).unwrap();
-        write(tree, &sizes, extents, &[], 7).unwrap()
+        let reservation = Reservation { taken: vec![50..54], groups: vec![], free: 9 };
+        write(tree, &sizes, extents, &reservation, 7).unwrap()
     }
 
     fn lines(script: &[u8]) -> Vec<&str> {
@@ -325,6 +336,8 @@ mod tests {
         let extent = |logical, physical| Extent { logical, physical, length: 2 };
         let script = script(&tree, &[vec![extent(0, 50), extent(16, 60)]]);
         let expected = [
+            "setb 50 4",
+            "ssv free_blocks_count 9",
             "sif / mode 040755",
             "mkdir \"./a b\"",
             "sif \"./a b\" mode 041777",
@@ -360,6 +373,8 @@ mod tests {
         tree.add_symlink("d\n1/l\r", Attributes { uid: 3, ..attributes(0) }, "to\nhere").unwrap();
         let script = script(&tree, &[]);
         let main = [
+            "setb 50 4",
+            "ssv free_blocks_count 9",
             "sif / mode 040755",
             "mkdir ./.selkie-name-0",
             "sif ./.selkie-name-0 mode 040755",

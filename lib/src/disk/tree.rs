@@ -1,6 +1,7 @@
 //! What goes into an image: the files of the ESP and the tree of the root file system. Data only; nothing is read here but sizes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry::{Occupied, Vacant};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Cursor, Read};
@@ -156,10 +157,11 @@ impl RootTree {
         {
             bail!("adding {shown}: {} is not a directory of the tree", parent.display());
         }
-        match self.entries.insert(path, Entry { attributes, node }) {
-            None => Ok(()),
-            Some(_) => bail!("adding {shown}: it is there already"),
-        }
+        match self.entries.entry(path) {
+            Vacant(place) => place.insert(Entry { attributes, node }),
+            Occupied(_) => bail!("adding {shown}: it is there already"),
+        };
+        Ok(())
     }
 }
 

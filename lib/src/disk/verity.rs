@@ -142,7 +142,7 @@ mod tests {
 
     use super::*;
 
-    const SIZES: [usize; 11] = [1, 4095, 4096, 4097, 8192, 64 * 4096, 64 * 4096 + 1, 128 * 4096, 128 * 4096 + 1, 200_000, 70_000_000];
+    const SIZES: [usize; 10] = [1, 4095, 4096, 4097, 8192, 64 * 4096, 64 * 4096 + 1, 128 * 4096, 128 * 4096 + 1, 200_000];
 
     fn bytes(size: usize) -> Vec<u8> {
         (0..size).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect()

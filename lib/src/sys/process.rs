@@ -59,7 +59,10 @@ pub fn call(call: Call<'_>) -> Result<Said> {
     });
     let output = output.with_context(|| format!("waiting for {name}"))?;
     if !output.status.success() {
-        bail!("running {}: {}: {}", shown(call.argv), output.status, last_lines(&output.stderr));
+        // Checkers tell their findings on standard output.
+        let said = [last_lines(&output.stdout), last_lines(&output.stderr)];
+        let said: Vec<_> = said.iter().filter(|lines| !lines.is_empty()).map(String::as_str).collect();
+        bail!("running {}: {}: {}", shown(call.argv), output.status, said.join("; "));
     }
     match fed {
         Ok(Ok(())) => Ok(Said { stdout: output.stdout, stderr: output.stderr }),
@@ -108,9 +111,9 @@ fn shown(argv: &[OsString]) -> String {
     argv.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ")
 }
 
-fn last_lines(stderr: &[u8]) -> String {
-    let text = String::from_utf8_lossy(stderr);
-    let lines: Vec<&str> = text.lines().rev().take(5).collect();
+fn last_lines(output: &[u8]) -> String {
+    let text = String::from_utf8_lossy(output);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).rev().take(5).collect();
     lines.into_iter().rev().collect::<Vec<_>>().join("; ")
 }
 
