@@ -9,6 +9,7 @@ const SIGNATURES: &str = "/etc/containers/policy.json does not accept this image
 const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credentials with --authfile";
 const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
 const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
+const STORAGE: &str = "read the storage of podman as root, or inside `podman unshare`";
 const AGAIN: &str = "run the same command again; what was fetched so far is kept";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
 
@@ -35,6 +36,7 @@ const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
         &["no image found in manifest list for architecture", "no image found in image index for architecture"],
     ),
     (FailureKind::NotPermitted, None, &["permission denied"]),
+    (FailureKind::NotPermitted, Some(STORAGE), &["operation not permitted"]),
     (
         FailureKind::Corrupt,
         Some(REPULL),
@@ -48,6 +50,7 @@ const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
             "unauthorized",
             "authentication required",
             "invalid username/password",
+            "getting username and password",
             "access to the resource is denied",
             "denied:",
             "insufficient_scope",
@@ -192,6 +195,8 @@ mod tests {
             (Denied, "Running image docker://127.0.0.1:5931/os:one is rejected by policy."),
             (Denied, "Source image rejected: A signature was required, but no signature exists"),
             (Denied, "Error loading trust policy: open nopol.json: no such file or directory"),
+            (Denied, "getting username and password: 1 error occurred:\n\t* reading JSON file \"/a\": unexpected end of JSON input"),
+            (NotPermitted, "chown /home/a/storage/vfs: operation not permitted"),
             (NotPermitted, "open /run/containers/0/auth.json: permission denied"),
             (
                 Unreachable,

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::oneshot;
 
 /// How long a reader has to wait for bytes in vain before the sender is asked whether there will be any.
-const STALL: Duration = Duration::from_secs(2);
+const STALL: Duration = Duration::from_secs(1);
 
 /// Reads from a pipe, and tells its [`Pulse`] when everything was read, or when nobody reads any more.
 pub(super) struct Tap<R> {
