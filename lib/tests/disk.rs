@@ -57,7 +57,8 @@ fn the_machine_on_the_disk_is_whole() {
     let temp = released(&layout::bootable("1"));
     let report = make(temp.path(), "a.raw");
     let (image, id) = (temp.path().join("a.raw"), &report.pulled.boot_image);
-    let (esp, root) = (format!("{}@@{}", image.display(), start(&image, "1")), format!("{}?offset={}", image.display(), start(&image, "2")));
+    let (esp, root) =
+        (format!("{}@@{}", image.display(), start(&image, "1")), format!("{}?offset={}", image.display(), start(&image, "2")));
     let entry = tool("mtype", &["-i", &esp, &format!("::/loader/entries/selkie-{}.conf", id.short())]);
     assert!(entry.contains(&format!("options composefs.digest=v1-sha256-12:{id} root=gpt-auto rw console=ttyS0")), "{entry}");
     for file in entry.lines().filter_map(|l| l.strip_prefix("linux ").or_else(|| l.strip_prefix("initrd "))) {

@@ -1,11 +1,11 @@
 //! OCI layout directories: what is chosen, and that nothing wrong is ever read to its end.
 
-#[path = "common/layouts.rs"]
-mod layouts;
+#[path = "common/oci.rs"]
+mod oci;
 
 use std::sync::Arc;
 
-use layouts::{Compression, Layout, flip, halve, noise, read, tar};
+use oci::{Compression, Damage, Layout, flip, halve, noise, read, remove, tar};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Source, SourceOptions};
 use selkie::progress::{Event, Recorder, Silent, Unit};
@@ -115,7 +115,7 @@ async fn a_wrong_diff_id_is_found() {
 async fn damaged_metadata_is_found_while_resolving() {
     for what in ["image index", "manifest", "configuration"] {
         for (damage, found) in
-            [(&flip as &dyn Fn(&_), "blob digest is sha256:"), (&halve, "blob digest is sha256:"), (&remove, "the blob is missing")]
+            [(&flip as Damage, "blob digest is sha256:"), (&halve, "blob digest is sha256:"), (&remove, "the blob is missing")]
         {
             let mut layout = Layout::new();
             let image = layout.image("amd64", &[(Compression::Gzip, tar(b"x"))]);
@@ -133,10 +133,6 @@ async fn damaged_metadata_is_found_while_resolving() {
             assert!(failure.message.starts_with(&format!("reading {what} {digest}")) && failure.message.contains(found), "{failure}");
         }
     }
-}
-
-fn remove(path: &std::path::Path) {
-    std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]

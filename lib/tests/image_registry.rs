@@ -1,13 +1,13 @@
 //! Registries and archives through skopeo: a real registry on loopback, good and bad.
 
-#[path = "common/layouts.rs"]
-mod layouts;
+#[path = "common/oci.rs"]
+mod oci;
 #[path = "common/registry.rs"]
 mod registry;
 
 use std::sync::Arc;
 
-use layouts::{Compression, Layout, flip, halve, noise, read, tar};
+use oci::{Compression, Damage, Layout, flip, halve, noise, read, remove, tar};
 use registry::{Registry, breaking_line, copy, push};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Source, SourceOptions};
@@ -191,8 +191,7 @@ async fn what_is_not_there_or_not_allowed_is_told_apart() {
 async fn blobs_that_the_registry_has_damaged_never_reach_their_end() {
     let (registry, published) = (Registry::start(), Published::new());
     published.push(&registry);
-    let table: [(&dyn Fn(&std::path::Path), &str); 3] =
-        [(&flip, "blob digest is sha256:"), (&halve, "truncated: it ended after "), (&|blob| std::fs::remove_file(blob).unwrap(), "404")];
+    let table: [(Damage, &str); 3] = [(&flip, "blob digest is sha256:"), (&halve, "truncated: it ended after "), (&remove, "404")];
     for index in 0..3 {
         let source = open(&registry.name("acme/os:v1")).await;
         let digest = source.resolved().layers[index].digest.clone();

@@ -1,4 +1,5 @@
-//! Builds OCI layouts in temporary directories.
+//! Builds OCI layouts blob by blob in temporary directories, so that each blob can be damaged.
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -132,6 +133,14 @@ pub(crate) fn noise(len: usize) -> Vec<u8> {
         state as u8
     };
     (0..len).map(|_| next()).collect()
+}
+
+/// What damages a file.
+pub(crate) type Damage<'a> = &'a dyn Fn(&Path);
+
+/// Removes a file.
+pub(crate) fn remove(path: &Path) {
+    std::fs::remove_file(path).unwrap();
 }
 
 /// Changes one bit in the middle of a file.
