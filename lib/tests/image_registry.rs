@@ -43,7 +43,6 @@ struct Published {
     layout: Layout,
     tars: Vec<Vec<u8>>,
     manifest_digest: String,
-    index_digest: String,
 }
 
 impl Published {
@@ -59,7 +58,7 @@ impl Published {
         layout.publish(Some("all"), &all);
         let foreign = layout.index(&[&arm64, &s390x]);
         layout.publish(Some("foreign"), &foreign);
-        Self { layout, tars, manifest_digest: image.digest().to_string(), index_digest: all.digest().to_string() }
+        Self { layout, tars, manifest_digest: image.digest().to_string() }
     }
 
     fn push(&self, registry: &Registry) {
@@ -82,13 +81,15 @@ async fn tags_and_digests_lead_to_the_same_verified_image() {
     let (registry, published) = (Registry::start(), Published::new());
     published.push(&registry);
     let name = registry.name("acme/os");
-    let index = Some(published.index_digest.as_str());
+    // Not that of the layout: newer skopeo adds an annotation to an index whose images have layers with zstd.
+    let index_digest = registry.tag("acme/os", "all");
+    let index = Some(index_digest.as_str());
     let table = [
         (format!("{name}:v1"), None),
         (format!("{name}:all"), index),
         (format!("{name}@{}", published.manifest_digest), None),
-        (format!("{name}@{}", published.index_digest), index),
-        (format!("{name}:whatever@{}", published.index_digest), index),
+        (format!("{name}@{}", index_digest), index),
+        (format!("{name}:whatever@{}", index_digest), index),
     ];
     for (reference, index_digest) in table {
         let source = open(&reference).await;
@@ -191,7 +192,8 @@ async fn what_is_not_there_or_not_allowed_is_told_apart() {
 async fn blobs_that_the_registry_has_damaged_never_reach_their_end() {
     let (registry, published) = (Registry::start(), Published::new());
     published.push(&registry);
-    let table: [(Damage, &str); 3] = [(&flip, "blob digest is sha256:"), (&halve, "truncated: it ended after "), (&remove, "404")];
+    let table: [(Damage, &str); 3] =
+        [(&flip, "blob digest is sha256:"), (&halve, "truncated: it ended after "), (&remove, "etching blob: ")];
     for index in 0..3 {
         let source = open(&registry.name("acme/os:v1")).await;
         let digest = source.resolved().layers[index].digest.clone();

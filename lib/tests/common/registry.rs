@@ -59,6 +59,12 @@ impl Registry {
         self.dir.path().join(format!("storage/docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2]))
     }
 
+    /// The digest to which a tag points in the registry's storage.
+    pub(crate) fn tag(&self, name: &str, tag: &str) -> String {
+        let link = format!("storage/docker/registry/v2/repositories/{name}/_manifests/tags/{tag}/current/link");
+        std::fs::read_to_string(self.dir.path().join(link)).unwrap()
+    }
+
     /// A file of credentials with this password for `me`, in base64 with the name: `me:PASSWORD`.
     pub(crate) fn authfile(&self, base64: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{base64}.json"));
