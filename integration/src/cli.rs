@@ -1,5 +1,7 @@
 //! The words of `cargo xtask`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Shows and tests selkie on real images and virtual machines.
@@ -20,6 +22,8 @@ pub(crate) enum Verb {
     Test(TestOptions),
     /// Build the images of containerfiles/ and of the lab
     Images(LabOptions),
+    /// Boot a copy of a disk image that has the guest agent, and run commands in it
+    Vm(VmOptions),
     /// Install the Debian packages that the other verbs need
     Packages,
 }
@@ -56,6 +60,18 @@ pub(crate) struct TestOptions {
     pub(crate) scenario: Vec<String>,
     #[command(flatten)]
     pub(crate) lab: LabOptions,
+}
+
+/// The arguments of `vm`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmOptions {
+    /// The disk image; the machine gets a copy
+    pub(crate) disk: PathBuf,
+    /// Shell commands, each run as root to its end; `reboot` and `power-cut` are done by the lab
+    pub(crate) command: Vec<String>,
+    /// Emulate, or run on the hardware
+    #[arg(long, value_enum, default_value_t = AccelChoice::Tcg)]
+    pub(crate) accel: AccelChoice,
 }
 
 /// Which tests to run.

@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         cli::Verb::Demo(options) => demo::run(&options),
         cli::Verb::Test(options) => test::run(&options),
         cli::Verb::Images(options) => images::run(&options),
+        cli::Verb::Vm(options) => vm::run(&options),
         cli::Verb::Packages => packages::run(),
     };
     match outcome {
