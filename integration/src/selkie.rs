@@ -58,19 +58,12 @@ impl Drop for Nobody {
 /// `selkie disk` for the lab: an image from the registry on loopback, for a machine that follows `target`.
 pub(crate) fn disk(nobody: &Nobody, image: &str, target: &str, output: &Path) -> Argv {
     let output = output.display().to_string();
-    nobody.argv(&[
-        "disk",
-        image,
-        "--tls-verify=false",
-        "--output",
-        &output,
-        "--target-image",
-        target,
-        "--karg",
-        "console=ttyS0",
-        "--karg",
-        "systemd.show_status=1",
-    ])
+    let mut words = vec!["disk", image, "--tls-verify=false", "--output", &output, "--target-image", target];
+    // Errors and systemd's status lines; more would cost seconds on an emulated serial line.
+    for karg in ["console=ttyS0", "quiet", "systemd.show_status=1"] {
+        words.extend(["--karg", karg]);
+    }
+    nobody.argv(&words)
 }
 
 /// `selkie status --json` of a guest.
