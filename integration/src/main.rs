@@ -6,6 +6,7 @@ mod build;
 mod cli;
 mod command;
 mod demo;
+mod disk;
 mod images;
 mod lab;
 mod packages;

@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
     process::Stdio,
 };
 
@@ -12,13 +11,13 @@ use crate::{
     build::{self, Programs, cargo},
     cli::{LabOptions, Suite, TestOptions},
     command::Argv,
+    disk,
     images::{self, Images},
     lab::Lab,
     packages,
     registry::{self, Registry},
     scenarios::{self, Bench, Scenario, TAG},
-    selkie::{self, Nobody},
-    story::{self, Story, Teller},
+    story::{self, Story},
     vm::Accel,
 };
 
@@ -98,7 +97,7 @@ fn unit(lab: &Lab, story: &mut Story, tally: &mut Tally) {
 /// Runs all tests that cargo knows, shows their output and counts them.
 fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
     let argv = Argv::new(["env"])
-        .with([format!("CFSCTL={}", lab.file("target/debug/cfsctl").display())])
+        .with([format!("SELKIE_CFSCTL={}", lab.file("target/debug/cfsctl").display())])
         .with(cargo(lab, ["test", "--workspace", "--no-fail-fast"]).0);
     let mut child = argv.command().stdout(Stdio::piped()).spawn().with_context(|| format!("starting {argv}"))?;
     let stdout = child.stdout.take().context("reading cargo's output")?;
@@ -136,8 +135,7 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
         images.push(&images::release("v1"), &registry.here(TAG)).map(|()| registry)
     })?;
     let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
-    let disk = story.step("writing the disk image twice, as user nobody", |tell| write_disk(lab, &programs, &registry, tell));
-    let disk = disk?;
+    let disk = story.step("writing the disk image twice, as user nobody", |tell| disk::write(lab, &programs, &registry, tell))?;
     tally.passed += 2;
     let bench = Bench { lab, images: &images, registry, disk: &disk, pulled, accel };
     for scenario in selected {
@@ -156,43 +154,6 @@ fn pull(lab: &Lab, programs: &Programs, registry: &Registry) -> Result<serde_jso
     let argv = Argv::new([&programs.selkie]).with(["pull", &registry.here(TAG), "--tls-verify=false", "--json", "--repo"]).with([&repo]);
     let text = argv.read()?;
     serde_json::from_str(&text).with_context(|| format!("reading the output of {argv}: {text}"))
-}
-
-/// Writes the disk image twice, compares the two, and lets the usual checkers look at one.
-fn write_disk(lab: &Lab, programs: &Programs, registry: &Registry, tell: &Teller) -> Result<PathBuf> {
-    let nobody = Nobody::new(programs)?;
-    let outputs = [nobody.file("one.raw"), nobody.file("two.raw")];
-    for output in &outputs {
-        selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(TAG), output).read()?;
-    }
-    Argv::new(["cmp"]).with(&outputs).read().context("comparing two disk images of the same input")?;
-    let disk = lab.dir.join("test.raw");
-    Argv::new(["cp", "--sparse=always"]).with([&outputs[0], &disk]).read()?;
-    check_disk(lab, &disk)?;
-    tell.say("both are the same; sgdisk, e2fsck and fsck.vfat find nothing");
-    Ok(disk)
-}
-
-fn check_disk(lab: &Lab, disk: &Path) -> Result<()> {
-    let table = Argv::new(["sfdisk", "--json"]).with([disk]).read()?;
-    let table: serde_json::Value = serde_json::from_str(&table).context("reading the partition table")?;
-    let partition = |number: usize| -> Result<(u64, u64)> {
-        let entry = &table["partitiontable"]["partitions"][number];
-        let bytes = |key: &str| entry[key].as_u64().map(|sectors| sectors * 512);
-        Ok((bytes("start").context("reading a partition's start")?, bytes("size").context("reading a partition's size")?))
-    };
-    let verified = Argv::new(["sgdisk", "-v"]).with([disk]).read()?;
-    if !verified.contains("No problems found") {
-        bail!("checking the partition table: {verified}");
-    }
-    let (esp_start, esp_size) = partition(0)?;
-    let esp = lab.dir.join("esp.img");
-    let extent = [format!("skip={esp_start}"), format!("count={esp_size}")];
-    let names = [format!("if={}", disk.display()), format!("of={}", esp.display())];
-    Argv::new(["dd", "status=none", "bs=1M", "iflag=skip_bytes,count_bytes"]).with(extent).with(names).read()?;
-    Argv::new(["/sbin/fsck.vfat", "-n"]).with([&esp]).read()?;
-    let root = format!("{}?offset={}", disk.display(), partition(1)?.0);
-    Argv::new(["/sbin/e2fsck", "-fn", &root]).read().map(drop)
 }
 
 #[cfg(test)]

@@ -1,0 +1,52 @@
+//! The disk image that all scenarios boot, and what is checked about it before any machine does.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    build::Programs,
+    command::Argv,
+    lab::Lab,
+    registry::Registry,
+    scenarios::TAG,
+    selkie::{self, Nobody},
+    story::Teller,
+};
+
+/// Writes the disk image twice, compares the two, and lets the usual checkers look at one.
+pub(crate) fn write(lab: &Lab, programs: &Programs, registry: &Registry, tell: &Teller) -> Result<PathBuf> {
+    let nobody = Nobody::new(programs)?;
+    let outputs = [nobody.file("one.raw"), nobody.file("two.raw")];
+    for output in &outputs {
+        selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(TAG), output).read()?;
+    }
+    Argv::new(["cmp"]).with(&outputs).read().context("comparing two disk images of the same input")?;
+    let disk = lab.dir.join("test.raw");
+    Argv::new(["cp", "--sparse=always"]).with([&outputs[0], &disk]).read()?;
+    check(lab, &disk)?;
+    tell.say("both are the same; sgdisk, e2fsck and fsck.vfat find nothing");
+    Ok(disk)
+}
+
+fn check(lab: &Lab, disk: &Path) -> Result<()> {
+    let table = Argv::new(["sfdisk", "--json"]).with([disk]).read()?;
+    let table: serde_json::Value = serde_json::from_str(&table).context("reading the partition table")?;
+    let partition = |number: usize| -> Result<(u64, u64)> {
+        let entry = &table["partitiontable"]["partitions"][number];
+        let bytes = |key: &str| entry[key].as_u64().map(|sectors| sectors * 512);
+        Ok((bytes("start").context("reading a partition's start")?, bytes("size").context("reading a partition's size")?))
+    };
+    let verified = Argv::new(["sgdisk", "-v"]).with([disk]).read()?;
+    if !verified.contains("No problems found") {
+        bail!("checking the partition table: {verified}");
+    }
+    let (esp_start, esp_size) = partition(0)?;
+    let esp = lab.dir.join("esp.img");
+    let extent = [format!("skip={esp_start}"), format!("count={esp_size}")];
+    let names = [format!("if={}", disk.display()), format!("of={}", esp.display())];
+    Argv::new(["dd", "status=none", "bs=1M", "iflag=skip_bytes,count_bytes"]).with(extent).with(names).read()?;
+    Argv::new(["/sbin/fsck.vfat", "-n"]).with([&esp]).read()?;
+    let root = format!("{}?offset={}", disk.display(), partition(1)?.0);
+    Argv::new(["/sbin/e2fsck", "-fn", &root]).read().map(drop)
+}
