@@ -211,7 +211,9 @@ impl Machine {
         attach(etc.mount().context("mounting /etc")?, &root, "etc")?;
         let var = mount::bind(&self.physical, VAR)
             .with_context(|| format!("mounting /var: {VAR} cannot be used (expected a directory on the root file system)"))?;
-        attach(var, &root, "var")
+        attach(var, &root, "var")?;
+        // systemd mounts the physical root `nodev`, which the clone has inherited, and a /var of one's own would not be.
+        mount::make_writable(&sysroot.join("var"))
     }
 
     fn verity(&self) -> Verity {

@@ -10,6 +10,7 @@ use composefs::fsverity::{Algorithm, FsVerityHashValue, Sha256HashValue};
 use composefs::generic_tree::{Directory, Inode, LeafContent, Stat};
 use composefs::repository::{Repository, RepositoryConfig};
 use composefs::tree::{FileSystem, RegularFile};
+use rustix::mount::MountFlags;
 use selkie::cmdline::{Cmdline, RootImage};
 use selkie::deploy::{Deployment, Deployments};
 use selkie::image_id::ImageId;
@@ -86,6 +87,9 @@ impl Machine {
         let options = Options { sysroot: self.root(), run: self.run(), cmdline: Cmdline::parse(cmdline) };
         let boot = || {
             selkie::sys::mount::enter_private_namespace().unwrap();
+            // A mount of its own and `nodev`, as systemd mounts what it finds by partition type.
+            rustix::mount::mount_bind(&options.sysroot, &options.sysroot).unwrap();
+            rustix::mount::mount_remount(&options.sysroot, MountFlags::BIND | MountFlags::NODEV, "").unwrap();
             let progress = Recorder::default();
             let result = setup_root(&options, &progress);
             check(&options.sysroot);

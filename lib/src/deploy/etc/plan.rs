@@ -90,9 +90,10 @@ pub struct Plan {
     pub conflicts: Vec<Conflict>,
 }
 
-/// The time stamp by which systemd knows that /etc was brought up to date with /usr (systemd-update-done.service(8)): it is about the image
-/// that wrote it, and would keep the new image's first boot from doing so.
-const NEVER_CARRIED: &str = ".updated";
+/// What is made from the image that runs, and would be wrong, or keep it from being made anew, on top of another: the time stamp by which
+/// systemd knows that /etc was brought up to date with /usr (systemd-update-done.service(8)), and the caches of ldconfig and udev, which
+/// systemd rebuilds at the first boot of an image when that stamp is missing.
+const NEVER_CARRIED: [&str; 3] = [".updated", "ld.so.cache", "udev/hwdb.bin"];
 
 /// Decides. `touched` says where local may differ from base.
 pub fn plan(base: &dyn View, local: &dyn View, new: &dyn View, touched: &Touched) -> Result<Plan> {
@@ -116,7 +117,7 @@ struct Planner<'a> {
 
 impl Planner<'_> {
     fn node(&mut self, path: &Path, touched: &Touched) -> Result<Vec<Action>> {
-        if path == Path::new(NEVER_CARRIED) {
+        if NEVER_CARRIED.iter().any(|name| path == Path::new(name)) {
             return Ok(Vec::new());
         }
         let (base, new) = (self.base.entry(path)?, self.new.entry(path)?);

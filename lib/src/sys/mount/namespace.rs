@@ -31,7 +31,8 @@ pub fn enter_private_namespace() -> Result<()> {
     rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).context("making all mounts private")
 }
 
-/// Makes the mount at `path` writable in this namespace. Call [`enter_private_namespace`] before, or everyone will see it so.
+/// Makes the mount at `path` writable, and free of `nodev`, `nosuid` and `noexec`, in this namespace. Where others share the namespace, they see
+/// it so too: call [`enter_private_namespace`] before if they must not.
 pub fn make_writable(path: &Path) -> Result<()> {
     rustix::mount::mount_remount(path, MountFlags::BIND, "").with_context(|| format!("making mount {} writable", path.display()))
 }

@@ -207,8 +207,13 @@ fn directories_renamed_here() {
 }
 
 #[test]
-fn the_update_stamp_stays_behind() {
-    check(&[("", ".updated=1 a", "", ".updated a", "/ +a"), ("", "d/ d/.updated", "", "d! d/.updated", "/ d/ +d/.updated")]);
+fn what_is_made_from_the_image_stays_behind() {
+    check(&[
+        ("", ".updated=1 a", "", ".updated a", "/ +a"),
+        ("", "d/ d/.updated", "", "d! d/.updated", "/ d/ +d/.updated"),
+        ("ld.so.cache", "ld.so.cache=1", "ld.so.cache=2", "ld.so.cache", "/"),
+        ("udev/", "udev/ udev/hwdb.bin udev/udev.conf", "udev/", "udev/hwdb.bin udev/udev.conf", "/ udev/ +udev/udev.conf"),
+    ]);
 }
 
 #[test]
