@@ -213,16 +213,29 @@ async fn blobs_that_the_registry_has_damaged_never_reach_their_end() {
 }
 
 #[tokio::test]
-async fn a_damaged_configuration_is_found_while_resolving() {
+async fn damaged_metadata_is_found_while_resolving() {
     let (registry, published) = (Registry::start(), Published::new());
     published.push(&registry);
     let source = open(&registry.name("acme/os:v1")).await;
-    let digest = source.resolved().config_digest.clone();
+    let config = source.resolved().config_digest.clone();
     source.close().await.unwrap();
-    flip(&registry.blob(&digest));
-    let failure = refused(&registry.name("acme/os:v1"), &plain_http()).await;
-    assert_eq!(failure.kind, FailureKind::Corrupt);
-    assert!(failure.message.contains(&digest), "{failure}");
+    // A tag says what the manifest is; only who names its digest can know better.
+    let pinned = registry.name(&format!("acme/os@{}", published.manifest_digest));
+    let pinned_index = registry.name(&format!("acme/os@{}", registry.tag("acme/os", "all")));
+    let table = [
+        (config, vec![registry.name("acme/os:v1"), pinned.clone()]),
+        (published.manifest_digest.clone(), vec![registry.name("acme/os:all"), pinned]),
+        (registry.tag("acme/os", "all"), vec![pinned_index]),
+    ];
+    for (digest, references) in table {
+        flip(&registry.blob(&digest));
+        for reference in references {
+            let failure = refused(&reference, &plain_http()).await;
+            assert_eq!(failure.kind, FailureKind::Corrupt, "{failure}");
+            assert!(failure.message.contains(&digest), "{failure}");
+        }
+        flip(&registry.blob(&digest));
+    }
 }
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use containers_image_proxy::{Error, GetBlobError};
 
 use crate::error::{Failure, FailureKind};
 
-const SIGNATURES: &str = "/etc/containers/policy.json does not accept this image; see containers-policy.json(5)";
+const SIGNATURES: &str =
+    "policy.json, in /etc/containers or ~/.config/containers, does not accept this image; see containers-policy.json(5)";
 const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credentials with --authfile";
 const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
 const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
