@@ -432,9 +432,12 @@ fn what_cannot_be_written_is_refused() {
     let mut corrupt = plain();
     let wrong = "ab".repeat(32);
     corrupt.add_object("object", attributes(0o644), Content::Bytes(bytes(10)), Algorithm::Sha256, Some(&wrong)).unwrap();
-    let of_size = |mib: usize| {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let of_size = |mib: u64| {
+        let source = elsewhere.path().join(mib.to_string());
+        File::create(&source).unwrap().set_len(mib * MIB).unwrap();
         let mut tree = plain();
-        tree.add_file("large", attributes(0o644), Content::Bytes(vec![1; mib << 20])).unwrap();
+        tree.add_file("large", attributes(0o644), Content::File(source)).unwrap();
         tree
     };
     let mut kernels = esp();
@@ -443,7 +446,7 @@ fn what_cannot_be_written_is_refused() {
         (layout(), esp(), corrupt, FailureKind::Corrupt, "sealing object: fs-verity digest "),
         (Layout { root_size: Some(40 * MIB), ..layout() }, esp(), of_size(50), FailureKind::NoSpace, "(need 56 MiB, size 40 MiB)"),
         // Fits by the numbers of its content, but not beside what the file system itself takes.
-        (layout(), esp(), of_size(57), FailureKind::NoSpace, "MiB, size 64 MiB)"),
+        (Layout { root_size: Some(1024 * MIB), ..layout() }, esp(), of_size(942), FailureKind::NoSpace, "MiB, size 1024 MiB)"),
         (Layout { esp_size: Some(8 * MIB), ..layout() }, esp(), plain(), FailureKind::NoSpace, "(need 34.0 MiB, size 8.0 MiB)"),
         (layout(), kernels, plain(), FailureKind::NoSpace, "MiB, size 34.0 MiB)"),
         (Layout { size: Some(90 * MIB), ..layout() }, esp(), plain(), FailureKind::NoSpace, "(need 100 MiB, size 90 MiB)"),

@@ -1,13 +1,14 @@
 //! The EFI system partition: a FAT32 file system, the same bytes for the same files.
 
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
 
 use anyhow::{Context, Result};
 use fatfs::{Date, DateTime, Dir, FatType, FileSystem, FormatVolumeOptions, FsOptions, ReadWriteSeek, Time, TimeProvider};
 
+use super::dots::Dots;
 use super::size::MIB;
 use super::tree::{Content, EspTree};
 use super::window::Window;
@@ -38,6 +39,11 @@ pub(super) fn write(image: &File, range: &std::ops::Range<u64>, tree: &EspTree, 
         let overhead = size - free * u64::from(cluster);
         return Err(too_small(overhead + needed * u64::from(cluster), size).into());
     }
+    let mut dots = Dots::new(image, range.start)?;
+    for directory in directories(tree) {
+        volume.root_dir().create_dir(directory).with_context(|| format!("making {directory} on the ESP"))?;
+        dots.correct()?;
+    }
     for (path, content) in &tree.files {
         add(&volume.root_dir(), path, content).with_context(|| format!("writing {path} to the ESP"))?;
     }
@@ -46,7 +52,7 @@ pub(super) fn write(image: &File, range: &std::ops::Range<u64>, tree: &EspTree, 
 
 fn too_small(needed: u64, size: u64) -> Failure {
     // In tenths, because a kernel more or less is less than what rounding hides.
-    let mib = |bytes: u64| bytes.div_ceil(MIB / 10) as f64 / 10.0;
+    let mib = |bytes: u64| (bytes * 10).div_ceil(MIB) as f64 / 10.0;
     let message = format!("laying out the EFI system partition: too small (need {:.1} MiB, size {:.1} MiB)", mib(needed), mib(size));
     Failure::new(FailureKind::NoSpace, message).hint("give a larger size for the EFI system partition")
 }
@@ -54,7 +60,7 @@ fn too_small(needed: u64, size: u64) -> Failure {
 /// How many clusters files and directories need.
 fn clusters(tree: &EspTree, cluster: u64) -> Result<u64> {
     let mut clusters = 0;
-    let mut entries = std::collections::BTreeMap::from([("", 1)]);
+    let mut entries = BTreeMap::from([("", 1)]);
     let mut known = BTreeSet::new();
     for (path, content) in &tree.files {
         let size = content.size()?;
@@ -66,18 +72,22 @@ fn clusters(tree: &EspTree, cluster: u64) -> Result<u64> {
         for end in path.match_indices('/').map(|(at, _)| at).chain([path.len()]) {
             let (name, parent) = (&path[..end], path[..end].rfind('/').map_or("", |at| &path[..at]));
             if known.insert(name) {
-                // A short entry, and one for each 13 UTF-16 units of the name.
-                *entries.entry(parent).or_insert(2) += 1 + (name.len() - parent.len()).div_ceil(13);
+                // A directory begins with four slots; a name has a short one, and one for each 13 UTF-16 units of the name.
+                *entries.entry(parent).or_insert(4) += 1 + (name.len() - parent.len()).div_ceil(13);
             }
         }
     }
     Ok(clusters + entries.values().map(|&count| (count as u64 * 32).div_ceil(cluster)).sum::<u64>())
 }
 
+/// All directories, each once whatever its case, a directory before what is in it.
+fn directories(tree: &EspTree) -> Vec<&str> {
+    let mut known = BTreeSet::new();
+    let all = tree.files.keys().flat_map(|path| path.match_indices('/').map(|(end, _)| &path[..end]));
+    all.filter(|directory| known.insert(directory.to_lowercase())).collect()
+}
+
 fn add<T: ReadWriteSeek>(root: &Dir<'_, T>, path: &str, content: &Content) -> Result<()> {
-    for (end, _) in path.match_indices('/') {
-        root.create_dir(&path[..end]).with_context(|| format!("making {}", &path[..end]))?;
-    }
     let mut file = root.create_file(path)?;
     file.truncate()?;
     // The crate writes at most one cluster at a time.
@@ -155,6 +165,15 @@ mod tests {
             let got = ((got.date.year, got.date.month, got.date.day), (got.time.hour, got.time.min, got.time.sec));
             assert_eq!(got, (date, time), "{seconds}");
         }
+    }
+
+    #[test]
+    fn directories_are_made_once() {
+        let mut tree = EspTree::new();
+        for path in ["EFI/a/x", "efi/A/y", "efi/b/c/z", "w"] {
+            tree.add_file(path, Content::Bytes(vec![])).unwrap();
+        }
+        assert_eq!(directories(&tree), ["EFI", "EFI/a", "efi/b", "efi/b/c"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! gives the same bytes. `docs/formats.md` tells what is in an image.
 
 mod blocks;
+mod dots;
 mod e2fs;
 mod esp;
 mod fill;
