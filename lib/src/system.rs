@@ -77,11 +77,15 @@ impl System {
         self.entries.iter().map(|e| e.serial).max().map_or(1, |last| last + 1)
     }
 
-    /// Deployments that are kept: what runs, what boots next, and one to go back to (invariants I3 and I4).
+    /// Deployments that are kept: what runs, what boots next, one to go back to, and whatever the first boot of one of these will carry
+    /// `/etc` from (invariants I3 and I4).
     pub fn kept(&self) -> Vec<&ImageId> {
         let mut kept = vec![&self.booted];
         kept.extend(self.default_entry().map(|e| &e.image));
         kept.extend(self.previous().map(|e| &e.image));
+        let sources = self.deployments.iter().filter(|d| kept.contains(&&d.id)).filter_map(|d| d.etc_from.as_ref());
+        let sources: Vec<&ImageId> = sources.collect();
+        kept.extend(sources);
         kept
     }
 
@@ -124,7 +128,8 @@ mod tests {
     }
 
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
-        let deployments: Vec<Found> = entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()) }).collect();
+        let deployments: Vec<Found> =
+            entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None }).collect();
         System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![] }
     }
 
@@ -154,10 +159,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_first_boot_carries_etc_from_is_kept() {
+        let mut system = system(4, vec![entry(4, 9), entry(3, 7), entry(2, 5), entry(1, 4)]);
+        assert_eq!(system.kept(), [&id(4), &id(4), &id(3)]);
+        system.deployments[1].etc_from = Some(id(1));
+        assert_eq!(system.kept(), [&id(4), &id(4), &id(3), &id(1)]);
+    }
+
+    #[test]
     fn problems_are_told_one_by_one() {
         let mut broken = entry(3, 9);
         broken.missing = vec!["/EFI/selkie/x.linux".into()];
-        let told = problems(&id(1), &[broken, entry(2, 5)], &[Found { id: id(3), origin: Err("reading origin: gone".into()) }]);
+        let told =
+            problems(&id(1), &[broken, entry(2, 5)], &[Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None }]);
         assert_eq!(told.len(), 4, "{told:#?}");
     }
 }

@@ -153,10 +153,13 @@ impl Image {
             line.split_whitespace().next().unwrap().parse().unwrap()
         };
         let (first, last) = (field("First sector: ") * 512, field("Last sector: ") * 512 + 512);
-        let mut bytes = vec![0; (last - first) as usize];
-        File::open(&self.path).unwrap().read_exact_at(&mut bytes, first).unwrap();
         let path = self.directory.path().join(format!("partition{number}"));
-        std::fs::write(&path, bytes).unwrap();
+        let words = [format!("skip={first}"), format!("count={}", last - first), format!("of={}", path.display())];
+        let mut args = ["bs=1M", "iflag=skip_bytes,count_bytes", "conv=sparse", "status=none"].map(OsStr::new).to_vec();
+        args.extend(words.iter().map(OsStr::new));
+        let input = format!("if={}", self.path.display());
+        args.push(input.as_ref());
+        tool("dd", &args);
         path
     }
 }
@@ -306,7 +309,7 @@ fn objects_are_sealed_as_the_kernel_expects() {
         let size: usize = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
         std::fs::write(&source, bytes(size)).unwrap();
         let (expected, _) = fsverity(&source, algorithm, image.directory.path());
-        let found = beyond_the_end(&partition, &path, size as u64, 0);
+        let found = beyond_the_end(&partition, &path, size as u64);
         assert!(found == expected, "{}: {} bytes (expected {})", path.display(), found.len(), expected.len());
     }
 }
@@ -331,10 +334,9 @@ fn fsverity(source: &Path, algorithm: Algorithm, scratch: &Path) -> (Vec<u8>, St
     (expected, digest.split_whitespace().next().unwrap().to_owned())
 }
 
-/// The blocks of a file from the next 64 KiB after its end on, to the last that it has. The file system begins at byte `offset`.
-fn beyond_the_end(image: &Path, path: &Path, size: u64, offset: u64) -> Vec<u8> {
-    let device = PathBuf::from(format!("{}?offset={offset}", image.display()));
-    let extents = debugfs(&device, &format!("dump_extents -l /{}", path.display()));
+/// The blocks of a file from the next 64 KiB after its end on, to the last that it has.
+fn beyond_the_end(partition: &Path, path: &Path, size: u64) -> Vec<u8> {
+    let extents = debugfs(partition, &format!("dump_extents -l /{}", path.display()));
     let start = size.next_multiple_of(65536) / 4096;
     let mut found = Vec::new();
     for line in extents.lines().skip(1) {
@@ -345,7 +347,7 @@ fn beyond_the_end(image: &Path, path: &Path, size: u64, offset: u64) -> Vec<u8> 
         if first >= start {
             assert_eq!(first, start + found.len() as u64 / 4096, "{extents}");
             let mut blocks = vec![0; length as usize * 4096];
-            File::open(image).unwrap().read_exact_at(&mut blocks, offset + physical * 4096).unwrap();
+            File::open(partition).unwrap().read_exact_at(&mut blocks, physical * 4096).unwrap();
             found.extend(blocks);
         }
     }
@@ -364,13 +366,13 @@ fn a_file_of_many_extents_is_sealed() {
     let mut root = RootTree::new(attributes(0o755));
     root.add_object("object", attributes(0o644), Content::File(source.clone()), Algorithm::Sha512, Some(&digest)).unwrap();
     let path = directory.path().join("image");
-    write(&Layout { root_size: None, ..layout() }, &esp(), &root, directory.path(), &path, &Silent).unwrap();
-    let offset = MIB + ESP;
-    let device = PathBuf::from(format!("{}?offset={offset}", path.display()));
-    tool("e2fsck", &["-f".as_ref(), "-n".as_ref(), device.as_os_str()]);
-    assert!(beyond_the_end(&path, Path::new("object"), size, offset) == expected);
+    let written = write(&Layout { root_size: None, ..layout() }, &esp(), &root, directory.path(), &path, &Silent).unwrap();
     let copy = directory.path().join("copy");
-    debugfs(&device, &format!("dump object {}", copy.display()));
+    let image = Image { directory, path, written };
+    let partition = image.partition(2);
+    tool("e2fsck", &["-f".as_ref(), "-n".as_ref(), partition.as_os_str()]);
+    assert!(beyond_the_end(&partition, Path::new("object"), size) == expected);
+    debugfs(&partition, &format!("dump object {}", copy.display()));
     tool("cmp", &[source.as_os_str(), copy.as_os_str()]);
 }
 

@@ -55,6 +55,8 @@ pub struct Found {
     pub id: ImageId,
     /// Where it came from, or why that cannot be read.
     pub origin: Result<Origin, String>,
+    /// The deployment whose local changes of /etc its first boot carries over, while that is still to come. It must not be removed.
+    pub etc_from: Option<ImageId>,
 }
 
 /// All that is in the directory of deployments.
@@ -93,14 +95,23 @@ impl Deployments {
         for name in dir::names(&self.dir).context("listing deployments")? {
             match name.to_str().map(str::parse::<ImageId>) {
                 Some(Ok(id)) => {
-                    let origin = self.read_origin(&id).map_err(|error| format!("{error:#}"));
-                    listing.found.push(Found { id, origin });
+                    listing.found.push(self.look_at(id));
                 }
                 _ if is_temporary(&name) => {}
                 _ => listing.unknown.push(name),
             }
         }
         Ok(listing)
+    }
+
+    fn look_at(&self, id: ImageId) -> Found {
+        match self.get(&id).and_then(|found| found.with_context(|| format!("opening deployment {id}: it is gone"))) {
+            Ok(deployment) => match deployment.requested_etc() {
+                Ok(etc_from) => Found { id, origin: Ok(deployment.origin), etc_from },
+                Err(error) => Found { id, origin: Err(format!("{error:#}")), etc_from: None },
+            },
+            Err(error) => Found { id, origin: Err(format!("{error:#}")), etc_from: None },
+        }
     }
 
     /// The deployment of an image; `None` where there is none.
@@ -155,10 +166,6 @@ impl Deployments {
             tree::remove(&self.dir, name)?;
         }
         Ok(left.len())
-    }
-
-    fn read_origin(&self, id: &ImageId) -> Result<Origin> {
-        read_origin(&dir::open(&self.dir, id.hex()).context("opening its directory")?)
     }
 }
 
@@ -225,7 +232,7 @@ mod tests {
         let upper = temp.path().join(DEPLOY).join(id("ab").hex()).join("etc/upper");
         std::fs::create_dir_all(&upper).unwrap();
         deployments.create(&id("ab"), &origin("two")).unwrap();
-        assert_eq!(deployments.list().unwrap().found, [Found { id: id("ab"), origin: Ok(origin("two")) }]);
+        assert_eq!(deployments.list().unwrap().found, [Found { id: id("ab"), origin: Ok(origin("two")), etc_from: None }]);
         assert!(upper.is_dir());
     }
 

@@ -1,7 +1,7 @@
-//! The adapter of e2fsprogs: mke2fs, dumpe2fs, debugfs and e2fsck on a file system inside an image.
+//! The adapter of e2fsprogs: mke2fs, dumpe2fs, debugfs and e2fsck on a file system in a file.
 //!
-//! Works with 1.47.0 and later. All run in the directory of the image and know it by its bare name, because a path may have
-//! characters that they give a meaning to (`file?offset=N`).
+//! Works with 1.47.0 and later. All run in the directory of the file and know it by its bare name, because a path may have
+//! characters that they give a meaning to. The file has nothing but the file system: not all of them take `file?offset=N`.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -32,15 +32,13 @@ pub(super) struct Format {
     pub(super) journal: u64,
 }
 
-/// A file system at an offset of an image.
+/// A file system in a file.
 #[derive(Debug)]
 pub(super) struct E2fs<'a> {
-    /// The directory of the image, which is ours to put small files into.
+    /// The directory of the file, which is ours to put small files into.
     pub(super) directory: &'a Path,
-    /// The image's name there: plain letters.
-    pub(super) image: &'a str,
-    /// Where in the image the file system begins, in bytes.
-    pub(super) offset: u64,
+    /// The file's name there: plain letters.
+    pub(super) name: &'a str,
     /// The clock of the tools, in seconds since 1970.
     pub(super) clock: u32,
 }
@@ -55,24 +53,21 @@ impl E2fs<'_> {
     }
 
     fn format_argv(&self, format: &Format) -> Vec<OsString> {
-        let extended = format!(
-            "offset={},hash_seed={},root_owner=0:0,nodiscard,assume_storage_prezeroed=1,lazy_journal_init=1",
-            self.offset, format.hash_seed
-        );
+        let extended = format!("hash_seed={},root_owner=0:0,nodiscard,assume_storage_prezeroed=1,lazy_journal_init=1", format.hash_seed);
         let (uuid, inodes, journal) = (format.uuid.to_string(), format.inodes.to_string(), format!("size={}", format.journal / MIB));
         let (inode, block) = (INODE.to_string(), BLOCK.to_string());
         let blocks = (format.size / BLOCK as u64).to_string();
         let words = [
             ["mke2fs", "-q", "-F"].as_slice(),
             &["-t", "ext4", "-O", FEATURES, "-b", &block, "-I", &inode, "-N", &inodes, "-m", "1", "-e", "remount-ro"],
-            &["-J", &journal, "-U", &uuid, "-L", "root", "-E", &extended, self.image, &blocks],
+            &["-J", &journal, "-U", &uuid, "-L", "root", "-E", &extended, self.name, &blocks],
         ];
         words.concat().into_iter().map(OsString::from).collect()
     }
 
     /// The groups of blocks, in order, with what is free in them.
     pub(super) fn groups(&self) -> Result<Vec<Group>> {
-        let said = self.run(&["dumpe2fs".into(), self.device()], b"").context("reading the free blocks of the root file system")?;
+        let said = self.run(&["dumpe2fs".into(), self.name.into()], b"").context("reading the free blocks of the root file system")?;
         parse_groups(&String::from_utf8_lossy(&said.stdout)).context("reading the free blocks of the root file system")
     }
 
@@ -82,24 +77,20 @@ impl E2fs<'_> {
     ///
     /// debugfs goes on after an error and ends well; here the first complaint is an error.
     pub(super) fn script(&self, script: &[u8]) -> Result<()> {
-        let argv = ["debugfs".into(), "-w".into(), "-f".into(), "-".into(), self.device()];
+        let argv = ["debugfs".into(), "-w".into(), "-f".into(), "-".into(), self.name.into()];
         no_complaint(&self.run(&argv, script)?)
     }
 
     /// Runs one debugfs command, which may have newlines in it.
     pub(super) fn request(&self, request: OsString) -> Result<()> {
-        let argv = ["debugfs".into(), "-w".into(), "-R".into(), request, self.device()];
+        let argv = ["debugfs".into(), "-w".into(), "-R".into(), request, self.name.into()];
         no_complaint(&self.run(&argv, b"")?)
     }
 
     /// Checks the file system without changing it.
     pub(super) fn check(&self) -> Result<()> {
-        self.run(&["e2fsck".into(), "-f".into(), "-n".into(), self.device()], b"").context("checking the root file system")?;
+        self.run(&["e2fsck".into(), "-f".into(), "-n".into(), self.name.into()], b"").context("checking the root file system")?;
         Ok(())
-    }
-
-    fn device(&self) -> OsString {
-        format!("{}?offset={}", self.image, self.offset).into()
     }
 
     fn run(&self, argv: &[OsString], input: &[u8]) -> Result<Said> {
@@ -176,20 +167,19 @@ mod tests {
 
     #[test]
     fn argv_names_everything_that_a_host_could_choose() {
-        let e2fs = E2fs { directory: Path::new("/tmp"), image: "disk.raw", offset: MIB, clock: 7 };
+        let e2fs = E2fs { directory: Path::new("/tmp"), name: "root.ext4", clock: 7 };
         let format = Format { uuid: Uuid::nil(), hash_seed: Uuid::max(), size: 100 * MIB, inodes: 1000, journal: 4 * MIB };
         let argv = e2fs.format_argv(&format);
         let argv: Vec<&str> = argv.iter().map(|word| word.to_str().unwrap()).collect();
         let uuid = "00000000-0000-0000-0000-000000000000";
-        let extended = "offset=1048576,hash_seed=ffffffff-ffff-ffff-ffff-ffffffffffff,root_owner=0:0,nodiscard,\
+        let extended = "hash_seed=ffffffff-ffff-ffff-ffff-ffffffffffff,root_owner=0:0,nodiscard,\
                         assume_storage_prezeroed=1,lazy_journal_init=1";
         #[rustfmt::skip]
         let expected = [
             "mke2fs", "-q", "-F", "-t", "ext4", "-O", FEATURES, "-b", "4096", "-I", "256", "-N", "1000", "-m", "1", "-e", "remount-ro",
-            "-J", "size=4", "-U", uuid, "-L", "root", "-E", extended, "disk.raw", "25600",
+            "-J", "size=4", "-U", uuid, "-L", "root", "-E", extended, "root.ext4", "25600",
         ];
         assert_eq!(argv, expected);
-        assert_eq!(e2fs.device(), "disk.raw?offset=1048576");
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use anyhow::{Context, Result};
+use rustix::fs::SeekFrom;
+use rustix::io::Errno;
 
 use super::blocks::Extent;
 use super::size::FileSize;
@@ -146,6 +148,27 @@ fn read_full(reader: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize>
     Ok(count)
 }
 
+/// Writes all of `from` that is not a hole to `to`, from byte `offset` of it on.
+pub(super) fn copy_sparsely(from: &File, to: &File, offset: u64) -> Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    let mut position = 0;
+    loop {
+        position = match rustix::fs::seek(from, SeekFrom::Data(position)) {
+            Ok(data) => data,
+            // There is only a hole left.
+            Err(Errno::NXIO) => return Ok(()),
+            Err(error) => return Err(error).context("looking for data"),
+        };
+        let end = rustix::fs::seek(from, SeekFrom::Hole(position)).context("looking for a hole")?;
+        while position < end {
+            let count = buffer.len().min(usize::try_from(end - position).unwrap_or(usize::MAX));
+            from.read_exact_at(&mut buffer[..count], position).context("reading")?;
+            write_sparsely(to, &buffer[..count], offset + position).context("writing")?;
+            position += count as u64;
+        }
+    }
+}
+
 fn write_sparsely(image: &File, bytes: &[u8], at: u64) -> std::io::Result<()> {
     const HOLE: usize = 1 << 16;
     let zeros = [0; HOLE];
@@ -208,9 +231,13 @@ mod tests {
         bytes[70_000] = 7;
         bytes[399_999] = 8;
         write_sparsely(&image, &bytes, 0).unwrap();
-        let mut read = Vec::new();
-        (&image).read_to_end(&mut read).unwrap();
-        assert!(read == bytes);
+        let copy = tempfile::tempfile().unwrap();
+        copy_sparsely(&image, &copy, 5000).unwrap();
+        for (image, offset) in [(&image, 0), (&copy, 5000)] {
+            let mut read = vec![1; 400_000];
+            image.read_exact_at(&mut read, offset).unwrap();
+            assert!(read == bytes);
+        }
         assert!(std::os::unix::fs::MetadataExt::blocks(&image.metadata().unwrap()) * 512 < 200_000);
     }
 }

@@ -121,7 +121,7 @@ pub fn write(layout: &Layout, esp: &EspTree, root: &RootTree, scratch: &Path, ou
     progress.phase("writing the EFI system partition".to_owned());
     esp::write(&image, &geometry.esp, esp, identifiers.esp_volume, layout.mtime)?;
     progress.phase("writing the root file system".to_owned());
-    let place = Place { directory: work.path(), name: RAW, image: &image, range: &geometry.root };
+    let place = Place { directory: work.path(), image: &image, range: &geometry.root };
     plan.write(&place, &identifiers, layout.mtime, progress)?;
     drop(image);
     let finished = match layout.format {
@@ -146,8 +146,10 @@ pub fn check_output(output: &Path) -> Result<()> {
     if std::fs::symlink_metadata(output).is_ok() { Err(exists(output).into()) } else { Ok(()) }
 }
 
-/// Gives the finished image its name, unless there is something of that name by now.
+/// Gives the finished image its name, unless there is something of that name by now. A power cut does not leave half an image.
 fn publish(from: &Path, to: &Path) -> Result<()> {
+    let synced = File::open(from).and_then(|image| image.sync_all());
+    synced.with_context(|| format!("syncing {}", from.display()))?;
     let renamed = match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // Not every file system can tell; then the check at the beginning has to do.
         Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(from, to),

@@ -1,7 +1,8 @@
 //! The root file system: ext4, written by e2fsprogs without privileges, its contents by us.
 //!
 //! mke2fs makes it empty, dumpe2fs tells which blocks are free, [`blocks`](super::blocks) gives them to files, debugfs writes
-//! all metadata while [`fill`](super::fill) writes all data, and e2fsck has the last word.
+//! all metadata while [`fill`](super::fill) writes all data, and e2fsck has the last word. e2fsprogs work on a file of their own
+//! that never has data in it; what they wrote is then copied to its place in the image.
 
 use std::fs::File;
 use std::ops::Range;
@@ -11,13 +12,16 @@ use anyhow::{Context, Result};
 
 use super::blocks::{self, Allocator, Extent, Group, Reservation};
 use super::e2fs::{E2fs, Format};
-use super::fill::{Job, fill};
+use super::fill::{Job, copy_sparsely, fill};
 use super::identifiers::Identifiers;
 use super::script::{self, Script};
 use super::size::{FileSize, MIB, Need, journal, too_small};
 use super::tree::{Entry, Node, RootTree};
 use super::verity::BLOCK;
 use crate::progress::Progress;
+
+/// The file of the file system without its data.
+const METADATA: &str = "root.ext4";
 
 /// A tree and its numbers.
 #[derive(Debug)]
@@ -40,24 +44,25 @@ impl<'a> Plan<'a> {
         self.sizes.iter().map(|size| size.bytes).sum()
     }
 
-    /// Writes the file system into `range` of the image `name` in `directory`, which has only zeros there.
+    /// Writes the file system into `range` of `image`, which has only zeros there. `directory` is one of ours for temporaries.
     pub(super) fn write(&self, place: &Place<'_>, identifiers: &Identifiers, mtime: u64, progress: &dyn Progress) -> Result<()> {
         let size = place.range.end - place.range.start;
         self.need.check(size)?;
         let clock = clock(mtime);
-        let e2fs = E2fs { directory: place.directory, image: place.name, offset: place.range.start, clock };
+        let metadata = place.metadata(size)?;
+        let e2fs = E2fs { directory: place.directory, name: METADATA, clock };
         let (uuid, hash_seed) = (identifiers.root, identifiers.root_hash_seed);
         e2fs.format(&Format { uuid, hash_seed, size, inodes: self.need.inodes_in(size), journal: journal(size) })?;
         let (extents, reservation) = self.allocate(&e2fs.groups()?, size)?;
         let script = script::write(self.tree, &self.sizes, &extents, &reservation, clock)?;
         let jobs = self.jobs(&extents);
         std::thread::scope(|scope| {
-            let metadata = scope.spawn(|| run(&e2fs, &script));
+            let tree = scope.spawn(|| run(&e2fs, &script).and_then(|()| e2fs.check()));
             let data = fill(place.image, place.range.start, &jobs, progress);
-            let metadata = metadata.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            data.and(metadata)
+            let tree = tree.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            data.and(tree)
         })?;
-        e2fs.check()
+        copy_sparsely(&metadata, place.image, place.range.start).context("writing the metadata of the root file system")
     }
 
     /// Gives blocks to all files, and tells which.
@@ -90,15 +95,24 @@ impl<'a> Plan<'a> {
 pub(super) struct Place<'a> {
     /// A directory of ours.
     pub(super) directory: &'a Path,
-    /// The name of the image there.
-    pub(super) name: &'a str,
     /// The image, open for writing.
     pub(super) image: &'a File,
     /// The bytes of the image.
     pub(super) range: &'a Range<u64>,
 }
 
-fn file<'a>(path: &'a PathBuf, entry: &'a Entry) -> Option<(&'a Path, &'a super::tree::Content, Option<&'a super::tree::Seal>)> {
+impl Place<'_> {
+    /// The file in which e2fsprogs work: all holes at first, and mostly so at the end.
+    fn metadata(&self, size: u64) -> Result<File> {
+        let path = self.directory.join(METADATA);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        let file = file.with_context(|| format!("creating {}", path.display()))?;
+        file.set_len(size).with_context(|| format!("sizing {}", path.display()))?;
+        Ok(file)
+    }
+}
+
+fn file<'a>(path: &'a Path, entry: &'a Entry) -> Option<(&'a Path, &'a super::tree::Content, Option<&'a super::tree::Seal>)> {
     match &entry.node {
         Node::File(content, seal) => Some((path, content, seal.as_ref())),
         _ => None,
