@@ -2,6 +2,7 @@
 //! same command again must finish the work.
 //!
 //! Each stop is a real one: a child process runs the verb and aborts, so that no clean-up code runs.
+#![expect(clippy::print_stdout, reason = "the number of cut points is worth knowing")]
 
 mod common;
 

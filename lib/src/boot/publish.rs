@@ -219,7 +219,7 @@ mod tests {
         let esp = esp(temp.path());
         let ours = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
         std::fs::write(entries.join("garbage.conf"), b"\xff\x00").unwrap();
-        assert_eq!(esp.entries().unwrap(), [ours.clone()]);
+        assert_eq!(esp.entries().unwrap(), std::slice::from_ref(&ours));
         assert_eq!(esp.found().unwrap().len(), 3);
         esp.remove(&ours).unwrap();
         assert_eq!(file_names(&entries), ["debian.conf", "garbage.conf"]);

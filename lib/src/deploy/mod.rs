@@ -105,11 +105,13 @@ impl Deployments {
     }
 
     fn look_at(&self, id: ImageId) -> Found {
-        match self.get(&id).and_then(|found| found.with_context(|| format!("opening deployment {id}: it is gone"))) {
-            Ok(deployment) => match deployment.requested_etc() {
-                Ok(etc_from) => Found { id, origin: Ok(deployment.origin), etc_from },
-                Err(error) => Found { id, origin: Err(format!("{error:#}")), etc_from: None },
-            },
+        let read = |dir: OwnedFd| {
+            let deployment = Deployment { id: id.clone(), origin: read_origin(&dir)?, dir };
+            Ok((deployment.requested_etc()?, deployment.origin))
+        };
+        let read = dir::open(&self.dir, id.hex()).context("opening its directory").and_then(read);
+        match read {
+            Ok((etc_from, origin)) => Found { id, origin: Ok(origin), etc_from },
             Err(error) => Found { id, origin: Err(format!("{error:#}")), etc_from: None },
         }
     }

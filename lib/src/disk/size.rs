@@ -89,8 +89,10 @@ pub(super) struct FileSize {
 impl FileSize {
     /// The sizes of all files of a tree, in its order.
     pub(super) fn of_all(tree: &RootTree) -> Result<Vec<Self>> {
-        let file = |node| if let &Node::File(ref content, ref seal) = node { Some((content, seal)) } else { None };
-        let files = tree.entries.iter().filter_map(|(path, entry)| Some((path, file(&entry.node)?)));
+        let files = tree.entries.iter().filter_map(|(path, entry)| match &entry.node {
+            Node::File(content, seal) => Some((path, (content, seal))),
+            _ => None,
+        });
         files
             .map(|(path, (content, seal))| {
                 let bytes = content.size()?;

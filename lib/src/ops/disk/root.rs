@@ -22,7 +22,7 @@ pub(super) fn tree(store: &Store, image: &Tree, id: &ImageId, origin: &Origin, r
     for (path, mode) in deploy::skeleton(id) {
         root.add_directory(&path, directory(mode))?;
     }
-    root.add_file(&deploy::origin_path(id), directory(0o644), Content::Bytes(origin.to_json()?))?;
+    root.add_file(deploy::origin_path(id), directory(0o644), Content::Bytes(origin.to_json()?))?;
     add_var(&mut root, image)?;
     Ok(root)
 }
