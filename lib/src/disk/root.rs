@@ -16,7 +16,7 @@ use super::fill::{Job, copy_sparsely, fill};
 use super::identifiers::Identifiers;
 use super::script::{self, Script};
 use super::size::{FileSize, MIB, Need, journal, too_small};
-use super::tree::{Entry, Node, RootTree};
+use super::tree::{Content, Entry, Node, RootTree, Seal};
 use super::verity::BLOCK;
 use crate::progress::Progress;
 
@@ -112,7 +112,7 @@ impl Place<'_> {
     }
 }
 
-fn file<'a>(path: &'a Path, entry: &'a Entry) -> Option<(&'a Path, &'a super::tree::Content, Option<&'a super::tree::Seal>)> {
+fn file<'a>(path: &'a Path, entry: &'a Entry) -> Option<(&'a Path, &'a Content, Option<&'a Seal>)> {
     match &entry.node {
         Node::File(content, seal) => Some((path, content, seal.as_ref())),
         _ => None,
