@@ -64,7 +64,9 @@ fn write_disk(lab: &Lab, programs: &Programs, registry: &Registry, tell: &Teller
     let nobody = Nobody::new(programs)?;
     let output = nobody.file("os.raw");
     let argv = selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(TAG), &output);
-    tell.quote(&argv.to_string(), &argv.read()?);
+    let shown = argv.to_string();
+    let shown = shown.split_once("/selkie ").map_or(shown.as_str(), |(_, words)| words);
+    tell.quote(&format!("selkie {shown}"), &argv.read()?);
     let disk = lab.dir.join("demo.raw");
     crate::command::Argv::new(["cp", "--sparse=always"]).with([&output, &disk]).read()?;
     let size = fs::metadata(&disk).context("looking at the disk image")?.len();
@@ -85,7 +87,7 @@ fn tell_machine(story: &mut Story, machine: &mut Machine, images: &Images<'_>, r
     story.step("pushing v2 to the same tag", |_| images.push(&images::release("v2"), &registry.here(TAG)))?;
     story.step("upgrading inside the machine", |tell| {
         show(machine, tell, "selkie upgrade")?;
-        Status::of(machine)?.expect("v1", Some("v2"), None)
+        Status::of(machine)?.expect("v1", Some("v2"), Some("v1"))
     })?;
     story.step("rebooting into v2", |tell| {
         machine.reboot()?;

@@ -92,6 +92,7 @@ impl Status {
     }
 
     /// Fails unless exactly these of booted, staged and rollback are there, each with the release that the image's label names.
+    /// `rollback` is where `selkie rollback` would go: while something is staged, that is the booted one.
     pub(crate) fn expect(&self, booted: &str, staged: Option<&str>, rollback: Option<&str>) -> Result<()> {
         for (slot, expected) in [("booted", Some(booted)), ("staged", staged), ("rollback", rollback)] {
             let found = self.get(&format!("/{slot}/os-version")).as_str();

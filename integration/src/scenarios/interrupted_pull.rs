@@ -23,7 +23,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.boot()?;
     Status::of(&mut machine)?.expect("v1", None, None)?;
     machine.read(&["selkie", "upgrade"])?;
-    Status::of(&mut machine)?.expect("v1", Some("v3"), None)?;
+    Status::of(&mut machine)?.expect("v1", Some("v3"), Some("v1"))?;
     machine.reboot()?;
     Status::of(&mut machine)?.expect("v3", None, Some("v1"))?;
     same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), "v3")?;

@@ -94,7 +94,7 @@ fn changes_are_kept(machine: &mut Machine) -> Result<()> {
 /// `upgrade --check` finds v2 (exit code 0 with the answer in JSON), and stages nothing.
 fn check_only_asks(machine: &mut Machine) -> Result<()> {
     let answer = machine.json(&["selkie", "upgrade", "--check", "--json"])?;
-    same("what upgrade --check found", answer["os-version"].as_str(), Some("v2"))?;
+    same("what upgrade --check found", answer["version"].as_str(), Some("v2"))?;
     Status::of(machine)?.expect("v1", None, None)
 }
 
