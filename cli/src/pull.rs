@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::Args;
 use selkie::image_id::Algorithm;
+use selkie::ops::host::{Access, Host};
 use selkie::ops::pull::{self, Options, Pulled};
 use selkie::reference::ImageReference;
 use selkie::store::{Store, Verity};
@@ -18,32 +19,40 @@ use crate::source::SourceArguments;
 pub struct Arguments {
     /// quay.io/acme/os:stable, oci:DIR[:TAG], oci-archive:FILE, containers-storage:NAME or docker-archive:FILE.
     image: ImageReference,
-    /// The repository; it is made if it is not there.
-    #[arg(long, value_name = "DIR", default_value = "/sysroot/composefs")]
-    repo: PathBuf,
+    /// The repository; it is made if it is not there. Without it, this machine's own.
+    #[arg(long, value_name = "DIR")]
+    repo: Option<PathBuf>,
     /// fs-verity algorithm of a new repository: sha256 (default) or sha512.
-    #[arg(long)]
+    #[arg(long, requires = "repo")]
     algorithm: Option<Algorithm>,
     /// Name to keep the image under (default: the reference).
     #[arg(long)]
     tag: Option<String>,
     /// Fail where the file system has no fs-verity, instead of keeping an unsealed repository.
-    #[arg(long)]
+    #[arg(long, requires = "repo")]
     require_verity: bool,
     #[command(flatten)]
     source: SourceArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let Some(repo) = &arguments.repo else {
+        let host = Host::running(Access::Write)?;
+        let _lock = host.lock()?;
+        return pull_into(&host.store()?, arguments, output);
+    };
     let verity = if arguments.require_verity { Verity::Required } else { Verity::IfPossible };
     let here = selkie::sys::dir::open_path(".").context("opening the working directory")?;
-    let store = Store::open_or_init(here, &arguments.repo, arguments.algorithm, verity)?;
+    pull_into(&Store::open_or_init(here, repo, arguments.algorithm, verity)?, arguments, output)
+}
+
+fn pull_into(store: &Store, arguments: &Arguments, output: &Output) -> Result<Answer> {
     let options = Options { image: arguments.image.clone(), source: arguments.source.options(), tag: arguments.tag.clone() };
     let progress = renderer(output);
     if !store.is_sealed() {
-        progress.note(format!("the repository {} is not sealed: its file system or kernel has no fs-verity", arguments.repo.display()));
+        progress.note("the repository is not sealed: its file system or kernel has no fs-verity".to_owned());
     }
-    let pulled = pull::run(&store, &options, &progress)?;
+    let pulled = pull::run(store, &options, &progress)?;
     output.print(&pulled, human)?;
     Ok(Answer::Done)
 }

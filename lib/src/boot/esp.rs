@@ -1,7 +1,7 @@
 //! What is on the EFI system partition: entries, ours and others', and the files that they need.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -137,8 +137,8 @@ impl Esp {
             .into())
     }
 
-    pub(super) fn root(&self) -> impl AsFd {
-        &self.root
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     fn missing(&self, entry: &Entry) -> Vec<String> {

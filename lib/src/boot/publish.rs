@@ -4,6 +4,7 @@
 //! removes its temporary; kernels without an entry are swept later.
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, ensure};
 
@@ -53,6 +54,7 @@ impl EntryRequest {
 #[derive(Debug)]
 #[must_use = "an entry that is not published is removed again"]
 pub struct StagedEntry {
+    esp: OwnedFd,
     pending: Pending,
     live: BootEntry,
 }
@@ -92,9 +94,11 @@ impl Esp {
         let mut pending = Pending::create(&entries, &request.file(), 0o644)?;
         let entry = request.entry(&linux_file, &initrd_file);
         pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
-        pending.sync()?;
+        // FAT has no journal: allocation tables and directories reach the disk before a name makes them matter.
+        dir::sync_filesystem(self.root()).context("syncing the ESP")?;
         progress.step("write entry");
-        Ok(StagedEntry { pending, live: live(request) })
+        let esp = self.root().try_clone_to_owned().context("duplicating the handle of the ESP")?;
+        Ok(StagedEntry { esp, pending, live: live(request) })
     }
 }
 
@@ -102,6 +106,7 @@ impl StagedEntry {
     /// Makes the entry live. When this returns, a power cut boots the new root; before, the old one.
     pub fn publish(self, progress: &dyn Progress) -> Result<BootEntry> {
         self.pending.publish().context("publishing the boot entry")?;
+        dir::sync_filesystem(&self.esp).context("syncing the ESP")?;
         progress.step("publish entry");
         Ok(self.live)
     }

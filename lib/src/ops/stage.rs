@@ -2,6 +2,8 @@
 //!
 //! Order (invariant I2): image and tag, deployment, one sync of the physical root, kernel files, and last the entry.
 
+use std::io::Cursor;
+
 use anyhow::{Context, Result};
 
 use super::host::Host;
@@ -96,8 +98,9 @@ pub(super) fn stage(
 
 /// Writes kernel and entry; when this returns, the request's root boots next.
 pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
-    let mut linux = bootable.tree.open(&bootable.kernel.kernel)?;
-    let mut initrd = bootable.tree.open(&bootable.kernel.initrd)?;
+    // Read whole, because that checks the digests: an unsealed repository has no kernel to do it, and the ESP never has.
+    let mut linux = Cursor::new(bootable.tree.read(&bootable.kernel.kernel)?);
+    let mut initrd = Cursor::new(bootable.tree.read(&bootable.kernel.initrd)?);
     let staged = host.esp.stage(request, &mut linux, &mut initrd, progress);
     staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?.publish(progress)
 }

@@ -99,14 +99,9 @@ impl Pending {
         &mut self.file
     }
 
-    /// Makes the bytes durable under the temporary name, so that only the rename is left to do.
-    pub fn sync(&self) -> Result<()> {
-        self.file.sync_all().with_context(|| format!("syncing {}", self.temporary))
-    }
-
     /// Syncs, renames and syncs the directory: when this returns, a power cut does not undo it.
     pub fn publish(mut self) -> Result<()> {
-        self.sync()?;
+        self.file.sync_all().with_context(|| format!("syncing {}", self.temporary))?;
         rustix::fs::renameat(&self.parent, &self.temporary, &self.parent, &self.name)
             .with_context(|| format!("renaming {} to {}", self.temporary, self.name))?;
         self.live = true;
