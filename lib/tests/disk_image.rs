@@ -50,7 +50,7 @@ fn esp() -> EspTree {
 /// Names that are trouble for line-based tools, with their contents.
 fn odd_files() -> Vec<(PathBuf, Vec<u8>)> {
     let long = "n".repeat(255);
-    let names: [&[u8]; 11] = [
+    let names: [&[u8]; 12] = [
         b"two words",
         b"say \"hi\"",
         b"back\\slash",
@@ -61,6 +61,7 @@ fn odd_files() -> Vec<(PathBuf, Vec<u8>)> {
         b"-f",
         b"#comment",
         b" \t ",
+        b".selkie-name-3",
         long.as_bytes(),
     ];
     let path = |name: &[u8]| Path::new("odd").join(OsStr::from_bytes(name));
@@ -249,7 +250,7 @@ fn the_root_is_clean_and_has_its_files() {
     }
     assert_eq!(std::fs::read_link(out.join("broken\nname")).unwrap(), Path::new("broken\ntarget"));
     let names = |path: &str| std::fs::read_dir(out.join(path)).unwrap().count();
-    assert_eq!((names("odd"), names("many"), names("deep"), names("upper")), (12, 500, 1, 0));
+    assert_eq!((names("odd"), names("many"), names("deep"), names("upper")), (13, 500, 1, 0));
 }
 
 #[test]

@@ -117,7 +117,7 @@ fn no_complaint(said: &Said) -> Result<()> {
     let complaint = stderr.lines().find(|line| !line.is_empty() && !line.starts_with("debugfs 1."));
     match complaint {
         None => Ok(()),
-        Some(full) if full.contains("Could not allocate") => {
+        Some(full) if full.contains("Could not allocate") || full.contains("No space left") => {
             let message = format!("writing the root file system: {full}");
             Err(Failure::new(FailureKind::NoSpace, message).hint("give a larger size").into())
         }

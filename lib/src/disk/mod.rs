@@ -1,7 +1,7 @@
 //! Disk images: a GPT with an EFI system partition and an ext4 root partition, written without privileges, loop devices or mounts.
 //!
 //! Knows nothing of images and stores: it is told which files go where, and which of them are sealed with fs-verity. The same input
-//! gives the same bytes. `docs/formats.md` tells what is in an image.
+//! gives the same bytes (with the same version of e2fsprogs). `docs/formats.md` tells what is in an image.
 
 mod blocks;
 mod dots;
@@ -9,6 +9,7 @@ mod e2fs;
 mod esp;
 mod fill;
 mod identifiers;
+mod line;
 mod qcow2;
 mod root;
 mod script;

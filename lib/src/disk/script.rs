@@ -12,14 +12,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 
 use super::blocks::{Extent, Reservation};
+use super::line::{fits, here, line};
 use super::size::FileSize;
 use super::tree::{Attributes, Device, Entry, Node, RootTree};
 use super::verity::BLOCK;
 
 /// The name of an empty file, in the directory where debugfs runs.
 pub(super) const EMPTY: &str = "empty";
-/// The longest line that debugfs reads is 8191 bytes.
-const LONGEST_LINE: usize = 8000;
 /// Extended attributes of an inode share one block with their names.
 const LONGEST_XATTR: usize = 3900;
 /// EXT4_EXTENTS_FL and EXT4_VERITY_FL.
@@ -64,6 +63,8 @@ struct Writer {
     directory: PathBuf,
     /// Paths of the tree whose last name cannot be said in a line, and the name that they have at first.
     placeholders: BTreeMap<PathBuf, OsString>,
+    /// The number of the next placeholder: none is given twice.
+    next_placeholder: u64,
     /// Values of extended attributes that have a file already.
     values: BTreeMap<Vec<u8>, String>,
     /// Whether lines go to the last script.
@@ -210,14 +211,14 @@ impl Writer {
         if fits(name.as_bytes()) {
             return name.to_owned();
         }
-        let mut number = self.placeholders.len();
-        let mut placeholder = OsString::from(format!(".selkie-name-{number}"));
-        while tree.entries.contains_key(&parent.join(&placeholder)) {
-            number += 1;
-            placeholder = format!(".selkie-name-{number}").into();
+        loop {
+            let placeholder = OsString::from(format!(".selkie-name-{}", self.next_placeholder));
+            self.next_placeholder += 1;
+            if !tree.entries.contains_key(&parent.join(&placeholder)) {
+                self.placeholders.insert(path.to_path_buf(), placeholder.clone());
+                return placeholder;
+            }
         }
-        self.placeholders.insert(path.to_path_buf(), placeholder.clone());
-        placeholder
     }
 
     /// Changes debugfs's working directory, name by name, so that no line gets long.
@@ -270,35 +271,6 @@ impl Writer {
         to.extend_from_slice(line);
         to.push(b'\n');
     }
-}
-
-/// A name as a path from the working directory, which debugfs takes for nothing else, not even `<12>` or `-f`.
-fn here(name: &OsStr) -> OsString {
-    let mut here = OsString::from("./");
-    here.push(name);
-    here
-}
-
-/// A command: words that need it are in quotes, where a quote is written twice.
-fn line(words: &[&[u8]]) -> Vec<u8> {
-    let mut line = Vec::new();
-    for word in words {
-        if !line.is_empty() {
-            line.push(b' ');
-        }
-        if word.is_empty() || word.iter().any(|byte| matches!(byte, b' ' | b'\t' | b'"')) {
-            let quoted = word.iter().flat_map(|byte| if *byte == b'"' { vec![b'"', b'"'] } else { vec![*byte] });
-            line.extend(std::iter::once(b'"').chain(quoted).chain([b'"']));
-        } else {
-            line.extend_from_slice(word);
-        }
-    }
-    line
-}
-
-/// Whether debugfs reads this as (part of) one line.
-fn fits(line: &[u8]) -> bool {
-    line.len() <= LONGEST_LINE && !line.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
 }
 
 fn number(number: u64) -> String {
@@ -372,6 +344,7 @@ mod tests {
         tree.add_directory("d\n1", attributes(0o755)).unwrap();
         tree.add_device("d\n1/.selkie-name-1", attributes(0o600), Device::Fifo).unwrap();
         tree.add_symlink("d\n1/l\r", Attributes { uid: 3, ..attributes(0) }, "to\nhere").unwrap();
+        tree.add_device("d\n1/p\n", attributes(0o600), Device::Fifo).unwrap();
         let script = script(&tree, &[]);
         let main = [
             "setb 50 4",
@@ -383,6 +356,11 @@ mod tests {
             "cd ./.selkie-name-0",
             "mknod .selkie-name-1 p",
             "sif ./.selkie-name-1 mode 010600",
+            "mknod .selkie-name-3 p",
+            "sif ./.selkie-name-3 mode 010600",
+            "cd /",
+            "cd ./.selkie-name-0",
+            "expand_dir .",
             "cd /",
             "cd ./.selkie-name-0",
             "expand_dir .",
@@ -395,12 +373,16 @@ mod tests {
             "sif ./.selkie-name-2 uid 3",
             "cd /",
             "cd ./.selkie-name-0",
+            "unlink ./.selkie-name-3",
+            "cd /",
+            "cd ./.selkie-name-0",
             "unlink ./.selkie-name-2",
             "cd /",
             "unlink ./.selkie-name-0",
         ];
         let requests = [
             "symlink /.selkie-name-0/.selkie-name-2 to\nhere",
+            "ln /.selkie-name-0/.selkie-name-3 /.selkie-name-0/p\n",
             "ln /.selkie-name-0/.selkie-name-2 /.selkie-name-0/l\r",
             "ln /.selkie-name-0 /d\n1",
         ];
