@@ -278,7 +278,6 @@ fn number(number: u64) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::single_range_in_vec_init, reason = "one range is meant")]
 mod tests {
     use super::super::tree::Content;
     use super::*;
