@@ -288,6 +288,7 @@ mod tests {
 
     fn script(tree: &RootTree, extents: &[Vec<Extent>]) -> Script {
         let sizes = FileSize::of_all(tree).unwrap();
+        #[expect(clippy::single_range_in_vec_init, reason = "a list of ranges is meant")]
         let reservation = Reservation { taken: vec![50..54], groups: vec![], free: 9 };
         write(tree, &sizes, extents, &reservation, 7).unwrap()
     }
