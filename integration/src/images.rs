@@ -16,13 +16,15 @@ use crate::{
 /// The base that is made when none is named.
 const OWN_BASE: &str = "localhost/debian-base";
 /// selkie's files.
-pub(crate) const DIST: &str = "localhost/selkie-dist";
+const DIST: &str = "localhost/selkie-dist";
 /// Debian with selkie.
 pub(crate) const DEBIAN: &str = "localhost/selkie-debian";
 /// A web server derived from it.
-pub(crate) const WEB: &str = "localhost/selkie-example-web";
+const WEB: &str = "localhost/selkie-example-web";
 /// Debian with selkie and a guest agent: what the lab's releases are made of.
-const AGENT: &str = "localhost/lab-agent";
+pub(crate) const AGENT: &str = "localhost/lab-agent";
+/// The web server as a machine of the lab.
+pub(crate) const LAB_WEB: &str = "localhost/lab-web";
 /// The releases of the lab's system.
 pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
 
@@ -41,8 +43,8 @@ pub(crate) fn run(options: &LabOptions) -> Result<()> {
     story.step("making the Debian base image", |tell| images.base(options.base.as_deref(), tell).map(drop))?;
     story.step("building the images", |tell| {
         images.selkie(options.base.as_deref(), &programs, tell)?;
-        images.example_web(tell)?;
-        images.releases(registry::choose_port(&lab)?, tell)
+        images.releases(registry::choose_port(&lab)?, tell)?;
+        images.example_web(WEB, DEBIAN, tell)
     })?;
     story.table();
     Ok(())
@@ -86,9 +88,9 @@ impl<'lab> Images<'lab> {
         self.build(&Build::new(DEBIAN, &context).arg("BASE", base.unwrap_or(OWN_BASE)).arg("DIST", DIST), tell)
     }
 
-    /// Builds the derived example.
-    pub(crate) fn example_web(&self, tell: &Teller) -> Result<()> {
-        self.build(&Build::new(WEB, &self.lab.file("containerfiles/example-web")).arg("BASE", DEBIAN), tell)
+    /// Builds the derived example on a base; the lab's own needs the guest agent in it.
+    pub(crate) fn example_web(&self, tag: &str, base: &str, tell: &Teller) -> Result<()> {
+        self.build(&Build::new(tag, &self.lab.file("containerfiles/example-web")).arg("BASE", base), tell)
     }
 
     /// Builds the lab's releases, whose machines reach a registry at `port` of this machine.

@@ -122,8 +122,8 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
     story.step("making the Debian base image", |tell| images.base(base, tell).map(drop))?;
     story.step("building images", |tell| {
         images.selkie(base, &programs, tell)?;
-        images.example_web(tell)?;
-        images.releases(port, tell)
+        images.releases(port, tell)?;
+        images.example_web(images::LAB_WEB, images::AGENT, tell)
     })?;
     let accel = story.step("finding out how virtual machines run here", |tell| {
         let accel = Accel::choose(lab, options.accel, &images.kernel(images::DEBIAN)?)?;

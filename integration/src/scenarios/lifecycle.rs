@@ -1,9 +1,11 @@
-//! A machine's life: v1, local changes, an upgrade that a power cut follows, v2, a rollback, v1.
+//! A machine's life: v1, local changes, an upgrade that a power cut follows, v2, a rollback, v1, and another image altogether.
 
 use anyhow::{Context, Result, bail};
 
 use super::{Bench, TAG, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
+
+const WEB_TAG: &str = "web:stable";
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
@@ -37,7 +39,27 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     back.expect("v1", None, Some("v2"))?;
     same("the image after the rollback", back.booted()?, v1.as_str())?;
     same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), "v1")?;
-    same("the file in /var", machine.shell("cat /var/lib/lab-data")?.as_str(), "data")
+    same("the file in /var", machine.shell("cat /var/lib/lab-data")?.as_str(), "data")?;
+    becomes_a_web_server(bench, &mut machine, tell)
+}
+
+/// `selkie switch` to the example that is derived from the base: its service, its user and its directories in /var are there.
+fn becomes_a_web_server(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<()> {
+    bench.images.push(images::LAB_WEB, &bench.registry.here(WEB_TAG))?;
+    let reference = bench.registry.for_guest(WEB_TAG);
+    machine.read(&["selkie", "switch", &reference])?;
+    let took = machine.reboot()?;
+    tell.say(format!("the web server is up after {} s", took.as_secs()));
+    let status = Status::of(machine)?;
+    status.expect("1.0", None, Some("v1"))?;
+    same("the reference that the machine follows", status.text("/booted/image")?, reference.as_str())?;
+    let get = r"exec 3<>/dev/tcp/127.0.0.1/80; printf 'GET / HTTP/1.0\r\n\r\n' >&3; cat <&3";
+    let page = machine.read(&["/bin/bash", "-euc", get])?;
+    same("the page, as a part of the image", page.contains("part of the operating system image"), true)?;
+    let visits = machine.shell("systemctl start example-counter.service; cat /var/lib/example-web/visits")?;
+    same("the visits that the image's own service counts", visits.as_str(), "1")?;
+    same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;
+    same("the file that was made under v1", machine.shell("cat /etc/lab/mine.conf")?.as_str(), "mine")
 }
 
 /// A machine that has only just been installed; the result is the id of its image.
