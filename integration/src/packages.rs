@@ -22,12 +22,14 @@ const NEEDED: &[(&str, &str)] = &[
     ("fsverity", "a second opinion on fs-verity digests"),
     ("util-linux", "setpriv: selkie disk as nobody"),
     ("mmdebstrap", "the Debian base image, without a registry"),
+    ("gpg", "mmdebstrap's look at the keys of the archive"),
     ("debian-archive-keyring", "keys of the Debian archive"),
     ("ca-certificates", "TLS"),
     ("buildah", "building images"),
     ("skopeo", "selkie's way to registries"),
     ("docker-registry", "a registry on the loopback interface"),
     ("qemu-system-x86", "virtual machines"),
+    ("qemu-utils", "qemu-img: disk images in QEMU's format"),
     ("ovmf", "UEFI firmware for them"),
 ];
 
