@@ -1,5 +1,5 @@
 //! Results and errors on the terminal: for people, or one JSON document. The only place that prints results.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this module is the terminal")]
+#![expect(clippy::print_stderr, reason = "this module is the terminal")]
 
 use std::process::ExitCode;
 
@@ -49,8 +49,7 @@ impl Output {
     /// Prints a result: as JSON, or what `human` makes of it.
     pub fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(result).context("printing the result")? } else { human(result) };
-        println!("{}", text.trim_end());
-        Ok(())
+        write(&mut std::io::stdout(), &text)
     }
 
     /// Prints an error and chooses the exit code.
@@ -60,7 +59,9 @@ impl Output {
         if self.json {
             let kind = failure.as_ref().map_or(json!("other"), |f| json!(f.kind));
             let hint = failure.as_ref().and_then(|f| f.hint.as_deref());
-            println!("{}", json!({"error": {"kind": kind, "message": format!("{error:#}"), "hint": hint, "exit-code": code}}));
+            let document = json!({"error": {"kind": kind, "message": format!("{error:#}"), "hint": hint, "exit-code": code}});
+            // Nowhere to report to when standard output is gone; the exit code still tells.
+            let _ = write(&mut std::io::stdout(), &document.to_string());
         } else {
             eprintln!("error: {error:#}");
             if let Some(hint) = failure.and_then(|f| f.hint) {
@@ -68,6 +69,14 @@ impl Output {
             }
         }
         ExitCode::from(code)
+    }
+}
+
+/// Prints a text with one line break at its end. A reader that has gone away (a closed pipe) is no error.
+fn write(to: &mut dyn std::io::Write, text: &str) -> Result<()> {
+    match writeln!(to, "{}", text.trim_end()).and_then(|()| to.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("printing the result"),
+        _ => Ok(()),
     }
 }
 

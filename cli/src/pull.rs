@@ -1,6 +1,6 @@
 //! `selkie pull`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -36,25 +36,20 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let Some(repo) = &arguments.repo else {
-        let host = Host::running(Access::Write)?;
-        let _lock = host.lock()?;
-        return pull_into(&host.store()?, arguments, output);
-    };
-    let verity = if arguments.require_verity { Verity::Required } else { Verity::IfPossible };
-    let here = selkie::sys::dir::open_path(".").context("opening the working directory")?;
-    pull_into(&Store::open_or_init(here, repo, arguments.algorithm, verity)?, arguments, output)
-}
-
-fn pull_into(store: &Store, arguments: &Arguments, output: &Output) -> Result<Answer> {
     let options = Options { image: arguments.image.clone(), source: arguments.source.options(), tag: arguments.tag.clone() };
     let progress = renderer(output);
-    if !store.is_sealed() {
-        progress.note("the repository is not sealed: its file system or kernel has no fs-verity".to_owned());
-    }
-    let pulled = pull::run(store, &options, &progress)?;
+    let pulled = match &arguments.repo {
+        Some(repo) => pull::run(&open(repo, arguments)?, &options, &progress)?,
+        None => pull::run_on_host(&Host::running(Access::Write)?, &options, &progress)?,
+    };
     output.print(&pulled, human)?;
     Ok(Answer::Done)
+}
+
+fn open(repo: &Path, arguments: &Arguments) -> Result<Store> {
+    let verity = if arguments.require_verity { Verity::Required } else { Verity::IfPossible };
+    let here = selkie::sys::dir::open_path(".").context("opening the working directory")?;
+    Store::open_or_init(here, repo, arguments.algorithm, verity)
 }
 
 fn human(pulled: &Pulled) -> String {

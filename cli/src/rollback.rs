@@ -19,11 +19,11 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let host = Host::running(Access::Write)?;
     let report = rollback::run(&host, renderer(output).as_ref())?;
-    output.print(&report, |r| {
-        format!("{} ({}) boots next. Reboot to run it; a second `selkie rollback` undoes this.\n", r.image, r.staged.short())
-    })?;
     if arguments.apply {
         selkie::sys::reboot::reboot()?;
     }
+    output.print(&report, |r| {
+        format!("{} ({}) boots next. Reboot to run it; a second `selkie rollback` undoes this.\n", r.image, r.staged.short())
+    })?;
     Ok(Answer::Done)
 }

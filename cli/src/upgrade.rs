@@ -42,10 +42,10 @@ pub fn carry_out(options: &Options, apply: bool, output: &Output) -> Result<Repo
     let access = if options.until == Until::Check { Access::Read } else { Access::Write };
     let host = Host::running(access)?;
     let report = upgrade::run(&host, options, &renderer(output))?;
-    output.print(&report, human)?;
-    if apply && report.outcome == Outcome::Staged {
+    if apply && report.reboot_needed {
         selkie::sys::reboot::reboot()?;
     }
+    output.print(&report, human)?;
     Ok(report)
 }
 
@@ -55,12 +55,15 @@ fn human(report: &Report) -> String {
         report.pulled.as_ref().map(|p| format!("Fetched {} in {} new layers.\n", bytes(p.bytes_fetched), p.layers_new)).unwrap_or_default();
     let (image, to) = (&report.image, &report.to_manifest);
     match report.outcome {
+        Outcome::UpToDate if report.reboot_needed => format!("{image} is up to date: {to}{version} waits for a reboot\n"),
         Outcome::UpToDate => format!("{image} is up to date: {to}{version}\n"),
-        Outcome::Available => format!("{image} has an update: {to}{version}\nnow: {}\n", report.from_manifest),
+        Outcome::Available => {
+            format!("{image} has an update: {to}{version}\nnow: {}\n", report.from_manifest.as_deref().unwrap_or("unknown"))
+        }
         Outcome::Downloaded => {
             format!("{fetched}{image} is downloaded: {to}{version}\nRun `selkie upgrade` to make it the root that boots next.\n")
         }
         Outcome::Staged => format!("{fetched}{image} boots next: {to}{version}\nReboot to run it; `selkie rollback` undoes this.\n"),
-        Outcome::Followed => format!("This machine follows {image} from now on; it runs that already.\n"),
+        Outcome::Followed => format!("This machine follows {image} from now on; it is on that already.\n"),
     }
 }

@@ -45,18 +45,24 @@ impl System {
         self.default_entry().filter(|e| e.image != self.booted)
     }
 
-    /// The newest entry that neither runs nor boots next.
+    /// The newest entry that neither runs nor boots next. One that has run comes before one that was staged and never did.
     pub fn previous(&self) -> Option<&BootEntry> {
         let default = self.default_entry().map(|e| &e.image);
-        self.entries.iter().find(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e))
+        let others = || self.entries.iter().filter(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e));
+        others().find(|e| self.has_run(e)).or_else(|| others().next())
     }
 
-    /// Where `rollback` goes: from a staged root back to the booted one, else to the previous one.
-    pub fn rollback_target(&self) -> Option<&BootEntry> {
+    /// Where `rollback` goes: from a staged root back to the booted one, which needs no entry for that, else to the previous one.
+    pub fn rollback_target(&self) -> Option<&ImageId> {
         match self.staged() {
-            Some(_) => self.entries.iter().find(|e| e.image == self.booted && self.can_boot(e)),
-            None => self.previous(),
+            Some(_) => Some(&self.booted),
+            None => self.previous().map(|e| &e.image),
         }
+    }
+
+    /// The entry of an image.
+    pub fn entry(&self, id: &ImageId) -> Option<&BootEntry> {
+        self.entries.iter().find(|e| e.image == *id)
     }
 
     /// The origin of a deployment.
@@ -89,6 +95,11 @@ impl System {
         kept
     }
 
+    /// Whether a root has been booted: the first boot takes the request to carry `/etc` away.
+    fn has_run(&self, entry: &BootEntry) -> bool {
+        self.deployments.iter().any(|d| d.id == entry.image && d.etc_from.is_none())
+    }
+
     fn can_boot(&self, entry: &BootEntry) -> bool {
         entry.missing.is_empty() && self.deployments.iter().any(|d| d.id == entry.image)
     }
@@ -118,13 +129,22 @@ fn problems(booted: &ImageId, entries: &[BootEntry], deployments: &[Found]) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmdline::Cmdline;
 
     fn id(n: u8) -> ImageId {
         format!("{n:02x}").repeat(32).parse().unwrap()
     }
 
     fn entry(n: u8, serial: u64) -> BootEntry {
-        BootEntry { file: format!("selkie-{n}.conf"), image: id(n), verity_required: true, serial, title: "x".into(), missing: vec![] }
+        BootEntry {
+            file: format!("selkie-{n}.conf"),
+            image: id(n),
+            verity_required: true,
+            serial,
+            title: "x".into(),
+            arguments: Cmdline::default(),
+            missing: vec![],
+        }
     }
 
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
@@ -137,14 +157,14 @@ mod tests {
     fn roles_follow_from_entries_and_the_booted_root() {
         let name = |e: Option<&BootEntry>| e.map(|e| e.file.clone());
         for (booted, staged, previous, rollback) in [
-            (3, None, Some("selkie-2.conf"), Some("selkie-2.conf")),
-            (2, Some("selkie-3.conf"), Some("selkie-1.conf"), Some("selkie-2.conf")),
-            (1, Some("selkie-3.conf"), Some("selkie-2.conf"), Some("selkie-1.conf")),
+            (3, None, Some("selkie-2.conf"), 2),
+            (2, Some("selkie-3.conf"), Some("selkie-1.conf"), 2),
+            (1, Some("selkie-3.conf"), Some("selkie-2.conf"), 1),
         ] {
             let system = system(booted, vec![entry(3, 9), entry(2, 5), entry(1, 4)]);
             assert_eq!(name(system.staged()).as_deref(), staged, "booted {booted}");
             assert_eq!(name(system.previous()).as_deref(), previous, "booted {booted}");
-            assert_eq!(name(system.rollback_target()).as_deref(), rollback, "booted {booted}");
+            assert_eq!(system.rollback_target(), Some(&id(rollback)), "booted {booted}");
             assert_eq!(system.next_serial(), 10);
         }
     }
@@ -159,11 +179,25 @@ mod tests {
     }
 
     #[test]
+    fn a_root_that_never_ran_is_not_what_one_goes_back_to() {
+        let mut staged_twice = system(2, vec![entry(4, 9), entry(3, 8), entry(2, 7), entry(1, 6)]);
+        staged_twice.deployments[0].etc_from = Some(id(2));
+        staged_twice.deployments[1].etc_from = Some(id(2));
+        assert_eq!(staged_twice.previous(), Some(&entry(1, 6)));
+        staged_twice.booted = id(4);
+        staged_twice.deployments[0].etc_from = None;
+        assert_eq!(staged_twice.rollback_target(), Some(&id(2)));
+        let mut only_new = system(1, vec![entry(1, 9), entry(2, 8)]);
+        only_new.deployments[1].etc_from = Some(id(1));
+        assert_eq!(only_new.rollback_target(), Some(&id(2)), "a rollback that was undone");
+    }
+
+    #[test]
     fn what_a_first_boot_carries_etc_from_is_kept() {
-        let mut system = system(4, vec![entry(4, 9), entry(3, 7), entry(2, 5), entry(1, 4)]);
-        assert_eq!(system.kept(), [&id(4), &id(4), &id(3)]);
-        system.deployments[1].etc_from = Some(id(1));
-        assert_eq!(system.kept(), [&id(4), &id(4), &id(3), &id(1)]);
+        let mut system = system(3, vec![entry(4, 9), entry(3, 7), entry(2, 5), entry(1, 4)]);
+        assert_eq!(system.kept(), [&id(3), &id(4), &id(2)]);
+        system.deployments[0].etc_from = Some(id(1));
+        assert_eq!(system.kept(), [&id(3), &id(4), &id(2), &id(1)]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("image", &["error", "progress", "reference", "sys"]),
     ("store", &["cmdline", "error", "image_id", "os_release", "progress", "sys"]),
     // The machine as it is.
-    ("system", &["boot", "deploy", "error", "image_id", "origin"]),
+    ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),
     // The verbs: owners meet here and nowhere else.
     (
         "ops",

@@ -75,6 +75,7 @@ fn the_machine_on_the_disk_is_whole() {
     assert!(debugfs(&format!("stat /composefs/objects/{}/{}", &id.hex()[..2], &id.hex()[2..])).contains("Flags: 0x180000"));
     assert!(debugfs(&format!("stat /state/deploy/{id}/etc/upper")).contains("Mode:  0755"));
     assert!(debugfs("stat /composefs").contains("Mode:  0700"));
+    assert!(report.pulled.sealed);
 }
 
 #[test]
@@ -106,6 +107,10 @@ fn sizes_that_are_too_small_and_outputs_that_exist_are_refused() {
     let small_root = Options { root_size: Some(1 << 20), ..options(temp.path(), "a.raw") };
     assert_eq!(refused(&small_esp), Some(FailureKind::NoSpace));
     assert_eq!(refused(&small_root), Some(FailureKind::NoSpace));
+    for bad in ["composefs=00", "a\nlinux /evil", ""] {
+        let odd = Options { arguments: vec![bad.into()], ..options(temp.path(), "a.raw") };
+        assert_eq!(refused(&odd), Some(FailureKind::Usage), "{bad:?}");
+    }
     std::fs::write(temp.path().join("a.raw"), "precious").unwrap();
     assert_eq!(refused(&options(temp.path(), "a.raw")), Some(FailureKind::Usage));
     assert_eq!(std::fs::read(temp.path().join("a.raw")).unwrap(), b"precious");

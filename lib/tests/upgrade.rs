@@ -138,6 +138,56 @@ fn three_roots_are_kept_and_the_booted_one_always() {
 }
 
 #[test]
+fn what_an_upgrade_that_was_cut_left_behind_makes_room_for_the_next() {
+    let (temp, machine, first) = installed();
+    let files = temp.path().join("esp/EFI/selkie");
+    let orphan = format!("{}.linux", "0".repeat(64));
+    std::fs::write(files.join(&orphan), "orphan").unwrap();
+    std::fs::write(files.join(".selkie-tmp-x"), "half").unwrap();
+    std::fs::create_dir(temp.path().join(format!("sysroot/state/deploy/.selkie-tmp-{}", "cd".repeat(32)))).unwrap();
+    machine.release("stable", &layout::without(layout::bootable("2"), &["usr/lib/modules"]));
+    machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    assert!(!files.join(orphan).exists() && !files.join(".selkie-tmp-x").exists());
+    assert_eq!(std::fs::read_dir(temp.path().join("sysroot/state/deploy")).unwrap().count(), 1);
+}
+
+#[test]
+fn the_booted_root_stays_whole_even_without_its_tag() {
+    let (_temp, machine, first) = installed();
+    let store = machine.host(&first).store().unwrap();
+    for (tag, _) in store.tags().unwrap() {
+        store.untag(&tag).unwrap();
+    }
+    drop(store);
+    machine.release("stable", &layout::bootable("2"));
+    machine.upgrade(&first, None, Until::Stage).unwrap();
+    let tree = machine.host(&first).store().unwrap().tree(&first).unwrap();
+    let kernel = selkie::store::kernel(&tree).unwrap();
+    assert!(tree.read(&kernel.kernel).unwrap().starts_with(b"kernel 1 "));
+}
+
+#[test]
+fn switch_repairs_a_machine_whose_origin_is_damaged() {
+    let (temp, machine, first) = installed();
+    std::fs::write(temp.path().join(format!("sysroot/state/deploy/{first}/origin.json")), "{").unwrap();
+    machine.release("stable", &layout::bootable("2"));
+    machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    let report = machine.upgrade(&first, Some(&machine.reference("stable")), Until::Stage).unwrap();
+    assert_eq!((report.outcome, report.from_manifest, report.reboot_needed), (Outcome::Staged, None, true));
+    let staged = status_of(&machine, &first).staged.unwrap();
+    assert_eq!(staged.kernel_arguments.as_deref(), Some("rw quiet"), "they come from the boot entry");
+}
+
+#[test]
+fn a_root_that_waits_for_its_reboot_is_told_again() {
+    let (_temp, machine, first) = installed();
+    machine.release("stable", &layout::bootable("2"));
+    assert!(machine.upgrade(&first, None, Until::Stage).unwrap().reboot_needed);
+    let again = machine.upgrade(&first, None, Until::Stage).unwrap();
+    assert_eq!((again.outcome, again.reboot_needed), (Outcome::UpToDate, true));
+}
+
+#[test]
 fn one_at_a_time() {
     let (_temp, machine, first) = installed();
     machine.release("stable", &layout::bootable("2"));

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 
 use super::{ENTRIES, Entry, FILES};
+use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::sys::dir;
@@ -27,7 +27,7 @@ pub struct FoundEntry {
 }
 
 /// A live entry of ours: the machine can boot `image` by it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootEntry {
     /// File name in `loader/entries`.
     pub file: String,
@@ -39,6 +39,8 @@ pub struct BootEntry {
     pub serial: u64,
     /// What the menu shows.
     pub title: String,
+    /// Kernel arguments, without the one that names the root.
+    pub arguments: Cmdline,
     /// Files of the ESP that it needs and that are not there: such an entry does not boot.
     pub missing: Vec<String>,
 }
@@ -79,6 +81,7 @@ impl Esp {
                 verity_required: root.verity_required,
                 serial,
                 title: entry.get("title").unwrap_or_default().to_owned(),
+                arguments: entry.options().without_root_image(),
                 missing: self.missing(entry),
                 file: found.file,
             });

@@ -119,6 +119,7 @@ fn live(request: &EntryRequest) -> BootEntry {
         verity_required: request.root.verity_required,
         serial: request.serial,
         title: request.title.clone(),
+        arguments: request.arguments.clone(),
         missing: Vec::new(),
     }
 }

@@ -22,7 +22,7 @@ use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
 use crate::origin::Origin;
 use crate::progress::Progress;
-use crate::reference::ImageReference;
+use crate::reference::{ImageReference, Transport};
 use crate::store::{self, Store, Verity};
 use crate::sys::dir;
 
@@ -63,7 +63,7 @@ pub struct Report {
     pub output: PathBuf,
     /// Its size as a disk, in bytes.
     pub size: u64,
-    /// What was pulled; `boot-image` is the root that the machine will report.
+    /// What was pulled; `boot-image` is the root that the machine will report. Its repository is sealed on the disk.
     pub pulled: Pulled,
     /// The reference that the machine follows.
     pub target_image: String,
@@ -80,6 +80,10 @@ const ARGUMENTS: [&str; 2] = ["root=gpt-auto", "rw"];
 /// Runs the verb.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
+    let arguments = arguments(&options.arguments)?;
+    if options.target_image.is_none() && options.image.transport() != Transport::Registry {
+        progress.note(format!("the machine will follow {}, as it finds it there; --target-image names another reference", options.image));
+    }
     let beside = options.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
@@ -97,6 +101,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let seconds_pull = started.elapsed().as_secs_f64();
     let bootable = Bootable::open(&store, &pulled.boot_image)?;
     let machine = Machine {
+        arguments,
         options,
         store: &store,
         resolved: &resolved,
@@ -106,11 +111,27 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     };
     let size = machine.write(scratch.path(), progress.as_ref())?;
     let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
-    Ok(Report { output: options.output.clone(), size, target_image: machine.target(), pulled, seconds_pull, seconds_disk })
+    let target_image = machine.target();
+    let pulled = Pulled { sealed: true, ..pulled };
+    Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
 }
 
 /// Where the repository is on the physical root.
 const REPOSITORY: &str = "composefs";
+
+/// The kernel arguments of the machine, as they stand in its boot entry.
+fn arguments(own: &[String]) -> Result<Cmdline> {
+    let refused = |argument: &String, why: &str| Failure::new(FailureKind::Usage, format!("reading kernel argument {argument:?}: {why}"));
+    for argument in own {
+        if argument.trim().is_empty() || argument.contains(char::is_control) {
+            return Err(refused(argument, "it is empty or has a control character").into());
+        }
+        if Cmdline::parse(argument).without_root_image() != Cmdline::parse(argument) {
+            return Err(refused(argument, "which root is booted is not for arguments to say").into());
+        }
+    }
+    Ok(ARGUMENTS.into_iter().map(str::to_owned).chain(own.iter().cloned()).collect())
+}
 
 /// Everything that the machine on the disk is made of.
 struct Machine<'a> {
@@ -119,19 +140,19 @@ struct Machine<'a> {
     resolved: &'a Resolved,
     pulled: &'a Pulled,
     bootable: &'a Bootable,
+    arguments: Cmdline,
     /// As OCI names it.
     architecture: String,
 }
 
 impl Machine<'_> {
     fn write(&self, scratch: &Path, progress: &dyn Progress) -> Result<u64> {
-        let arguments: Cmdline = ARGUMENTS.into_iter().map(str::to_owned).chain(self.options.arguments.iter().cloned()).collect();
         let target = self.target();
-        let provenance = Provenance { reference: &target, arguments: &arguments, made_under: None };
+        let provenance = Provenance { reference: &target, arguments: &self.arguments, made_under: None };
         let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
         let esp = self.esp(&origin)?;
         let root = self.root(&scratch.join(REPOSITORY), &origin)?;
-        let written = disk::write(&self.layout(&arguments)?, &esp, &root, scratch, &self.options.output, progress)?;
+        let written = disk::write(&self.layout()?, &esp, &root, scratch, &self.options.output, progress)?;
         Ok(written.size)
     }
 
@@ -139,9 +160,9 @@ impl Machine<'_> {
         self.options.target_image.as_ref().unwrap_or(&self.options.image).to_string()
     }
 
-    fn layout(&self, arguments: &Cmdline) -> Result<Layout> {
+    fn layout(&self) -> Result<Layout> {
         let mut seed = openssl::sha::Sha256::new();
-        for part in [self.pulled.boot_image.hex(), &self.pulled.manifest_digest, &self.target(), &arguments.to_string()] {
+        for part in [self.pulled.boot_image.hex(), &self.pulled.manifest_digest, &self.target(), &self.arguments.to_string()] {
             seed.update(part.as_bytes());
             seed.update(b"\0");
         }

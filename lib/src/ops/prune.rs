@@ -2,7 +2,6 @@
 //! leaves garbage and never a dangling entry.
 
 use anyhow::Result;
-use serde::Serialize;
 
 use super::host::Host;
 use crate::boot::BootEntry;
@@ -22,24 +21,13 @@ pub struct Plan {
     pub tags: Vec<String>,
 }
 
-/// What was removed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Pruned {
-    /// Root images that cannot be booted any more.
-    pub deployments: Vec<ImageId>,
-    /// Objects that were removed from the repository.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
 /// The repository tag that keeps a deployment's image.
 pub fn tag(id: &ImageId) -> String {
     format!("{TAG}{id}")
 }
 
-const TAG: &str = "deployment/";
+/// Tags that begin so are this machine's bookkeeping.
+pub const TAG: &str = "deployment/";
 
 /// A set difference: everything of ours, less what [`System::kept`] names.
 pub fn plan(system: &System, tags: &[String]) -> Plan {
@@ -52,8 +40,8 @@ pub fn plan(system: &System, tags: &[String]) -> Plan {
     }
 }
 
-/// Removes what the plan names, and then the objects that nothing names any more.
-pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -> Result<Pruned> {
+/// Removes what the plan names. The objects stay until [`collect`].
+pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -> Result<()> {
     for entry in &plan.entries {
         host.esp.remove(entry)?;
         progress.step("remove entry");
@@ -64,12 +52,19 @@ pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -
         host.deployments.remove(id)?;
         progress.step("remove deployment");
     }
+    host.deployments.sweep()?;
     for tag in &plan.tags {
         store.untag(tag)?;
         progress.step("remove tag");
     }
-    let removed = store.gc()?;
+    host.sync()
+}
+
+/// Removes the objects that neither a tag nor a root with a role leads to. Layers of a pull that was cut short are among them: call it
+/// when nothing is going to be resumed.
+pub fn collect(system: &System, host: &Host, store: &Store, progress: &dyn Progress) -> Result<()> {
+    store.gc(&system.kept())?;
     host.sync()?;
     progress.step("collect objects");
-    Ok(Pruned { deployments: plan.deployments.clone(), objects: removed.objects, bytes: removed.bytes })
+    Ok(())
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::host::Host;
 use super::runtime::block_on;
+use super::{prune, upgrade};
+use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
@@ -60,9 +63,27 @@ pub struct Pulled {
     pub bytes_stored: u64,
 }
 
+/// Pulls into the repository of a machine, under its lock.
+pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let _lock = host.lock()?;
+    run(&host.store()?, options, progress)
+}
+
 /// Pulls and tags.
+///
+/// # Errors
+///
+/// [`FailureKind::Usage`] for a tag that a machine keeps its own books with.
 pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let tag = options.tag.clone().unwrap_or_else(|| tag_of(&options.image));
+    if tag.starts_with(prune::TAG) || tag == upgrade::DOWNLOADED {
+        return Err(Failure::new(FailureKind::Usage, format!("pulling {}: tag {tag} is a machine's own", options.image))
+            .hint("choose another name")
+            .into());
+    }
+    if !store.is_sealed() {
+        progress.note("the repository is not sealed: its file system or kernel has no fs-verity".to_owned());
+    }
     let pulled = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
         let pulled = fetch(store, &source, progress).await?;

@@ -33,12 +33,13 @@ pub fn run(host: &Host, progress: &dyn Progress) -> Result<Report> {
         Failure::new(FailureKind::NotFound, "rolling back: there is no other root on this machine")
             .hint("`selkie switch IMAGE` goes to any image, an older one too")
     })?;
-    let id = target.image.clone();
+    let id = target.clone();
     let origin = system.origin(&id)?;
     let store = host.store()?;
     let bootable = Bootable::open(&store, &id).with_context(|| format!("rolling back to {}", id.short()))?;
     progress.phase(format!("activating {}", id.short()));
-    let request = stage::entry(&id, target.verity_required, origin, system.next_serial());
+    let verity_required = system.entry(&id).map_or(store.is_sealed(), |entry| entry.verity_required);
+    let request = stage::entry(&id, verity_required, origin, system.next_serial());
     stage::activate(host, &bootable, &request, progress)?;
     Ok(Report { staged: id, instead_of: system.default_entry().map(|e| e.image.clone()), image: origin.image.clone() })
 }

@@ -57,10 +57,9 @@ pub fn run(host: &Host) -> Result<Status> {
 
 /// The same from a machine that was loaded before.
 pub fn status(system: &System) -> Status {
-    let entry_of = |id: &ImageId| system.entries.iter().find(|e| e.image == *id);
-    let booted = deployment(system, &system.booted, entry_of(&system.booted));
-    let of = |entry: Option<&BootEntry>| entry.map(|e| deployment(system, &e.image, Some(e)));
-    let (staged, rollback) = (of(system.staged()), of(system.rollback_target()));
+    let of = |id: &ImageId| deployment(system, id, system.entry(id));
+    let booted = of(&system.booted);
+    let (staged, rollback) = (system.staged().map(|e| of(&e.image)), system.rollback_target().map(of));
     let named: Vec<&ImageId> = [Some(&booted), staged.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
     let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
     Status { booted, staged, rollback, other, foreign_entries: system.foreign.clone(), problems: system.problems.clone() }

@@ -66,12 +66,14 @@ pub struct Report {
     pub outcome: Outcome,
     /// The reference.
     pub image: String,
-    /// The manifest that boots next as things stood before.
-    pub from_manifest: String,
+    /// The manifest that boots next as things stood before, where that is known.
+    pub from_manifest: Option<String>,
     /// The manifest that the reference names now.
     pub to_manifest: String,
     /// What the image calls its version, where a label says so.
     pub version: Option<String>,
+    /// Whether a root waits for a reboot, staged by this call or before.
+    pub reboot_needed: bool,
     /// The root that boots next now, where this call decided it.
     pub staged: Option<ImageId>,
     /// What fetching took, where anything was fetched.
@@ -89,30 +91,33 @@ pub enum Plan {
     Stage,
 }
 
-/// Decides from the machine as it is and the manifest that the reference names now.
-pub fn plan(system: &System, image: &str, manifest_digest: &str) -> Result<Plan> {
-    let (id, origin) = followed(system)?;
-    Ok(match (origin.manifest_digest == manifest_digest, origin.image == image) {
-        (true, true) => Plan::Nothing,
-        (true, false) => Plan::Follow(id.clone()),
-        (false, _) => Plan::Stage,
-    })
+/// Decides from the machine as it is and the manifest that the reference names now. A deployment whose origin cannot be read is not what
+/// was asked for: staging the image again repairs it.
+pub fn plan(system: &System, image: &str, manifest_digest: &str) -> Plan {
+    let id = followed(system);
+    match system.origin(id) {
+        Ok(origin) if origin.manifest_digest == manifest_digest && origin.image == image => Plan::Nothing,
+        Ok(origin) if origin.manifest_digest == manifest_digest => Plan::Follow(id.clone()),
+        _ => Plan::Stage,
+    }
 }
 
 /// The deployment whose reference `upgrade` follows: the one that boots next, so that an upgrade after `switch` stays on the new track.
-fn followed(system: &System) -> Result<(&ImageId, &Origin)> {
-    let id = system.default_entry().map_or(&system.booted, |entry| &entry.image);
-    Ok((id, system.origin(id)?))
+fn followed(system: &System) -> &ImageId {
+    system.default_entry().map_or(&system.booted, |entry| &entry.image)
 }
 
-/// Runs the verb. Takes the lock, except for a check, which only reads.
+/// Runs the verb. Takes the lock, except for a check, which changes nothing on the disk.
 pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let _lock = if options.until == Until::Check { None } else { Some(host.lock()?) };
     let system = host.system()?;
-    let (_, origin) = followed(&system)?;
     let image = match &options.image {
         Some(image) => image.clone(),
-        None => origin.image.parse().with_context(|| format!("reading the followed reference {:?}", origin.image))?,
+        None => {
+            let followed =
+                &system.origin(followed(&system)).context("finding out which image this machine follows (`selkie switch` sets it)")?.image;
+            followed.parse().with_context(|| format!("reading the followed reference {followed:?}"))?
+        }
     };
     block_on(async {
         let source = Source::open(&image, &options.source).await?;
@@ -125,76 +130,109 @@ pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Resu
 async fn upgrade(host: &Host, system: &System, source: &Source, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let resolved = source.resolved();
     let image = resolved.reference.to_string();
-    let (_, origin) = followed(system)?;
     let mut report = Report {
         outcome: Outcome::UpToDate,
-        from_manifest: origin.manifest_digest.clone(),
+        from_manifest: system.origin(followed(system)).ok().map(|origin| origin.manifest_digest.clone()),
         to_manifest: resolved.manifest_digest.clone(),
         version: resolved.label("org.opencontainers.image.version"),
+        reboot_needed: false,
         staged: None,
         pulled: None,
         image: image.clone(),
     };
-    match (plan(system, &image, &resolved.manifest_digest)?, options.until) {
-        (Plan::Nothing, _) => {}
-        (Plan::Follow(_), Until::Check | Until::Download) => {}
+    match (plan(system, &image, &resolved.manifest_digest), options.until) {
+        (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Download) => {}
         (Plan::Follow(id), Until::Stage) => {
-            host.deployments.create(&id, &Origin { image, ..origin.clone() })?;
+            host.deployments.create(&id, &Origin { image, ..system.origin(&id)?.clone() })?;
             progress.step("replace origin");
             report.outcome = Outcome::Followed;
         }
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
-        (Plan::Stage, until) => fetch_and_stage(host, system, source, until, &mut report, progress).await?,
+        (Plan::Stage, until) => Fetch { host, system, source, progress }.run(until, &mut report).await?,
     }
+    report.reboot_needed = host.system()?.staged().is_some();
     Ok(report)
 }
 
-async fn fetch_and_stage(
-    host: &Host,
-    system: &System,
-    source: &Source,
-    until: Until,
-    report: &mut Report,
-    progress: &Arc<dyn Progress>,
-) -> Result<()> {
-    let resolved = source.resolved();
-    let store = host.store()?;
-    check_space(host, &store, resolved)?;
-    let pulled = pull::fetch(&store, source, progress).await?;
-    let bootable = Bootable::open(&store, &pulled.boot_image)?;
-    if until == Until::Download {
-        store.tag(&pulled.stored_manifest, DOWNLOADED)?;
-        host.sync()?;
-        progress.step("tag download");
-        report.outcome = Outcome::Downloaded;
-    } else {
-        let arguments = Cmdline::parse(&system.origin(&system.booted)?.kernel_arguments);
-        let context = Provenance { reference: &report.image, arguments: &arguments, made_under: Some(&system.booted) };
-        let origin = stage::origin(resolved, &pulled, &bootable.os, &context);
-        let entry = stage::stage(host, &store, &pulled, &bootable, &origin, progress.as_ref())?;
-        report.outcome = if entry.image == system.booted && system.staged().is_none() { Outcome::UpToDate } else { Outcome::Staged };
-        report.staged = Some(entry.image);
-        clean_up(host, &store, progress.as_ref());
+/// Everything that fetching and staging an image needs.
+struct Fetch<'a> {
+    host: &'a Host,
+    system: &'a System,
+    source: &'a Source,
+    progress: &'a Arc<dyn Progress>,
+}
+
+impl Fetch<'_> {
+    async fn run(&self, until: Until, report: &mut Report) -> Result<()> {
+        let arguments = self.arguments()?;
+        let store = self.host.store()?;
+        if !store.is_sealed() {
+            self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
+        }
+        self.make_room(&store)?;
+        let pulled = pull::fetch(&store, self.source, self.progress).await?;
+        let bootable = Bootable::open(&store, &pulled.boot_image)?;
+        if until == Until::Download {
+            store.tag(&pulled.stored_manifest, DOWNLOADED)?;
+            self.host.sync()?;
+            self.progress.step("tag download");
+            report.outcome = Outcome::Downloaded;
+        } else {
+            let provenance = Provenance { reference: &report.image, arguments: &arguments, made_under: Some(&self.system.booted) };
+            let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
+            let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
+            let nothing_new = entry.image == self.system.booted && self.system.staged().is_none();
+            report.outcome = if nothing_new { Outcome::UpToDate } else { Outcome::Staged };
+            report.staged = Some(entry.image);
+            store.untag(DOWNLOADED)?;
+        }
+        self.clean_up(&store);
+        report.pulled = Some(pulled);
+        Ok(())
     }
-    report.pulled = Some(pulled);
-    Ok(())
+
+    /// The kernel arguments of the new root: those of the running one. Its entry says them, else its origin.
+    fn arguments(&self) -> Result<Cmdline> {
+        let booted = &self.system.booted;
+        match self.system.entry(booted) {
+            Some(entry) => Ok(entry.arguments.clone()),
+            None => Ok(Cmdline::parse(
+                &self.system.origin(booted).context("finding out the kernel arguments of this machine")?.kernel_arguments,
+            )),
+        }
+    }
+
+    /// Takes away what an earlier call left half-done and what has no role, and checks that the layers can fit at all. Objects stay:
+    /// they may be what a pull that was cut short goes on from.
+    fn make_room(&self, store: &Store) -> Result<()> {
+        prune::apply(&prune::plan(self.system, &tags(store)?), self.host, store, self.progress.as_ref())?;
+        match check_space(self.host, store, self.source.resolved()) {
+            Err(_) => {
+                prune::collect(self.system, self.host, store, self.progress.as_ref())?;
+                check_space(self.host, store, self.source.resolved())
+            }
+            fits => fits,
+        }
+    }
+
+    /// Removes what lost its role. The work is done by then, so trouble here is told and does not undo it.
+    fn clean_up(&self, store: &Store) {
+        let cleaned = (|| {
+            let system = self.host.system()?;
+            prune::apply(&prune::plan(&system, &tags(store)?), self.host, store, self.progress.as_ref())?;
+            prune::collect(&system, self.host, store, self.progress.as_ref())
+        })();
+        if let Err(e) = cleaned {
+            self.progress.note(format!("removing what is no longer needed: {e:#}; the next upgrade tries again"));
+        }
+    }
 }
 
 /// Tag of an image that was fetched ahead of its staging.
-const DOWNLOADED: &str = "downloaded";
+pub const DOWNLOADED: &str = "downloaded";
 
-/// Removes what lost its role. The upgrade is done by then, so trouble here is told and does not undo it.
-fn clean_up(host: &Host, store: &Store, progress: &dyn Progress) {
-    let cleaned = (|| {
-        let tags: Vec<String> = store.tags()?.into_iter().map(|(tag, _)| tag).collect();
-        if tags.iter().any(|t| t == DOWNLOADED) {
-            store.untag(DOWNLOADED)?;
-        }
-        prune::apply(&prune::plan(&host.system()?, &tags), host, store, progress)
-    })();
-    if let Err(e) = cleaned {
-        progress.note(format!("removing what is no longer needed: {e:#}; the next upgrade tries again"));
-    }
+fn tags(store: &Store) -> Result<Vec<String>> {
+    Ok(store.tags()?.into_iter().map(|(tag, _)| tag).collect())
 }
 
 /// Refuses before anything is fetched when not even the compressed layers would fit.

@@ -82,9 +82,10 @@ impl Store {
         crate::sys::dir::sync_filesystem(self.dir()).context("syncing the repository")
     }
 
-    /// Removes what no tag leads to. Waits until no other process has the repository open.
-    pub fn gc(&self) -> Result<GcStats> {
-        let swept = with_repository!(self, repository => repository.gc(&[]));
+    /// Removes what neither a tag nor `keep` leads to. Waits until no other process has the repository open.
+    pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
+        let roots: Vec<&str> = keep.iter().map(|id| id.hex()).collect();
+        let swept = with_repository!(self, repository => repository.gc(&roots));
         if swept.is_err() {
             // The library keeps its exclusive lock when it fails, and every other process would wait for us.
             rustix::fs::flock(self.dir(), rustix::fs::FlockOperation::LockShared).context("giving up the exclusive lock")?;
