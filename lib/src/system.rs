@@ -35,9 +35,9 @@ impl System {
         Ok(Self { booted, entries, deployments: listing.found, foreign, problems })
     }
 
-    /// The entry that boots next.
+    /// The entry that boots next: the first that the boot loader offers, whether that can boot or not ([`Self::can_boot`]).
     pub fn default_entry(&self) -> Option<&BootEntry> {
-        self.entries.iter().find(|e| self.can_boot(e))
+        default_entry(&self.entries)
     }
 
     /// The entry that boots next, if that is not what runs now.
@@ -100,13 +100,26 @@ impl System {
         self.deployments.iter().any(|d| d.id == entry.image && d.etc_from.is_none())
     }
 
-    fn can_boot(&self, entry: &BootEntry) -> bool {
-        entry.missing.is_empty() && self.deployments.iter().any(|d| d.id == entry.image)
+    /// Whether everything is there that the entry needs.
+    pub fn can_boot(&self, entry: &BootEntry) -> bool {
+        can_boot(entry, &self.deployments)
     }
+}
+
+/// systemd-boot knows nothing of deployments, and finds out about a missing initramfs when it is too late to choose another entry.
+fn default_entry(entries: &[BootEntry]) -> Option<&BootEntry> {
+    entries.iter().find(|e| e.offered)
+}
+
+fn can_boot(entry: &BootEntry, deployments: &[Found]) -> bool {
+    entry.offered && entry.missing.is_empty() && deployments.iter().any(|d| d.id == entry.image)
 }
 
 fn problems(booted: &ImageId, entries: &[BootEntry], deployments: &[Found]) -> Vec<String> {
     let mut problems = Vec::new();
+    if let Some(default) = default_entry(entries).filter(|e| !can_boot(e, deployments)) {
+        problems.push(format!("boot entry {} boots next and cannot", default.file));
+    }
     if !entries.iter().any(|e| e.image == *booted) {
         problems.push(format!("the booted root {} has no boot entry", booted.short()));
     }
@@ -143,6 +156,7 @@ mod tests {
             serial,
             title: "x".into(),
             arguments: Cmdline::default(),
+            offered: true,
             missing: vec![],
         }
     }
@@ -170,9 +184,9 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_boot_has_no_role() {
+    fn an_entry_without_its_kernel_has_no_role() {
         let mut broken = entry(3, 9);
-        broken.missing = vec!["/EFI/selkie/x.linux".into()];
+        (broken.offered, broken.missing) = (false, vec!["/EFI/selkie/x.linux".into()]);
         let system = system(1, vec![broken, entry(2, 5), entry(1, 4)]);
         assert_eq!(system.staged(), Some(&entry(2, 5)));
         assert_eq!(system.kept(), [&id(1), &id(2)]);
@@ -193,6 +207,26 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_without_its_initramfs_boots_next_and_is_no_place_to_go_back_to() {
+        let mut broken = entry(3, 9);
+        broken.missing = vec!["/EFI/selkie/x.initrd".into()];
+        let staged = system(2, vec![broken.clone(), entry(2, 5), entry(1, 4)]);
+        assert_eq!(staged.staged(), Some(&broken));
+        assert_eq!(staged.rollback_target(), Some(&id(2)));
+        let old = system(4, vec![entry(4, 10), broken, entry(2, 5)]);
+        assert_eq!((old.default_entry(), old.previous()), (Some(&entry(4, 10)), Some(&entry(2, 5))));
+    }
+
+    #[test]
+    fn the_boot_loader_does_not_ask_for_a_deployment() {
+        let mut system = system(2, vec![entry(3, 9), entry(2, 5), entry(1, 4)]);
+        system.deployments.remove(0);
+        assert_eq!(system.staged(), Some(&entry(3, 9)));
+        system.deployments.pop();
+        assert_eq!(system.previous(), None);
+    }
+
+    #[test]
     fn what_a_first_boot_carries_etc_from_is_kept() {
         let mut system = system(3, vec![entry(4, 9), entry(3, 7), entry(2, 5), entry(1, 4)]);
         assert_eq!(system.kept(), [&id(3), &id(4), &id(2)]);
@@ -203,9 +237,20 @@ mod tests {
     #[test]
     fn problems_are_told_one_by_one() {
         let mut broken = entry(3, 9);
-        broken.missing = vec!["/EFI/selkie/x.linux".into()];
+        broken.missing = vec!["/EFI/selkie/x.initrd".into()];
         let told =
             problems(&id(1), &[broken, entry(2, 5)], &[Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None }]);
-        assert_eq!(told.len(), 4, "{told:#?}");
+        assert_eq!(told.len(), 5, "{told:#?}");
+        assert_eq!(told[0], "boot entry selkie-3.conf boots next and cannot");
+    }
+
+    #[test]
+    fn a_default_that_boots_is_no_problem() {
+        let found = |n| Found { id: id(n), origin: Err("none".into()), etc_from: None };
+        let next = |entries: &[BootEntry], deployments: &[Found]| {
+            problems(&id(1), entries, deployments).iter().any(|p| p.contains("boots next and cannot"))
+        };
+        assert!(!next(&[entry(2, 5), entry(1, 4)], &[found(1), found(2)]));
+        assert!(next(&[entry(2, 5), entry(1, 4)], &[found(1)]));
     }
 }

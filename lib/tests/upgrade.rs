@@ -179,6 +179,20 @@ fn switch_repairs_a_machine_whose_origin_is_damaged() {
 }
 
 #[test]
+fn an_upgrade_brings_a_lost_initramfs_back() {
+    let (temp, machine, first) = installed();
+    for entry in std::fs::read_dir(temp.path().join("esp/EFI/selkie")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "initrd") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert_ne!(status_of(&machine, &first).problems, [""; 0]);
+    machine.upgrade(&first, None, Until::Stage).unwrap();
+    assert_eq!(status_of(&machine, &first).problems, [""; 0]);
+}
+
+#[test]
 fn a_root_that_waits_for_its_reboot_is_told_again() {
     let (_temp, machine, first) = installed();
     machine.release("stable", &layout::bootable("2"));

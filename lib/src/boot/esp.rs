@@ -41,6 +41,8 @@ pub struct BootEntry {
     pub title: String,
     /// Kernel arguments, without the one that names the root.
     pub arguments: Cmdline,
+    /// Whether the boot loader offers it: systemd-boot passes over an entry whose kernel is not there, and looks at nothing else.
+    pub offered: bool,
     /// Files of the ESP that it needs and that are not there: such an entry does not boot.
     pub missing: Vec<String>,
 }
@@ -82,6 +84,7 @@ impl Esp {
                 serial,
                 title: entry.get("title").unwrap_or_default().to_owned(),
                 arguments: entry.options().without_root_image(),
+                offered: self.offered(entry),
                 missing: self.missing(entry),
                 file: found.file,
             });
@@ -144,9 +147,17 @@ impl Esp {
         self.root.as_fd()
     }
 
+    /// Of repeated keys, systemd-boot takes the last.
+    fn offered(&self, entry: &Entry) -> bool {
+        entry.all("linux").chain(entry.all("efi")).last().is_some_and(|path| self.has(path))
+    }
+
     fn missing(&self, entry: &Entry) -> Vec<String> {
-        let there = |path: &str| dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some());
-        entry.files().filter(|path| !there(path)).map(str::to_owned).collect()
+        entry.files().filter(|path| !self.has(path)).map(str::to_owned).collect()
+    }
+
+    fn has(&self, path: &str) -> bool {
+        dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some())
     }
 }
 

@@ -120,6 +120,7 @@ fn live(request: &EntryRequest) -> BootEntry {
         serial: request.serial,
         title: request.title.clone(),
         arguments: request.arguments.clone(),
+        offered: true,
         missing: Vec::new(),
     }
 }
@@ -236,13 +237,16 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_kernel_is_told_by_its_entry() {
-        let temp = tempfile::tempdir().unwrap();
-        let esp = esp(temp.path());
-        stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-        let file = BootFile::measure(FileKind::Linux, &mut Cursor::new("kernel")).unwrap();
-        std::fs::remove_file(temp.path().join(FILES).join(file.name())).unwrap();
-        assert_eq!(esp.entries().unwrap()[0].missing, [file.path()]);
+    fn what_is_missing_is_told_by_its_entry_and_only_the_kernel_hides_it() {
+        for (kind, content, offered) in [(FileKind::Linux, "kernel", false), (FileKind::Initrd, "initrd", true)] {
+            let temp = tempfile::tempdir().unwrap();
+            let esp = esp(temp.path());
+            stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+            let file = BootFile::measure(kind, &mut Cursor::new(content)).unwrap();
+            std::fs::remove_file(temp.path().join(FILES).join(file.name())).unwrap();
+            let entry = esp.entries().unwrap().remove(0);
+            assert_eq!((entry.missing, entry.offered), (vec![file.path()], offered), "{content}");
+        }
     }
 
     #[test]

@@ -91,10 +91,13 @@ pub enum Plan {
     Stage,
 }
 
-/// Decides from the machine as it is and the manifest that the reference names now. A deployment whose origin cannot be read is not what
-/// was asked for: staging the image again repairs it.
+/// Decides from the machine as it is and the manifest that the reference names now. An entry that cannot boot, or a deployment
+/// whose origin cannot be read, is not what was asked for: staging the image again repairs it.
 pub fn plan(system: &System, image: &str, manifest_digest: &str) -> Plan {
     let id = followed(system);
+    if system.default_entry().is_none_or(|entry| !system.can_boot(entry)) {
+        return Plan::Stage;
+    }
     match system.origin(id) {
         Ok(origin) if origin.manifest_digest == manifest_digest && origin.image == image => Plan::Nothing,
         Ok(origin) if origin.manifest_digest == manifest_digest => Plan::Follow(id.clone()),
