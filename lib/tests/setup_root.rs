@@ -274,6 +274,26 @@ fn there_and_back_again() {
 }
 
 #[test]
+fn no_boot_depends_on_where_an_image_came_from() {
+    let machine = Machine::new();
+    let (first, second) = (machine.image("etc/a=1"), machine.image("etc/a=1 etc/b=2"));
+    for id in [&first, &second] {
+        machine.deploy(id);
+    }
+    // Half of it, and one of a selkie to come.
+    std::fs::write(machine.state(&first).join("origin.json"), "{").unwrap();
+    std::fs::write(machine.state(&second).join("origin.json"), "{\"version\": 99, \"image\": [\"quay.io/acme/os\"]}").unwrap();
+    machine.boot(&first, |root| std::fs::write(root.join("etc/a"), "mine").unwrap());
+    let deployment = machine.deployments().get(&second).unwrap().unwrap();
+    deployment.request_etc(&first).unwrap();
+    let found = machine.deployments().list().unwrap().found.into_iter().find(|f| f.id == second).unwrap();
+    assert_eq!((found.origin.is_err(), found.etc_from.as_ref()), (true, Some(&first)), "a prune would take away what is to be carried");
+    machine.boot(&second, |root| assert_eq!((read(root.join("etc/a")), read(root.join("etc/b"))), ("mine".into(), "2".into())));
+    std::fs::remove_file(machine.state(&second).join("origin.json")).unwrap();
+    machine.boot(&second, |root| assert_eq!(read(root.join("etc/a")), "mine"));
+}
+
+#[test]
 fn a_carry_that_cannot_be_done_stops_the_boot() {
     let machine = Machine::new();
     let (id, before) = (machine.image("etc/a=1"), machine.image("etc/a=2"));

@@ -38,13 +38,11 @@ pub struct Deployments {
     dir: OwnedFd,
 }
 
-/// One deployment: an image with its origin and its /etc.
+/// One deployment: the state of an image, with its /etc. Where the image came from is read only when somebody asks: a boot does not.
 #[derive(Debug)]
 pub struct Deployment {
     /// The image.
     pub id: ImageId,
-    /// Where it came from.
-    pub origin: Origin,
     dir: OwnedFd,
 }
 
@@ -105,23 +103,17 @@ impl Deployments {
     }
 
     fn look_at(&self, id: ImageId) -> Found {
-        let read = |dir: OwnedFd| {
-            let deployment = Deployment { id: id.clone(), origin: read_origin(&dir)?, dir };
-            Ok((deployment.requested_etc()?, deployment.origin))
-        };
-        let read = dir::open(&self.dir, id.hex()).context("opening its directory").and_then(read);
-        match read {
-            Ok((etc_from, origin)) => Found { id, origin: Ok(origin), etc_from },
-            Err(error) => Found { id, origin: Err(format!("{error:#}")), etc_from: None },
-        }
+        let opened = dir::open(&self.dir, id.hex()).context("opening its directory");
+        // The request counts whatever the origin looks like: a boot fulfils it, and until then its source has to stay.
+        let read = opened.map(|dir| Deployment { id: id.clone(), dir }).and_then(|found| Ok((found.requested_etc()?, found.origin())));
+        let (etc_from, origin) = read.unwrap_or_else(|error| (None, Err(error)));
+        Found { id, origin: origin.map_err(|error| format!("{error:#}")), etc_from }
     }
 
-    /// The deployment of an image; `None` where there is none.
+    /// The deployment of an image; `None` where there is none. Nothing in it is read.
     pub fn get(&self, id: &ImageId) -> Result<Option<Deployment>> {
         let opened = dir::open_optional(&self.dir, id.hex()).with_context(|| format!("opening deployment {id}"))?;
-        let Some(dir) = opened else { return Ok(None) };
-        let origin = read_origin(&dir).with_context(|| format!("opening deployment {id}"))?;
-        Ok(Some(Deployment { id: id.clone(), origin, dir }))
+        Ok(opened.map(|dir| Deployment { id: id.clone(), dir }))
     }
 
     /// Makes the deployment of an image, durably: whole, or not at all. One that exists gets the new origin and keeps its /etc.
@@ -135,7 +127,7 @@ impl Deployments {
             }
             None => self.create_new(id, &json)?,
         };
-        Ok(Deployment { id: id.clone(), origin: origin.clone(), dir })
+        Ok(Deployment { id: id.clone(), dir })
     }
 
     fn create_new(&self, id: &ImageId, json: &[u8]) -> Result<OwnedFd> {
@@ -171,9 +163,16 @@ impl Deployments {
     }
 }
 
-fn read_origin(dir: &OwnedFd) -> Result<Origin> {
-    let json = dir::read_optional(dir, ORIGIN)?.with_context(|| format!("reading {ORIGIN}: no such file"))?;
-    Ok(Origin::from_json(&json)?)
+impl Deployment {
+    /// Where the image came from.
+    ///
+    /// # Errors
+    ///
+    /// There is no such file, it is damaged, or a newer selkie wrote it. Such a deployment boots all the same.
+    pub fn origin(&self) -> Result<Origin> {
+        let json = dir::read_optional(&self.dir, ORIGIN)?.with_context(|| format!("reading {ORIGIN}: no such file"))?;
+        Ok(Origin::from_json(&json)?)
+    }
 }
 
 fn temporary(id: &ImageId) -> String {
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(deployments.list().unwrap(), Listing::default());
         assert!(deployments.get(&id("ab")).unwrap().is_none());
         deployments.create(&id("ab"), &origin("one")).unwrap();
-        assert_eq!(deployments.get(&id("ab")).unwrap().unwrap().origin, origin("one"));
+        assert_eq!(deployments.get(&id("ab")).unwrap().unwrap().origin().unwrap(), origin("one"));
         assert!(temp.path().join(VAR).is_dir());
         assert!(deployments.remove(&id("ab")).unwrap());
         assert!(!deployments.remove(&id("ab")).unwrap());

@@ -51,6 +51,6 @@ mod tests {
         };
         std::fs::write(temp.path().join(origin_path(&id)), origin.to_json().unwrap()).unwrap();
         let deployments = Deployments::open(crate::sys::dir::open_path(temp.path()).unwrap()).unwrap();
-        assert_eq!(deployments.get(&id).unwrap().unwrap().origin, origin);
+        assert_eq!(deployments.get(&id).unwrap().unwrap().origin().unwrap(), origin);
     }
 }
