@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     build::{self, Programs, cargo},
     cli::{LabOptions, Suite, TestOptions},
-    command::Argv,
+    command::{Argv, is_root},
     disk,
     images::{self, Images},
     lab::Lab,
@@ -95,10 +95,17 @@ fn unit(lab: &Lab, story: &mut Story, tally: &mut Tally) {
     }
 }
 
+/// Some tests mount file systems: without root, cargo builds them as the user and runs them by sudo.
+fn runner(root: bool) -> Option<String> {
+    let target = format!("{}_UNKNOWN_LINUX_GNU", std::env::consts::ARCH.to_uppercase());
+    (!root).then(|| format!("CARGO_TARGET_{target}_RUNNER=sudo --preserve-env"))
+}
+
 /// Runs all tests that cargo knows, shows their output and counts them.
 fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
     let argv = Argv::new(["env"])
         .with([format!("SELKIE_CFSCTL={}", lab.file("target/debug/cfsctl").display())])
+        .with(runner(is_root()))
         .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", CFSCTL]).0);
     let mut child = argv.command().stdout(Stdio::piped()).spawn().with_context(|| format!("starting {argv}"))?;
     let stdout = child.stdout.take().context("reading cargo's output")?;
