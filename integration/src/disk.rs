@@ -29,24 +29,30 @@ pub(crate) fn write(lab: &Lab, programs: &Programs, registry: &Registry, tell: &
     Ok(disk)
 }
 
-fn check(lab: &Lab, disk: &Path) -> Result<()> {
+/// Start and size of a partition in bytes: 0 is the ESP, 1 the root file system.
+pub(crate) fn partition(disk: &Path, number: usize) -> Result<(u64, u64)> {
     let table = Argv::new(["sfdisk", "--json"]).with([disk]).read()?;
     let table: serde_json::Value = serde_json::from_str(&table).context("reading the partition table")?;
-    let partition = |number: usize| -> Result<(u64, u64)> {
-        let entry = &table["partitiontable"]["partitions"][number];
-        let bytes = |key: &str| entry[key].as_u64().map(|sectors| sectors * 512);
-        Ok((bytes("start").context("reading a partition's start")?, bytes("size").context("reading a partition's size")?))
-    };
+    let entry = &table["partitiontable"]["partitions"][number];
+    let bytes = |key: &str| entry[key].as_u64().map(|sectors| sectors * 512);
+    Ok((bytes("start").context("reading a partition's start")?, bytes("size").context("reading a partition's size")?))
+}
+
+/// The root file system of a disk image, as e2fsprogs names it.
+pub(crate) fn root(disk: &Path) -> Result<String> {
+    Ok(format!("{}?offset={}", disk.display(), partition(disk, 1)?.0))
+}
+
+fn check(lab: &Lab, disk: &Path) -> Result<()> {
     let verified = Argv::new(["sgdisk", "-v"]).with([disk]).read()?;
     if !verified.contains("No problems found") {
         bail!("checking the partition table: {verified}");
     }
-    let (esp_start, esp_size) = partition(0)?;
+    let (esp_start, esp_size) = partition(disk, 0)?;
     let esp = lab.dir.join("esp.img");
     let extent = [format!("skip={esp_start}"), format!("count={esp_size}")];
     let names = [format!("if={}", disk.display()), format!("of={}", esp.display())];
     Argv::new(["dd", "status=none", "bs=1M", "iflag=skip_bytes,count_bytes"]).with(extent).with(names).read()?;
     Argv::new(["/sbin/fsck.vfat", "-n"]).with([&esp]).read()?;
-    let root = format!("{}?offset={}", disk.display(), partition(1)?.0);
-    Argv::new(["/sbin/e2fsck", "-fn", &root]).read().map(drop)
+    Argv::new(["/sbin/e2fsck", "-fn", &root(disk)?]).read().map(drop)
 }

@@ -2,6 +2,7 @@
 
 mod interrupted_pull;
 mod lifecycle;
+mod tampered;
 
 use std::path::Path;
 
@@ -33,8 +34,11 @@ pub(crate) struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub(crate) const ALL: &[Scenario] =
-    &[Scenario { name: "lifecycle", run: lifecycle::run }, Scenario { name: "interrupted-pull", run: interrupted_pull::run }];
+pub(crate) const ALL: &[Scenario] = &[
+    Scenario { name: "lifecycle", run: lifecycle::run },
+    Scenario { name: "interrupted-pull", run: interrupted_pull::run },
+    Scenario { name: "tampered", run: tampered::run },
+];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
 pub(crate) fn select(names: &[String]) -> Result<Vec<Scenario>> {
@@ -64,9 +68,9 @@ mod tests {
     #[test]
     fn scenarios_are_chosen_by_name() {
         let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull"]);
+        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered"]);
         assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull");
+        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered");
     }
 }

@@ -64,6 +64,26 @@ impl Machine {
         self.wait()
     }
 
+    /// Powers it on and waits until the console shows `text`, for a boot that is not meant to succeed.
+    pub(crate) fn boot_until(&mut self, text: &str) -> Result<()> {
+        fs::write(self.serial(), "").context("emptying the console's log")?;
+        self.power_on()?;
+        let begin = Instant::now();
+        while begin.elapsed() < BOOT * self.accel.patience() {
+            self.check_alive()?;
+            if String::from_utf8_lossy(&fs::read(self.serial()).unwrap_or_default()).contains(text) {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(500));
+        }
+        bail!("booting: the console did not say {text:?}\n{}", self.console())
+    }
+
+    /// Its disk; to be changed only while it is powered off.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.dir.join("disk.raw")
+    }
+
     /// Ends the QEMU process at once, as a power cut would: what the guest has not written to its disk is lost.
     pub(crate) fn cut_power(&mut self) -> Result<()> {
         self.agent = None;
@@ -214,7 +234,7 @@ mod tests {
     fn one_disk_one_network_card_one_channel() {
         let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
         let machine = Machine { dir, run, accel: Accel::Tcg, child: None, agent: None, token: 0, boot_id: String::new() };
-        let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max \
+        let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
              -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
              -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
              -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \

@@ -1,0 +1,70 @@
+//! Somebody changes the disk while the machine is off: what was changed is refused, and the console says what is missing.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{Bench, TAG, same};
+use crate::{
+    command::Argv,
+    disk::{partition, root},
+    images,
+    selkie::Status,
+    story::Teller,
+    vm::Machine,
+};
+
+/// A file that nothing needs to boot, and that is too large to be inside the root image.
+const FILE: &str = "/usr/share/common-licenses/GPL-3";
+
+/// Runs the scenario.
+pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
+    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    let mut machine = Machine::new(bench.lab, "tampered", bench.disk, bench.accel)?;
+    machine.boot()?;
+    let id = Status::of(&mut machine)?.booted()?.to_owned();
+    let search = format!("find /sysroot/composefs/objects -type f -size $(stat -c %s {FILE})c -exec cmp -s {{}} {FILE} \\; -print");
+    let object = machine.shell(&search)?;
+    let object = object.strip_prefix("/sysroot").context("finding the object of a file: it is not in the repository")?;
+    machine.shell("sync")?;
+    machine.cut_power()?;
+
+    flip_a_byte(&machine.disk(), object)?;
+    machine.boot()?;
+    let outcome = machine.run(&["cat", FILE])?;
+    same("the refusal to read a changed file", outcome.stderr.contains("Input/output error"), true)?;
+    same("what was read of it", outcome.stdout.as_str(), "")?;
+    Status::of(&mut machine)?.expect("v1", None, None)?;
+    tell.say("one flipped byte is an I/O error, never wrong data");
+    machine.shell("sync")?;
+    machine.cut_power()?;
+
+    boot_another_image(&machine.disk(), &id)?;
+    machine.boot_until("looking for the root image: composefs/images has none of")?;
+    tell.say("an entry for an image that is not there stops in the initramfs, and the console says so");
+    Ok(())
+}
+
+/// Changes one byte in the middle of a file's first block.
+fn flip_a_byte(disk: &Path, path: &str) -> Result<()> {
+    let blocks = Argv::new(["/sbin/debugfs", "-R", &format!("blocks {path}"), &root(disk)?]).read()?;
+    let block: u64 =
+        blocks.split_whitespace().next().context("finding the blocks of an object")?.parse().context("reading a block number")?;
+    let at = partition(disk, 1)?.0 + block * 4096 + 100;
+    let image = File::options().read(true).write(true).open(disk).context("opening the disk image")?;
+    let mut byte = [0];
+    image.read_exact_at(&mut byte, at).context("reading the disk image")?;
+    image.write_all_at(&[byte[0] ^ 1], at).context("changing the disk image")
+}
+
+/// Makes the boot entry name an image that is not in the repository.
+fn boot_another_image(disk: &Path, id: &str) -> Result<()> {
+    let esp = format!("{}@@{}", disk.display(), partition(disk, 0)?.0);
+    let name = format!("::/loader/entries/selkie-{}.conf", &id[..12]);
+    let entry = Argv::new(["mtype", "-i", &esp, &name]).read()?;
+    let changed = disk.with_file_name("entry.conf");
+    std::fs::write(&changed, entry.replace(id, &"0".repeat(id.len()))).context("writing a boot entry")?;
+    Argv::new(["mcopy", "-o", "-i", &esp]).with([&changed]).with([&name]).read().map(drop)
+}
