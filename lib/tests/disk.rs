@@ -91,10 +91,12 @@ fn two_runs_give_the_same_bytes() {
 #[test]
 fn what_cannot_boot_makes_no_disk() {
     let loader = "usr/lib/systemd/boot";
-    for gone in ["usr/lib/modules/6.1/vmlinuz", "usr/lib/modules/6.1/initramfs.img", loader, "usr"] {
+    let (kernel, initramfs, init) = ("usr/lib/modules/6.1/vmlinuz", "usr/lib/modules/6.1/initramfs.img", "usr/lib/systemd/systemd");
+    for gone in [kernel, initramfs, loader, "usr", init, "etc", "var", "run", "proc", "sys", "dev", "tmp"] {
         let temp = released(&layout::without(layout::bootable("1"), &[gone]));
         let error = disk::run(&options(temp.path(), "a.raw"), &silent()).unwrap_err();
-        assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::Unsuitable), "{gone}: {error:#}");
+        let failure = Failure::find(&error).unwrap_or_else(|| panic!("{gone}: {error:#}"));
+        assert_eq!((failure.kind, failure.hint.is_some()), (FailureKind::Unsuitable, true), "{gone}: {error:#}");
         assert!(!temp.path().join("a.raw").exists());
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
-use selkie::store::{Content, NodeKind, Store, Verity, kernel, os_release, systemd_boot};
+use selkie::store::{Content, NodeKind, Store, Verity, kernel, os_release, require_bootable_layout, systemd_boot};
 use store_common::{tar, *};
 
 fn open(temp: &tempfile::TempDir, algorithm: Option<Algorithm>, verity: Verity) -> anyhow::Result<Store> {
@@ -255,4 +255,35 @@ fn what_a_machine_boots_with() {
     let nothing = tree(&[dir("usr")]);
     assert_eq!(kind(systemd_boot(&nothing, "amd64")), Some(FailureKind::Unsuitable));
     assert_eq!(os_release(&nothing).unwrap(), Default::default());
+}
+
+#[test]
+fn what_a_boot_mounts_on_and_starts() {
+    let (runtime, temp) = (runtime(), temporary());
+    let repository = repository(&temp);
+    let directories = ["etc", "var", "usr", "run", "proc", "sys", "dev", "tmp", "boot", "sysroot"];
+    let refused = |gone: &[&str], instead: &[Entry]| {
+        let rest = directories.iter().filter(|name| !gone.contains(*name)).map(|name| dir(name));
+        let stored = store(&runtime, &repository, &[tar(&rest.chain(instead.iter().cloned()).collect::<Vec<_>>())], None).unwrap();
+        let refused = require_bootable_layout(&repository.tree(&stored.boot_image).unwrap()).err()?;
+        let failure = Failure::find(&refused).unwrap_or_else(|| panic!("not a failure: {refused:#}"));
+        assert_eq!(failure.kind, FailureKind::Unsuitable);
+        Some((failure.message, failure.hint.unwrap()))
+    };
+    let systemd = || file("usr/lib/systemd/systemd", "init");
+    assert_eq!(refused(&[], &[systemd()]), None);
+    assert_eq!(refused(&[], &[symlink("sbin", "usr/sbin"), file("usr/sbin/init", "another init")]), None);
+    assert_eq!(refused(&[], &[symlink("sbin/init", "../lib/systemd/systemd"), symlink("lib", "usr/lib"), systemd()]), None);
+    assert_eq!(refused(&["tmp"], &[systemd(), symlink("tmp", "run/tmp")]), None);
+    assert_eq!(refused(&["boot", "sysroot"], &[systemd()]), None, "they are made in the boot image");
+    let (message, hint) = refused(&["var", "proc", "sys"], &[symlink("var", "usr/var"), file("sys", "a file")]).unwrap();
+    assert_eq!(
+        message,
+        "looking for what booting needs: /var is a symbolic link, /proc is missing, /sys is not a directory, \
+         there is neither /sbin/init nor /usr/lib/systemd/systemd (expected directories and an init program)"
+    );
+    assert_eq!(hint, "in the Containerfile, make /var, /proc, /sys plain directories and install systemd (Debian: systemd-sysv)");
+    let (message, hint) = refused(&[], &[symlink("sbin/init", "/usr/bin/nowhere"), dir("usr/lib/systemd/systemd")]).unwrap();
+    assert!(message.starts_with("looking for what booting needs: there is neither /sbin/init nor"), "{message}");
+    assert_eq!(hint, "in the Containerfile, install systemd (Debian: systemd-sysv)");
 }

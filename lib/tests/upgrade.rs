@@ -221,6 +221,10 @@ fn an_image_that_cannot_boot_changes_nothing_about_what_boots() {
         ("two kernels", layout::with(layout::bootable("2"), "usr/lib/modules/6.2/vmlinuz", "another kernel")),
         ("no initramfs", layout::without(layout::bootable("2"), &[&format!("{modules}/initramfs.img")])),
         ("no usr", layout::without(layout::bootable("2"), &["usr"])),
+        ("no init", layout::without(layout::bootable("2"), &["usr/lib/systemd/systemd"])),
+        ("no proc", layout::without(layout::bootable("2"), &["proc"])),
+        ("no etc and var", layout::without(layout::bootable("2"), &["etc", "var"])),
+        ("var is a file", layout::with(layout::without(layout::bootable("2"), &["var"]), "var", "no directory")),
     ];
     for (name, files) in cases {
         machine.release("stable", &files);

@@ -30,6 +30,7 @@ impl Bootable {
     pub(super) fn open(store: &Store, image: &ImageId) -> Result<Self> {
         let tree = store.tree(image)?;
         let kernel = store::kernel(&tree)?;
+        store::require_bootable_layout(&tree)?;
         let os = store::os_release(&tree)?;
         Ok(Self { tree, kernel, os })
     }

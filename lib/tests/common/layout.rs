@@ -39,6 +39,7 @@ pub fn bootable(version: &str) -> Files {
         ("usr/lib/modules/6.1/vmlinuz", format!("kernel {version} {}", "k".repeat(5000))),
         ("usr/lib/modules/6.1/initramfs.img", format!("initramfs {}", "i".repeat(9000))),
         ("usr/lib/os-release", os_release),
+        ("usr/lib/systemd/systemd", "init".to_owned()),
         (&loader, "boot loader ".repeat(100)),
         ("usr/version", version.to_owned()),
         ("etc/hostname", "selkie\n".to_owned()),
