@@ -317,6 +317,64 @@ fn a_carry_that_cannot_be_done_stops_the_boot() {
     machine.boot(&id, |root| assert_eq!(read(root.join("etc/a")), "1"));
 }
 
+/// Boots `id`, whose /etc cannot be carried, and returns what is said and advised.
+fn refused(machine: &Machine, id: &impl std::fmt::Display) -> (String, Failure) {
+    let (root, _) = machine.boot_with(&format!("composefs=?{id}"), |_| ());
+    let error = root.unwrap_err();
+    (format!("{error:#}"), Failure::find(&error).unwrap_or_else(|| panic!("no advice: {error:#}")))
+}
+
+#[test]
+fn a_carry_without_room_says_what_to_do() {
+    // A disk of its own, in a mount namespace of this thread; an overlay and a file-backed EROFS do not do with a tmpfs.
+    selkie::sys::mount::enter_private_namespace().unwrap();
+    let disk = tempfile::NamedTempFile::new().unwrap();
+    disk.as_file().set_len(16 << 20).unwrap();
+    let run = |program: &str, args: &[&std::ffi::OsStr]| assert!(Command::new(program).args(args).status().unwrap().success(), "{program}");
+    run("mkfs.ext4", &["-q".as_ref(), "-m0".as_ref(), disk.path().as_ref()]);
+    let machine = Machine::new_on(|root| run("mount", &["-oloop".as_ref(), disk.path().as_ref(), root.as_ref()]));
+    let (first, second) = (machine.image("etc/a=1"), machine.image("etc/a=2"));
+    machine.deploy(&first);
+    machine.boot(&first, |root| std::fs::write(root.join("etc/large"), vec![1; 1 << 20]).unwrap());
+    machine.deploy(&second).request_etc(&first).unwrap();
+    let ballast = machine.root().join("state/os/default/var/ballast");
+    let filled = std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(&ballast).unwrap());
+    assert_eq!(errno(filled.map(|_| ())), Some(Errno::NOSPC));
+    let (text, failure) = refused(&machine, &second);
+    assert!(text.contains(&format!("carrying /etc from deployment {first}")) && text.contains("No space left on device"), "{text}");
+    assert_eq!(failure.kind, FailureKind::NoSpace);
+    assert_eq!(
+        failure.hint.as_deref(),
+        Some("boot the previous entry, which is as it was, and free some space in /var; the next boot of this entry tries again")
+    );
+    // And so it is.
+    machine.boot(&first, |root| std::fs::remove_file(root.join("var/ballast")).unwrap());
+    machine.boot(&second, |root| assert_eq!(std::fs::metadata(root.join("etc/large")).unwrap().len(), 1 << 20));
+}
+
+#[test]
+fn a_carry_that_cannot_read_says_what_to_do() {
+    let machine = Machine::new();
+    let (first, second) = (machine.image("etc/a=*1"), machine.image("etc/b=2"));
+    machine.deploy(&first);
+    // Only its metadata is in the upper directory then; its bytes are in the object.
+    machine.boot(&first, |root| std::fs::set_permissions(root.join("etc/a"), std::fs::Permissions::from_mode(0o600)).unwrap());
+    machine.deploy(&second).request_etc(&first).unwrap();
+    let object = machine.object(&long("1"));
+    std::fs::rename(&object, machine.root().join("object")).unwrap();
+    let (text, failure) = refused(&machine, &second);
+    assert!(text.contains(&format!("carrying /etc from deployment {first}")), "{text}");
+    assert_eq!(failure.kind, FailureKind::Corrupt, "{text}");
+    assert_eq!(
+        failure.hint.as_deref(),
+        Some(
+            "boot the previous entry, which is as it was, and look for errors of the disk in dmesg; the next boot of this entry tries again"
+        )
+    );
+    std::fs::rename(machine.root().join("object"), &object).unwrap();
+    machine.boot(&second, |root| assert_eq!(read(root.join("etc/a")), long("1")));
+}
+
 /// Everything below a directory: path, mode, owner, device, size and time of change.
 fn listing(path: &Path) -> Vec<String> {
     let output = Command::new("find").arg(path).args(["-printf", "%P %m %U:%G %y %s %T@ %C@\\n"]).output().unwrap();

@@ -127,7 +127,8 @@ impl Machine {
             EtcState::Ready => Ok(()),
             EtcState::Missing => deployment.make_etc(self.read_only_etc(image)?),
             EtcState::Requested(from) => {
-                self.carry_etc(deployment, image, &from, progress).with_context(|| format!("carrying /etc from deployment {from}"))
+                let carried = self.carry_etc(deployment, image, &from, progress).map_err(advise);
+                carried.with_context(|| format!("carrying /etc from deployment {from}"))
             }
         }
     }
@@ -137,7 +138,7 @@ impl Machine {
         let wanted = RootImage::new(from.clone(), self.verity_required);
         let opened = open_boot_image(&self.physical, &wanted)?.ok_or_else(|| {
             let message = format!("looking for the image that /etc was changed in: composefs/images has no {from}");
-            Error::from(Failure::new(FailureKind::NotFound, message))
+            Error::from(Failure::new(FailureKind::NotFound, message).hint("boot the previous entry, which is as it was"))
         })?;
         let old_image = self.mount_image(from, opened, "image-before")?;
         let dirs = old.etc_dirs()?;
@@ -219,6 +220,18 @@ impl Machine {
     fn verity(&self) -> Verity {
         if self.verity_required { Verity::Required } else { Verity::Off }
     }
+}
+
+/// Says what to do about a carry that found the disk full, or something on it that cannot be read or written: "the same command again" is
+/// no advice here. What comes with advice of its own keeps it.
+fn advise(error: Error) -> Error {
+    let (kind, remedy) = match Failure::find(&error) {
+        Some(failure) if failure.kind == FailureKind::NoSpace => (FailureKind::NoSpace, "free some space in /var"),
+        Some(_) => return error,
+        None => (FailureKind::Corrupt, "look for errors of the disk in dmesg"),
+    };
+    let hint = format!("boot the previous entry, which is as it was, and {remedy}; the next boot of this entry tries again");
+    Failure::new(kind, format!("{error:#}")).hint(hint).into()
 }
 
 fn attach(mount: Mount, root: &OwnedFd, name: &str) -> Result<()> {

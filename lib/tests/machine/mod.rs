@@ -25,10 +25,16 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new() -> Self {
+        Self::new_on(|_| ())
+    }
+
+    /// A machine on what `mount` puts at the path of its physical root.
+    pub(crate) fn new_on(mount: impl FnOnce(&Path)) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root, on Linux 6.12 or newer");
         let temp = tempfile::tempdir().unwrap();
         let machine = Self { temp };
         std::fs::create_dir(machine.root()).unwrap();
+        mount(&machine.root());
         let format = FormatConfig::single(FormatVersion::V1);
         let mut config = RepositoryConfig::new(Algorithm::SHA256).set_insecure();
         config.erofs_formats = format;
@@ -48,6 +54,12 @@ impl Machine {
 
     pub(crate) fn deployments(&self) -> Deployments {
         Deployments::open(dir::open_path(self.root()).unwrap()).unwrap()
+    }
+
+    /// Where the object with these bytes lies on disk.
+    pub(crate) fn object(&self, text: &str) -> PathBuf {
+        let id: Sha256HashValue = composefs::fsverity::compute_verity(text.as_bytes());
+        self.root().join("composefs/objects").join(id.to_object_pathname())
     }
 
     /// Where a deployment lies on disk.
