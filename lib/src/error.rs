@@ -29,7 +29,7 @@ pub enum FailureKind {
     NotPermitted,
     /// This machine was not installed by selkie (or the parts that prove it are gone).
     NotAHost,
-    /// Another selkie process holds the lock.
+    /// Another selkie process holds the lock, or something else holds the ESP so that it cannot be written.
     Busy,
     /// The repository exists, and is of another algorithm or format than asked for.
     StoreMismatch,
