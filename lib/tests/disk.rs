@@ -79,6 +79,24 @@ fn the_machine_on_the_disk_is_whole() {
 }
 
 #[test]
+fn var_begins_with_all_that_the_image_has_there() {
+    let large = "a line that is an object of its own\n".repeat(1000);
+    let files = layout::with(layout::bootable("1"), "var/lib/large", &large);
+    let files = layout::with_other(files, "var/lib/pipe", layout::What::Fifo);
+    let temp = released(&layout::with_other(files, "var/lib/loop", layout::What::Device(10, 237)));
+    make(temp.path(), "a.raw");
+    let image = temp.path().join("a.raw");
+    let root = format!("{}?offset={}", image.display(), start(&image, "2"));
+    let debugfs = |request: &str, name: &str| tool("debugfs", &["-R", &format!("{request} /state/os/default/var/lib/{name}"), &root]);
+    let stat = |name: &str| debugfs("stat", name);
+    assert!(debugfs("cat", "large").contains(&large));
+    // A copy that can be changed: it has extents and, other than the object, no fs-verity.
+    assert!(stat("large").contains("Flags: 0x80000"), "{}", stat("large"));
+    assert!(stat("pipe").contains("Type: FIFO") && stat("pipe").contains("Mode:  0620"), "{}", stat("pipe"));
+    assert!(stat("loop").contains("Type: character special") && stat("loop").contains("10:237"), "{}", stat("loop"));
+}
+
+#[test]
 fn two_runs_give_the_same_bytes() {
     let temp = released(&layout::bootable("1"));
     make(temp.path(), "a.raw");

@@ -9,8 +9,17 @@ use ocidir::oci_spec::image::{
 };
 use ocidir::{OciDir, cap_std::ambient_authority};
 
-/// A path and what is there: `None` is a directory.
-pub type Files = Vec<(String, Option<Vec<u8>>)>;
+/// A path and what is there.
+pub type Files = Vec<(String, What)>;
+
+/// What is at a path.
+pub enum What {
+    Directory,
+    File(Vec<u8>),
+    Fifo,
+    /// Major and minor number of a character device.
+    Device(u32, u32),
+}
 
 /// The files of an image that boots. `version` is in os-release, in `/usr/version` and in the kernel, so that two versions differ.
 pub fn bootable(version: &str) -> Files {
@@ -45,8 +54,8 @@ pub fn bootable(version: &str) -> Files {
         ("etc/hostname", "selkie\n".to_owned()),
         ("var/lib/seed", "seed\n".to_owned()),
     ];
-    let directories = directories.map(|d| (d.to_owned(), None));
-    directories.into_iter().chain(files.map(|(path, text)| (path.to_owned(), Some(text.into_bytes())))).collect()
+    let directories = directories.map(|d| (d.to_owned(), What::Directory));
+    directories.into_iter().chain(files.map(|(path, text)| (path.to_owned(), What::File(text.into_bytes())))).collect()
 }
 
 /// The same without some paths.
@@ -55,8 +64,13 @@ pub fn without(files: Files, gone: &[&str]) -> Files {
 }
 
 /// The same with one more file.
-pub fn with(mut files: Files, path: &str, content: &str) -> Files {
-    files.push((path.to_owned(), Some(content.as_bytes().to_vec())));
+pub fn with(files: Files, path: &str, content: &str) -> Files {
+    with_other(files, path, What::File(content.as_bytes().to_vec()))
+}
+
+/// The same with one more of anything.
+pub fn with_other(mut files: Files, path: &str, what: What) -> Files {
+    files.push((path.to_owned(), what));
     files
 }
 
@@ -95,19 +109,20 @@ fn tarball(files: &Files) -> Vec<u8> {
         header.set_mtime(1_700_000_000);
         header.set_uid(0);
         header.set_gid(0);
-        match content {
-            None => {
-                header.set_entry_type(tar::EntryType::Directory);
-                header.set_mode(0o755);
-                header.set_size(0);
-                tar.append_data(&mut header, path, std::io::empty()).unwrap();
+        let (kind, mode, bytes) = match content {
+            What::Directory => (tar::EntryType::Directory, 0o755, [].as_slice()),
+            What::File(bytes) => (tar::EntryType::Regular, 0o644, bytes.as_slice()),
+            What::Fifo => (tar::EntryType::Fifo, 0o620, [].as_slice()),
+            What::Device(major, minor) => {
+                header.set_device_major(*major).unwrap();
+                header.set_device_minor(*minor).unwrap();
+                (tar::EntryType::Char, 0o640, [].as_slice())
             }
-            Some(bytes) => {
-                header.set_mode(0o644);
-                header.set_size(bytes.len() as u64);
-                tar.append_data(&mut header, path, bytes.as_slice()).unwrap();
-            }
-        }
+        };
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(bytes.len() as u64);
+        tar.append_data(&mut header, path, bytes).unwrap();
     }
     tar.into_inner().unwrap()
 }

@@ -5,13 +5,14 @@ use std::fs::DirEntry;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::deploy;
-use crate::disk::{Attributes, Content, RootTree};
+use crate::disk::{Attributes, Content, Device, RootTree};
+use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
-use crate::store::{Node, NodeKind, Store, Tree};
+use crate::store::{self, File, Node, NodeKind, Store, Tree};
 
 /// Everything below `/sysroot` of the machine that boots `image`.
 pub(super) fn tree(store: &Store, image: &Tree, id: &ImageId, origin: &Origin, repository: &Path, mtime: u64) -> Result<RootTree> {
@@ -23,7 +24,7 @@ pub(super) fn tree(store: &Store, image: &Tree, id: &ImageId, origin: &Origin, r
         root.add_directory(&path, directory(mode))?;
     }
     root.add_file(deploy::origin_path(id), directory(0o644), Content::Bytes(origin.to_json()?))?;
-    add_var(&mut root, image)?;
+    add_var(&mut root, image, repository)?;
     Ok(root)
 }
 
@@ -57,13 +58,13 @@ fn object_digest(path: &Path) -> Option<String> {
     (objects == "objects").then(|| format!("{first}{rest}"))
 }
 
-/// Seeds the one `/var` that all deployments share from the image's.
-fn add_var(root: &mut RootTree, image: &Tree) -> Result<()> {
+/// Seeds the one `/var` that all deployments share from the image's, with contents from the scratch repository.
+fn add_var(root: &mut RootTree, image: &Tree, repository: &Path) -> Result<()> {
     let target = |path: &Path| Path::new(deploy::VAR).join(path.strip_prefix("/var").unwrap_or(path));
-    image.walk("/var", |path, node| add_node(root, image, &target(path), node))
+    image.walk("/var", |path, node| add_node(root, repository, &target(path), node).with_context(|| format!("seeding {}", path.display())))
 }
 
-fn add_node(root: &mut RootTree, image: &Tree, path: &Path, node: &Node) -> Result<()> {
+fn add_node(root: &mut RootTree, repository: &Path, path: &Path, node: &Node) -> Result<()> {
     let attributes = Attributes {
         mode: node.mode,
         uid: node.uid,
@@ -71,11 +72,48 @@ fn add_node(root: &mut RootTree, image: &Tree, path: &Path, node: &Node) -> Resu
         mtime: u64::try_from(node.mtime.0).unwrap_or(0),
         xattrs: node.xattrs.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"trusted.overlay.")).cloned().collect(),
     };
+    let number = |device| (rustix::fs::major(device), rustix::fs::minor(device));
     match &node.kind {
         NodeKind::Directory if path == Path::new(deploy::VAR) => Ok(()),
         NodeKind::Directory => root.add_directory(path, attributes),
-        NodeKind::File(file) => root.add_file(path, attributes, Content::Bytes(image.read(file)?)),
+        NodeKind::File(file) => root.add_file(path, attributes, content(file, repository)),
         NodeKind::Symlink(target) => root.add_symlink(path, attributes, target.clone()),
-        other => bail!("seeding /var: {} is {other:?} (expected files, directories and symbolic links)", path.display()),
+        NodeKind::CharDevice(device) => {
+            let (major, minor) = number(*device);
+            root.add_device(path, attributes, Device::Character(major, minor))
+        }
+        NodeKind::BlockDevice(device) => {
+            let (major, minor) = number(*device);
+            root.add_device(path, attributes, Device::Block(major, minor))
+        }
+        NodeKind::Fifo => root.add_device(path, attributes, Device::Fifo),
+        NodeKind::Socket => {
+            let message = "it is a socket (expected files, directories, symbolic links, devices and named pipes)";
+            Err(Failure::new(FailureKind::Unsuitable, message).hint("remove it in the Containerfile: only its listener can make it").into())
+        }
+    }
+}
+
+/// The bytes of a file, unread: what is an object is copied when the image is written, and is compared with its digest there, because the
+/// same object moves into the repository of the machine.
+fn content(file: &File, repository: &Path) -> Content {
+    match &file.content {
+        store::Content::Inline(bytes) => Content::Bytes(bytes.clone()),
+        store::Content::Object(object) => Content::File(repository.join("objects").join(object.path())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No layer can bring a socket, but the format of the image has them.
+    #[test]
+    fn a_socket_is_refused_with_advice() {
+        let mut root = RootTree::new(Attributes::default());
+        let node = Node { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0), xattrs: vec![], kind: NodeKind::Socket, inode: 1, links: 1 };
+        let error = add_node(&mut root, Path::new("composefs"), Path::new("socket"), &node).unwrap_err();
+        let failure = Failure::find(&error).unwrap();
+        assert_eq!((failure.kind, failure.hint.is_some()), (FailureKind::Unsuitable, true));
     }
 }
