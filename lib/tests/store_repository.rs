@@ -263,7 +263,7 @@ fn what_a_boot_mounts_on_and_starts() {
     let repository = repository(&temp);
     let directories = ["etc", "var", "usr", "run", "proc", "sys", "dev", "tmp", "boot", "sysroot"];
     let refused = |gone: &[&str], instead: &[Entry]| {
-        let rest = directories.iter().filter(|name| !gone.contains(*name)).map(|name| dir(name));
+        let rest = directories.iter().filter(|name| !gone.contains(*name)).map(dir);
         let stored = store(&runtime, &repository, &[tar(&rest.chain(instead.iter().cloned()).collect::<Vec<_>>())], None).unwrap();
         let refused = require_bootable_layout(&repository.tree(&stored.boot_image).unwrap()).err()?;
         let failure = Failure::find(&refused).unwrap_or_else(|| panic!("not a failure: {refused:#}"));

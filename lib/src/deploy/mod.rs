@@ -29,7 +29,6 @@ pub const DEPLOY: &str = "state/deploy";
 pub const VAR: &str = "state/os/default/var";
 
 const ORIGIN: &str = "origin.json";
-const TEMPORARY: &str = ".selkie-tmp-";
 
 /// All deployments of a machine.
 #[derive(Debug)]
@@ -176,11 +175,11 @@ impl Deployment {
 }
 
 fn temporary(id: &ImageId) -> String {
-    format!("{TEMPORARY}{id}")
+    format!("{}{id}", dir::TEMPORARY)
 }
 
 fn is_temporary(name: &std::ffi::OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
+    name.as_encoded_bytes().starts_with(dir::TEMPORARY.as_bytes())
 }
 
 #[cfg(test)]

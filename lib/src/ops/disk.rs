@@ -89,7 +89,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
     let started = Instant::now();
     // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
-    let store = Store::open_or_init(dir::open_path(scratch.path())?, REPOSITORY, options.algorithm, Verity::Never)?;
+    let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, options.algorithm, Verity::Never)?;
     let (resolved, pulled) = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
         let pulled = pull::fetch(&store, &source, progress).await?;
@@ -115,9 +115,6 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let pulled = Pulled { sealed: true, ..pulled };
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
 }
-
-/// Where the repository is on the physical root.
-const REPOSITORY: &str = "composefs";
 
 /// The kernel arguments of the machine, as they stand in its boot entry.
 fn arguments(own: &[String]) -> Result<Cmdline> {
@@ -151,7 +148,7 @@ impl Machine<'_> {
         let provenance = Provenance { reference: &target, arguments: &self.arguments, made_under: None };
         let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
         let esp = self.esp(&origin)?;
-        let root = self.root(&scratch.join(REPOSITORY), &origin)?;
+        let root = self.root(&scratch.join(store::DIRECTORY), &origin)?;
         let written = disk::write(&self.layout()?, &esp, &root, scratch, &self.options.output, progress)?;
         Ok(written.size)
     }

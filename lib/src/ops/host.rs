@@ -9,13 +9,10 @@ use crate::boot::Esp;
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::sys::lock::Lock;
 use crate::sys::{dir, efi, mount};
 use crate::system::System;
-
-/// Where the repository is on the physical root.
-const REPOSITORY: &str = "composefs";
 
 /// What a verb may do to the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +77,7 @@ impl Host {
 
     /// The composefs repository. Open it once: a second handle would make garbage collection wait for the first.
     pub fn store(&self) -> Result<Store> {
-        Store::open(&self.sysroot, REPOSITORY)
+        Store::open(&self.sysroot, store::DIRECTORY)
     }
 
     /// Bytes that the physical root can still take.

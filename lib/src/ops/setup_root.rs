@@ -22,7 +22,7 @@ use crate::deploy::{DEPLOY, Deployment, Deployments, VAR};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::{BootImage, open_boot_image};
+use crate::store::{self, BootImage, open_boot_image};
 use crate::sys::dir;
 use crate::sys::mount::{self, Held, Mount, Overlay, Verity};
 
@@ -83,7 +83,7 @@ fn choose(physical: &OwnedFd, named: Vec<RootImage>, progress: &dyn Progress) ->
         .into()
     } else {
         let tried = missing.join(", ");
-        Failure::new(FailureKind::NotFound, format!("looking for the root image: composefs/images has none of {tried}"))
+        Failure::new(FailureKind::NotFound, format!("looking for the root image: {}/images has none of {tried}", store::DIRECTORY))
             .hint("boot another entry; the image of this one was removed, or never written")
             .into()
     })
@@ -137,7 +137,7 @@ impl Machine {
         let old = self.deployment(from)?;
         let wanted = RootImage::new(from.clone(), self.verity_required);
         let opened = open_boot_image(&self.physical, &wanted)?.ok_or_else(|| {
-            let message = format!("looking for the image that /etc was changed in: composefs/images has no {from}");
+            let message = format!("looking for the image that /etc was changed in: {}/images has no {from}", store::DIRECTORY);
             Error::from(Failure::new(FailureKind::NotFound, message).hint("boot the previous entry, which is as it was"))
         })?;
         let old_image = self.mount_image(from, opened, "image-before")?;

@@ -8,13 +8,11 @@ use composefs::repository::Repository;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::DIRECTORY;
 use crate::cmdline::RootImage;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::{Algorithm, ImageId};
 use crate::sys::dir;
-
-/// Where the repository is, seen from the physical root.
-const REPOSITORY: &str = "composefs";
 
 /// An image that is what its name says, and where the contents of its files are.
 #[derive(Debug)]
@@ -36,12 +34,12 @@ pub fn open_boot_image(physical_root: impl AsFd, wanted: &RootImage) -> Result<O
         Algorithm::Sha256 => open::<Sha256HashValue>(physical_root, wanted),
         Algorithm::Sha512 => open::<Sha512HashValue>(physical_root, wanted),
     }
-    .with_context(|| format!("opening image {} in {REPOSITORY}", wanted.id))
+    .with_context(|| format!("opening image {} in {DIRECTORY}", wanted.id))
 }
 
 fn open<H: FsVerityHashValue>(physical_root: impl AsFd, wanted: &RootImage) -> Result<Option<BootImage>> {
-    let repository = Repository::<H>::open_path(physical_root, REPOSITORY)
-        .with_context(|| format!("opening the {} repository {REPOSITORY} on the root file system", wanted.id.algorithm()))?;
+    let repository = Repository::<H>::open_path(physical_root, DIRECTORY)
+        .with_context(|| format!("opening the {} repository {DIRECTORY} on the root file system", wanted.id.algorithm()))?;
     if wanted.verity_required {
         repository.require_verity().context("looking for fs-verity on the repository (expected it, as the kernel argument has no '?')")?;
     }

@@ -37,6 +37,9 @@ pub use objects::{Object, ObjectId};
 pub use open::Verity;
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 
+/// Where the repository of a machine is, seen from the physical root.
+pub const DIRECTORY: &str = "composefs";
+
 /// An open composefs repository. Clones share the one handle: a second handle in the same process would make garbage
 /// collection wait for ever, because the handles' locks exclude each other.
 #[derive(Debug, Clone)]

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
 /// Names of temporaries begin so; nothing else of ours does.
-const TEMPORARY: &str = ".selkie-tmp-";
+pub const TEMPORARY: &str = ".selkie-tmp-";
 
 /// Opens a directory for reading and for operations relative to it.
 pub fn open(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {

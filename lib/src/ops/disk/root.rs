@@ -18,8 +18,8 @@ use crate::store::{self, File, Node, NodeKind, Store, Tree};
 pub(super) fn tree(store: &Store, image: &Tree, id: &ImageId, origin: &Origin, repository: &Path, mtime: u64) -> Result<RootTree> {
     let directory = |mode| Attributes { mode, uid: 0, gid: 0, mtime, xattrs: Vec::new() };
     let mut root = RootTree::new(directory(0o755));
-    root.add_directory("composefs", directory(0o700))?;
-    add_repository(&mut root, store, repository, Path::new("composefs"), mtime)?;
+    root.add_directory(store::DIRECTORY, directory(0o700))?;
+    add_repository(&mut root, store, repository, Path::new(store::DIRECTORY), mtime)?;
     for (path, mode) in deploy::skeleton(id) {
         root.add_directory(&path, directory(mode))?;
     }
