@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::boot::{BootEntry, Esp};
-use crate::deploy::{DEPLOY, Deployments, Found};
+use crate::deploy::{DEPLOY, Deployments, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
@@ -26,13 +26,24 @@ pub struct System {
 impl System {
     /// Reads the state directory and the ESP.
     pub fn load(deployments: &Deployments, esp: &Esp, booted: ImageId) -> Result<Self> {
-        let entries = esp.entries()?;
-        let listing = deployments.list()?;
-        let ours: Vec<&str> = entries.iter().map(|e| e.file.as_str()).collect();
-        let foreign = esp.found()?.into_iter().map(|f| f.file).filter(|file| !ours.contains(&file.as_str())).collect();
-        let mut problems = problems(&booted, &entries, &listing.found);
+        Ok(Self::assemble(booted, Ok(Menu::read(esp)?), Ok(deployments.list()?)))
+    }
+
+    /// The same as far as it can be read; what cannot is a problem. For those who tell what there is: what is not seen is not absent, so nothing
+    /// may be removed or decided on this.
+    pub fn survey(deployments: Result<&Deployments, &Failure>, esp: Result<&Esp, &Failure>, booted: ImageId) -> Self {
+        let menu = esp.map_err(ToString::to_string).and_then(|esp| Menu::read(esp).map_err(|e| format!("{e:#}")));
+        let listing = deployments.map_err(ToString::to_string).and_then(|d| d.list().map_err(|e| format!("{e:#}")));
+        Self::assemble(booted, menu, listing)
+    }
+
+    fn assemble(booted: ImageId, menu: Result<Menu, String>, listing: Result<Listing, String>) -> Self {
+        let unread = [menu.as_ref().err().cloned(), listing.as_ref().err().cloned()];
+        let seen = (menu.as_ref().ok().map(|m| &*m.entries), listing.as_ref().ok().map(|l| &*l.found));
+        let mut problems: Vec<String> = unread.into_iter().flatten().chain(problems(&booted, seen.0, seen.1)).collect();
+        let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
-        Ok(Self { booted, entries, deployments: listing.found, foreign, problems })
+        Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
     }
 
     /// The entry that boots next: the first that the boot loader offers, whether that can boot or not ([`Self::can_boot`]).
@@ -115,23 +126,41 @@ fn can_boot(entry: &BootEntry, deployments: &[Found]) -> bool {
     entry.offered && entry.missing.is_empty() && deployments.iter().any(|d| d.id == entry.image)
 }
 
-fn problems(booted: &ImageId, entries: &[BootEntry], deployments: &[Found]) -> Vec<String> {
-    let mut problems = Vec::new();
-    if let Some(default) = default_entry(entries).filter(|e| !can_boot(e, deployments)) {
-        problems.push(format!("boot entry {} boots next and cannot", default.file));
+/// What `loader/entries` holds.
+#[derive(Default)]
+struct Menu {
+    entries: Vec<BootEntry>,
+    foreign: Vec<String>,
+}
+
+impl Menu {
+    fn read(esp: &Esp) -> Result<Self> {
+        let entries = esp.entries()?;
+        let ours = |file: &String| entries.iter().any(|e| e.file == *file);
+        let foreign = esp.found()?.into_iter().map(|f| f.file).filter(|file| !ours(file)).collect();
+        Ok(Self { entries, foreign })
     }
-    if !entries.iter().any(|e| e.image == *booted) {
+}
+
+/// What is wrong with entries and deployments; with `None` for what could not be read, which is neither there nor missing.
+fn problems(booted: &ImageId, entries: Option<&[BootEntry]>, deployments: Option<&[Found]>) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let (Some(entries), Some(deployments)) = (entries, deployments) {
+        let default = default_entry(entries).filter(|e| !can_boot(e, deployments));
+        problems.extend(default.map(|e| format!("boot entry {} boots next and cannot", e.file)));
+    }
+    if entries.is_some_and(|entries| !entries.iter().any(|e| e.image == *booted)) {
         problems.push(format!("the booted root {} has no boot entry", booted.short()));
     }
-    for entry in entries {
-        if !deployments.iter().any(|d| d.id == entry.image) {
+    for entry in entries.unwrap_or_default() {
+        if deployments.is_some_and(|d| !d.iter().any(|d| d.id == entry.image)) {
             problems.push(format!("boot entry {} names root {} that has no deployment", entry.file, entry.image.short()));
         }
         for path in &entry.missing {
             problems.push(format!("boot entry {} needs {path}, which is not on the ESP", entry.file));
         }
     }
-    for found in deployments {
+    for found in deployments.unwrap_or_default() {
         if let Err(reason) = &found.origin {
             problems.push(format!("deployment {}: {reason}", found.id.short()));
         }
@@ -238,8 +267,8 @@ mod tests {
     fn problems_are_told_one_by_one() {
         let mut broken = entry(3, 9);
         broken.missing = vec!["/EFI/selkie/x.initrd".into()];
-        let told =
-            problems(&id(1), &[broken, entry(2, 5)], &[Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None }]);
+        let found = Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None };
+        let told = problems(&id(1), Some(&[broken, entry(2, 5)]), Some(&[found]));
         assert_eq!(told.len(), 5, "{told:#?}");
         assert_eq!(told[0], "boot entry selkie-3.conf boots next and cannot");
     }
@@ -248,7 +277,7 @@ mod tests {
     fn a_default_that_boots_is_no_problem() {
         let found = |n| Found { id: id(n), origin: Err("none".into()), etc_from: None };
         let next = |entries: &[BootEntry], deployments: &[Found]| {
-            problems(&id(1), entries, deployments).iter().any(|p| p.contains("boots next and cannot"))
+            problems(&id(1), Some(entries), Some(deployments)).iter().any(|p| p.contains("boots next and cannot"))
         };
         assert!(!next(&[entry(2, 5), entry(1, 4)], &[found(1), found(2)]));
         assert!(next(&[entry(2, 5), entry(1, 4)], &[found(1)]));

@@ -23,25 +23,26 @@ pub enum Access {
     Write,
 }
 
-/// Handles on everything that a host verb needs.
+/// Handles on everything that a host verb needs. Deployments and ESP may be out of reach: that is told by who asks for them.
 #[derive(Debug)]
 pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
-    /// Deployments and their state.
-    pub deployments: Deployments,
-    /// The EFI system partition.
-    pub esp: Esp,
+    deployments: Result<Deployments, Failure>,
+    esp: Result<Esp, Failure>,
 }
 
 impl Host {
     /// The running machine. Enters a mount namespace of its own, where the physical root is writable (with [`Access::Write`]) and the
     /// ESP mounted; the rest of the machine sees neither. Call it before any thread is started.
     ///
+    /// With [`Access::Read`] missing parts are no error: [`Self::survey`] tells them.
+    ///
     /// # Errors
     ///
-    /// [`FailureKind::NotPermitted`] without root, [`FailureKind::NotAHost`] where `/` is not a composefs root or its parts are missing.
+    /// [`FailureKind::NotPermitted`] without root, [`FailureKind::NotAHost`] where `/` is not a composefs root or, with [`Access::Write`],
+    /// its parts are missing.
     pub fn running(access: Access) -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
             return Err(Failure::new(FailureKind::NotPermitted, "opening this machine: not run as root (expected user 0)")
@@ -55,14 +56,49 @@ impl Host {
             mount::make_writable(Path::new("/sysroot"))?;
         }
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
-        let esp = mount_esp(&run, access)?;
+        let esp = mount_esp(&run, access);
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
-        Self::at(sysroot, esp, run, booted)
+        let host = Self::partly_at(sysroot, esp, run, booted);
+        if access == Access::Write { host.whole() } else { Ok(host) }
     }
 
     /// A machine given by its parts: physical root, mounted ESP, a directory for the lock, and the image that runs.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NotAHost`] when there is no `state/deploy`.
     pub fn at(sysroot: OwnedFd, esp: OwnedFd, run: OwnedFd, booted: ImageId) -> Result<Self> {
-        Ok(Self { deployments: Deployments::open(&sysroot)?, esp: Esp::new(esp), sysroot, run, booted })
+        Self::partly_at(sysroot, Ok(esp), run, booted).whole()
+    }
+
+    /// The same where the ESP, or `state/deploy` on the physical root, may be out of reach.
+    pub fn partly_at(sysroot: OwnedFd, esp: Result<OwnedFd>, run: OwnedFd, booted: ImageId) -> Self {
+        let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
+        Self { deployments, esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)), sysroot, run, booted }
+    }
+
+    /// Deployments and their state.
+    ///
+    /// # Errors
+    ///
+    /// Why they are out of reach: [`FailureKind::NotAHost`], where nothing else is known.
+    pub fn deployments(&self) -> Result<&Deployments> {
+        self.deployments.as_ref().map_err(|failure| failure.clone().into())
+    }
+
+    /// The EFI system partition.
+    ///
+    /// # Errors
+    ///
+    /// Why it is out of reach: [`FailureKind::NotAHost`], where nothing else is known, and [`FailureKind::Busy`], where something else uses it.
+    pub fn esp(&self) -> Result<&Esp> {
+        self.esp.as_ref().map_err(|failure| failure.clone().into())
+    }
+
+    fn whole(self) -> Result<Self> {
+        self.deployments()?;
+        self.esp()?;
+        Ok(self)
     }
 
     /// Takes the machine's one lock.
@@ -70,9 +106,14 @@ impl Host {
         Lock::take(&self.run, "lock")
     }
 
-    /// The machine as it is now.
+    /// The machine as it is now, whole: what is to be changed is decided on this.
     pub fn system(&self) -> Result<System> {
-        System::load(&self.deployments, &self.esp, self.booted.clone())
+        System::load(self.deployments()?, self.esp()?, self.booted.clone())
+    }
+
+    /// The machine as far as it can be read. What cannot is among its problems.
+    pub fn survey(&self) -> System {
+        System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone())
     }
 
     /// The composefs repository. Open it once: a second handle would make garbage collection wait for the first.
@@ -101,6 +142,14 @@ fn booted_image(source: Option<&str>) -> Result<ImageId> {
 fn not_a_host(found: &str) -> Failure {
     Failure::new(FailureKind::NotAHost, format!("opening this machine: {found}"))
         .hint("host verbs work on a machine that selkie installed; `selkie disk` makes one")
+}
+
+/// The reason why a part of the machine cannot be used. It outlives the first who asks, so it is kept as a failure.
+fn out_of_reach(error: &anyhow::Error) -> Failure {
+    match Failure::find(error) {
+        Some(failure) => Failure { message: format!("{error:#}"), ..failure },
+        None => not_a_host(&format!("{error:#}")),
+    }
 }
 
 fn mount_esp(run: &OwnedFd, access: Access) -> Result<OwnedFd> {

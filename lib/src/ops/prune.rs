@@ -43,16 +43,16 @@ pub fn plan(system: &System, tags: &[String]) -> Plan {
 /// Removes what the plan names. The objects stay until [`collect`].
 pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -> Result<()> {
     for entry in &plan.entries {
-        host.esp.remove(entry)?;
+        host.esp()?.remove(entry)?;
         progress.step("remove entry");
     }
-    host.esp.sweep()?;
+    host.esp()?.sweep()?;
     progress.step("sweep kernels");
     for id in &plan.deployments {
-        host.deployments.remove(id)?;
+        host.deployments()?.remove(id)?;
         progress.step("remove deployment");
     }
-    host.deployments.sweep()?;
+    host.deployments()?.sweep()?;
     for tag in &plan.tags {
         store.untag(tag)?;
         progress.step("remove tag");

@@ -86,7 +86,7 @@ pub(super) fn stage(
     progress.phase(format!("staging {}", id.short()));
     store.tag(&pulled.stored_manifest, &prune::tag(id))?;
     progress.step("tag image");
-    let deployment = host.deployments.create(id, origin)?;
+    let deployment = host.deployments()?.create(id, origin)?;
     progress.step("create deployment");
     if let Some(from) = origin.made_under.as_ref().filter(|from| *from != id) {
         deployment.request_etc(from)?;
@@ -102,6 +102,6 @@ pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest,
     // Read whole, because that checks the digests: an unsealed repository has no kernel to do it, and the ESP never has.
     let mut linux = Cursor::new(bootable.tree.read(&bootable.kernel.kernel)?);
     let mut initrd = Cursor::new(bootable.tree.read(&bootable.kernel.initrd)?);
-    let staged = host.esp.stage(request, &mut linux, &mut initrd, progress);
+    let staged = host.esp()?.stage(request, &mut linux, &mut initrd, progress);
     staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?.publish(progress)
 }

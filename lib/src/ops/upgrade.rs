@@ -146,7 +146,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
     match (plan(system, &image, &resolved.manifest_digest), options.until) {
         (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Download) => {}
         (Plan::Follow(id), Until::Stage) => {
-            host.deployments.create(&id, &Origin { image, ..system.origin(&id)?.clone() })?;
+            host.deployments()?.create(&id, &Origin { image, ..system.origin(&id)?.clone() })?;
             progress.step("replace origin");
             report.outcome = Outcome::Followed;
         }
