@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::boot::{BootEntry, Esp};
+use crate::boot::{BootEntry, Choice, Esp};
 use crate::deploy::{DEPLOY, Deployments, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -44,6 +44,13 @@ impl System {
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
         Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
+    }
+
+    /// Adds the problem that the firmware holds choices of other entries than the one that is to boot next. Without a look at the entries
+    /// nothing is known about them.
+    pub fn check_choices(&mut self, choices: &[Choice]) {
+        let default = self.default_entry().map(|e| e.file.clone());
+        self.problems.extend(choices.iter().filter_map(|choice| choice.problem(default.as_deref())));
     }
 
     /// The entry that boots next: the first that the boot loader offers, whether that can boot or not ([`Self::can_boot`]).

@@ -103,6 +103,32 @@ fn all_at_once_still_tells_what_runs() {
     assert_eq!(status.problems.len(), 2, "{:#?}", status.problems);
 }
 
+#[test]
+fn what_the_firmware_prefers_is_a_problem_where_it_is_another_entry() {
+    let (temp, machine, id) = installed();
+    let efivars = temp.path().join("efivars");
+    std::fs::create_dir(&efivars).unwrap();
+    let ours = machine.host(&id).system().unwrap().entries[0].file.clone();
+    let set = |name: &str, value: &str| {
+        let text = value.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
+        let path = efivars.join(format!("{name}-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"));
+        std::fs::write(path, [7, 0, 0, 0].into_iter().chain(text).collect::<Vec<u8>>()).unwrap();
+    };
+    let problems = || status::run(&machine.host(&id).with_efivars(dir::open_path(&efivars).unwrap())).problems;
+    assert_eq!(problems(), [""; 0]);
+    set("LoaderEntryDefault", &ours);
+    set("LoaderEntryOneShot", "selkie-*");
+    assert_eq!(problems(), [""; 0]);
+    set("LoaderEntryDefault", "debian.conf");
+    set("LoaderEntryOneShot", "auto-windows");
+    let told = problems();
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].contains("LoaderEntryOneShot names auto-windows") && told[0].contains("bootctl set-oneshot ''"), "{told:#?}");
+    assert!(told[1].contains("LoaderEntryDefault names debian.conf") && told[1].contains("bootctl set-default ''"), "{told:#?}");
+    std::fs::write(efivars.join("LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"), "odd").unwrap();
+    assert!(problems()[1].starts_with("reading EFI variable LoaderEntryDefault: 3 bytes"), "{:#?}", problems());
+}
+
 fn replace_by_a_file(directory: &Path) {
     std::fs::remove_dir_all(directory).unwrap();
     std::fs::write(directory, "").unwrap();

@@ -4,11 +4,13 @@
 //! Formats: the Boot Loader Specification (UAPI.1) and the sort order of systemd-boot.
 
 mod bls;
+mod choice;
 mod esp;
 mod files;
 mod publish;
 
 pub use bls::{BlsError, Entry};
+pub use choice::{Choice, Variable};
 pub use esp::{BootEntry, Esp, FoundEntry};
 pub use files::{BootFile, FileKind, ReadSeek};
 pub use publish::{EntryRequest, StagedEntry};

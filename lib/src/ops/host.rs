@@ -4,8 +4,9 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 
-use crate::boot::Esp;
+use crate::boot::{Choice, Esp, Variable};
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -29,6 +30,7 @@ pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
+    efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
     esp: Result<Esp, Failure>,
 }
@@ -56,9 +58,14 @@ impl Host {
             mount::make_writable(Path::new("/sysroot"))?;
         }
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
-        let esp = mount_esp(&run, access);
+        let efivars = open_efivars();
+        let esp = match &efivars {
+            Ok(efivars) => mount_esp(&run, efivars, access),
+            Err(error) => Err(error.clone().into()),
+        };
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
-        let host = Self::partly_at(sysroot, esp, run, booted);
+        let mut host = Self::partly_at(sysroot, esp, run, booted);
+        host.efivars = efivars.ok();
         if access == Access::Write { host.whole() } else { Ok(host) }
     }
 
@@ -74,7 +81,13 @@ impl Host {
     /// The same where the ESP, or `state/deploy` on the physical root, may be out of reach.
     pub fn partly_at(sysroot: OwnedFd, esp: Result<OwnedFd>, run: OwnedFd, booted: ImageId) -> Self {
         let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
-        Self { deployments, esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)), sysroot, run, booted }
+        Self { deployments, esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)), sysroot, run, booted, efivars: None }
+    }
+
+    /// The same with the EFI variables in the directory `efivars`.
+    #[must_use]
+    pub fn with_efivars(self, efivars: OwnedFd) -> Self {
+        Self { efivars: Some(efivars), ..self }
     }
 
     /// Deployments and their state.
@@ -111,9 +124,28 @@ impl Host {
         System::load(self.deployments()?, self.esp()?, self.booted.clone())
     }
 
-    /// The machine as far as it can be read. What cannot is among its problems.
+    /// The machine as far as it can be read. What cannot is among its problems, and so is what the firmware prefers to it.
     pub fn survey(&self) -> System {
-        System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone())
+        let mut system = System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone());
+        let (choices, unreadable) = self.choices();
+        if self.esp.is_ok() {
+            system.check_choices(&choices);
+        }
+        system.problems.extend(unreadable);
+        system
+    }
+
+    /// What the firmware's variables choose, and why some of them cannot be read.
+    fn choices(&self) -> (Vec<Choice>, Vec<String>) {
+        let (mut choices, mut unreadable) = (Vec::new(), Vec::new());
+        let Some(efivars) = &self.efivars else { return (choices, unreadable) };
+        for variable in Variable::ALL {
+            match efi::loader_variable(efivars, variable.name()) {
+                Ok(entry) => choices.extend(entry.map(|entry| Choice { variable, entry })),
+                Err(error) => unreadable.push(format!("{error:#}")),
+            }
+        }
+        (choices, unreadable)
     }
 
     /// The composefs repository. Open it once: a second handle would make garbage collection wait for the first.
@@ -152,10 +184,15 @@ fn out_of_reach(error: &anyhow::Error) -> Failure {
     }
 }
 
-fn mount_esp(run: &OwnedFd, access: Access) -> Result<OwnedFd> {
-    let efivars = dir::open_optional(rustix::fs::CWD, "/sys/firmware/efi/efivars").context("opening the EFI variables")?;
-    let efivars = efivars.ok_or_else(|| not_a_host("it was not booted by UEFI firmware"))?;
-    let uuid = efi::loader_partition(&efivars)?
+fn open_efivars() -> Result<OwnedFd, Failure> {
+    dir::open_path("/sys/firmware/efi/efivars").map_err(|errno| match errno {
+        Errno::NOENT => not_a_host("it was not booted by UEFI firmware"),
+        _ => not_a_host(&format!("opening the EFI variables: {errno}")),
+    })
+}
+
+fn mount_esp(run: &OwnedFd, efivars: &OwnedFd, access: Access) -> Result<OwnedFd> {
+    let uuid = efi::loader_partition(efivars)?
         .ok_or_else(|| not_a_host("the boot loader did not say which ESP it came from (expected systemd-boot)"))?;
     dir::ensure(run, "esp", 0o700)?;
     let device = format!("/dev/disk/by-partuuid/{uuid}");

@@ -13,9 +13,14 @@ const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 ///
 /// `efivars` is the directory where efivarfs is mounted.
 pub fn loader_partition(efivars: impl AsFd) -> Result<Option<String>> {
-    let name = format!("LoaderDevicePartUUID-{VENDOR}");
-    let Some(bytes) = dir::read_optional(efivars, &name)? else { return Ok(None) };
-    parse_string(&bytes).with_context(|| format!("reading EFI variable {name}")).map(|uuid| Some(uuid.to_lowercase()))
+    Ok(loader_variable(efivars, "LoaderDevicePartUUID")?.map(|uuid| uuid.to_lowercase()))
+}
+
+/// The text of a variable of the boot loader; `None` where it is not there or empty.
+pub fn loader_variable(efivars: impl AsFd, name: &str) -> Result<Option<String>> {
+    let Some(bytes) = dir::read_optional(efivars, format!("{name}-{VENDOR}"))? else { return Ok(None) };
+    let text = parse_string(&bytes).with_context(|| format!("reading EFI variable {name}"))?;
+    Ok((!text.is_empty()).then_some(text))
 }
 
 /// efivarfs puts four bytes of attributes before the value, which is UTF-16LE with a final NUL.
@@ -39,6 +44,19 @@ mod tests {
         let efivars = dir::open_path(temp.path()).unwrap();
         assert_eq!(loader_partition(&efivars).unwrap().as_deref(), Some("abcd-12"));
         assert!(parse_string(&[0, 0, 0]).is_err());
+    }
+
+    #[test]
+    fn an_empty_variable_is_like_none() {
+        let temp = tempfile::tempdir().unwrap();
+        let efivars = dir::open_path(temp.path()).unwrap();
+        let name = "LoaderEntryDefault";
+        for (bytes, text) in [(vec![7, 0, 0, 0], None), (vec![7, 0, 0, 0, 0, 0], None), (vec![7, 0, 0, 0, 97, 0, 0, 0], Some("a"))] {
+            std::fs::write(temp.path().join(format!("{name}-{VENDOR}")), bytes).unwrap();
+            assert_eq!(loader_variable(&efivars, name).unwrap().as_deref(), text);
+        }
+        std::fs::write(temp.path().join(format!("{name}-{VENDOR}")), "odd").unwrap();
+        assert!(loader_variable(&efivars, name).unwrap_err().to_string().contains(name));
     }
 
     #[test]
