@@ -43,16 +43,6 @@ impl Cmdline {
         self.0.iter().map(String::as_str)
     }
 
-    /// The value of the last `key=value`, which is the one that the kernel obeys.
-    pub fn get(&self, key: &str) -> Option<&str> {
-        self.args().filter_map(|arg| arg.split_once('=')).filter(|(k, _)| *k == key).map(|(_, value)| value).last()
-    }
-
-    /// Whether `arg` stands in the line as a whole.
-    pub fn has(&self, arg: &str) -> bool {
-        self.args().any(|a| a == arg)
-    }
-
     /// Appends an argument.
     pub fn push(&mut self, arg: impl Into<String>) {
         self.0.push(arg.into());
@@ -169,7 +159,6 @@ mod tests {
     fn splits_like_the_kernel() {
         let line = Cmdline::parse("  quiet dyndbg=\"file a.c +p\"  console=ttyS0 console=tty0\n");
         assert_eq!(line.args().collect::<Vec<_>>(), ["quiet", "dyndbg=\"file a.c +p\"", "console=ttyS0", "console=tty0"]);
-        assert_eq!((line.get("console"), line.get("quiet"), line.has("quiet")), (Some("tty0"), None, true));
         assert_eq!(Cmdline::parse(&line.to_string()), line);
     }
 

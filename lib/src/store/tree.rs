@@ -182,11 +182,6 @@ impl Tree {
         }
     }
 
-    /// The repository that the tree is in.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     fn node<'t>(&'t self, found: &Found<'t>) -> &'t Node {
         match found {
             Found::Dir(dir) => &dir.node,
