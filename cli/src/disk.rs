@@ -27,13 +27,13 @@ pub struct Arguments {
     /// The reference that the machine follows, where it is not IMAGE (needed for references that only this machine knows).
     #[arg(long, value_name = "IMAGE")]
     target_image: Option<ImageReference>,
-    /// Size of the disk, e.g. 20G (powers of 1024).
+    /// Size of the disk, e.g. 20G (powers of 1024). Default: what the partitions need.
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
-    /// Size of the root partition.
+    /// Size of the root partition. Default: what --size leaves, else room for the content twice and 512 MiB.
     #[arg(long, value_parser = parse_size)]
     root_size: Option<u64>,
-    /// Size of the EFI system partition.
+    /// Size of the EFI system partition. Default: 512 MiB.
     #[arg(long, value_parser = parse_size)]
     esp_size: Option<u64>,
     /// A kernel argument; may be repeated.

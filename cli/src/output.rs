@@ -62,6 +62,9 @@ impl Output {
             let document = json!({"error": {"kind": kind, "message": format!("{error:#}"), "hint": hint, "exit-code": code}});
             // Nowhere to report to when standard output is gone; the exit code still tells.
             let _ = write(&mut std::io::stdout(), &document.to_string());
+        } else if self.progress == ProgressStyle::Json {
+            let hint = failure.and_then(|f| f.hint);
+            eprintln!("{}", json!({"event": "error", "message": format!("{error:#}"), "hint": hint, "exit-code": code}));
         } else {
             eprintln!("error: {error:#}");
             if let Some(hint) = failure.and_then(|f| f.hint) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
 use selkie::ops::host::{Access, Host};
 use selkie::ops::pull::{self, Options, Pulled};
@@ -40,10 +41,17 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let progress = renderer(output);
     let pulled = match &arguments.repo {
         Some(repo) => pull::run(&open(repo, arguments)?, &options, &progress)?,
-        None => pull::run_on_host(&Host::running(Access::Write)?, &options, &progress)?,
+        None => pull::run_on_host(&Host::running(Access::Write).map_err(|e| no_repository(&e))?, &options, &progress)?,
     };
     output.print(&pulled, human)?;
     Ok(Answer::Done)
+}
+
+/// Off a selkie host there is no repository to pull into unless one is named.
+fn no_repository(error: &anyhow::Error) -> anyhow::Error {
+    let kind = Failure::find(error).map_or(FailureKind::NotAHost, |f| f.kind);
+    let message = format!("opening this machine's repository: {error:#}");
+    Failure::new(kind, message).hint("on a selkie host run it as root; elsewhere name a directory with --repo DIR").into()
 }
 
 fn open(repo: &Path, arguments: &Arguments) -> Result<Store> {

@@ -78,7 +78,7 @@ impl Failure {
         self
     }
 
-    /// The failure that decides the exit code of `error`: the outermost in its chain, or a full disk.
+    /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk or a refused access.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {
         let causes = || error.chain().flat_map(with_inner);
         if let Some(failure) = causes().find_map(|cause| cause.downcast_ref::<Failure>()) {
@@ -86,10 +86,14 @@ impl Failure {
         }
         let full = causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_full)
             || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_full_errno(*e));
-        full.then(|| {
-            Failure::new(FailureKind::NoSpace, "a file system is full")
-                .hint("free some space, then run the same command again; what was fetched so far is kept")
-        })
+        if full {
+            let hint = "free some space, then run the same command again";
+            return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(hint));
+        }
+        let denied =
+            causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
+                || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_denied_errno(*e));
+        denied.then(|| Failure::new(FailureKind::NotPermitted, "a file or directory is closed to this user"))
     }
 }
 
@@ -104,6 +108,10 @@ fn with_inner<'a>(cause: &'a (dyn std::error::Error + 'static)) -> impl Iterator
 
 fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
+fn is_denied_errno(errno: rustix::io::Errno) -> bool {
+    errno == rustix::io::Errno::ACCESS || errno == rustix::io::Errno::PERM
 }
 
 fn is_full_errno(errno: rustix::io::Errno) -> bool {

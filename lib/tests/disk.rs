@@ -131,6 +131,11 @@ fn sizes_that_are_too_small_and_outputs_that_exist_are_refused() {
         let odd = Options { arguments: vec![bad.into()], ..options(temp.path(), "a.raw") };
         assert_eq!(refused(&odd), Some(FailureKind::Usage), "{bad:?}");
     }
+    let nowhere = Options { target_image: None, ..options(temp.path(), "a.raw") };
+    assert_eq!(refused(&nowhere), Some(FailureKind::Usage), "the machine could not follow a path of this one");
+    let small_disk = Options { size: Some(65 << 20), ..options(temp.path(), "a.raw") };
+    assert_eq!(refused(&small_disk), Some(FailureKind::NoSpace));
+    assert_eq!(refused(&options(temp.path(), "none/a.raw")), Some(FailureKind::NotFound));
     std::fs::write(temp.path().join("a.raw"), "precious").unwrap();
     assert_eq!(refused(&options(temp.path(), "a.raw")), Some(FailureKind::Usage));
     assert_eq!(std::fs::read(temp.path().join("a.raw")).unwrap(), b"precious");

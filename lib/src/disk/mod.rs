@@ -79,6 +79,9 @@ impl Layout {
             (None, Some(size)) => Geometry::room_for_root(esp, size),
             (None, None) => plan.need.comfortable(),
         };
+        if let (None, Some(size)) = (self.root_size, self.size) {
+            check_disk(size, esp, plan.need.least(root), root)?;
+        }
         plan.need.check(root)?;
         Geometry::new(esp, root, self.size)
     }
@@ -138,13 +141,34 @@ pub fn write(layout: &Layout, esp: &EspTree, root: &RootTree, scratch: &Path, ou
     Ok(Written { size: geometry.size, root_size, content: plan.bytes(), identifiers })
 }
 
+/// Refuses a disk that cannot hold both partitions, in the terms in which its size was given.
+fn check_disk(size: u64, esp: u64, least_root: u64, root: u64) -> Result<()> {
+    if root >= least_root {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(MIB);
+    // A mebibyte before the first partition and one behind the last hold the partition tables.
+    let least = mib(esp) + mib(least_root) + 2;
+    let message =
+        format!("laying out the disk: size {} MiB (expected at least {least} MiB: ESP {}, root {})", size / MIB, mib(esp), mib(least_root));
+    Err(Failure::new(FailureKind::NoSpace, message).hint("give a larger size, or leave it out to get room for the next upgrade too").into())
+}
+
 /// Whether an image can be written to `output`: for a caller who wants to know before a long preparation.
 ///
 /// # Errors
 ///
-/// [`FailureKind::Usage`]: there is something.
+/// [`FailureKind::Usage`]: there is something. [`FailureKind::NotFound`]: there is no directory for it.
 pub fn check_output(output: &Path) -> Result<()> {
-    if std::fs::symlink_metadata(output).is_ok() { Err(exists(output).into()) } else { Ok(()) }
+    if std::fs::symlink_metadata(output).is_ok() {
+        return Err(exists(output).into());
+    }
+    let directory = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if directory.is_dir() {
+        return Ok(());
+    }
+    let message = format!("writing {}: there is no directory {}", output.display(), directory.display());
+    Err(Failure::new(FailureKind::NotFound, message).hint("make it, or give another name").into())
 }
 
 /// Gives the finished image its name, unless there is something of that name by now. A power cut does not leave half an image.

@@ -60,8 +60,13 @@ impl Need {
 
     /// Refuses a size that cannot be enough, whatever the file system itself takes.
     pub(super) fn check(&self, size: u64) -> Result<()> {
-        let least = (self.data + self.metadata) * BLOCK as u64 + self.inodes_in(size) * INODE + journal(size) + MIB;
+        let least = self.least(size);
         if size < least { Err(too_small(least, size).into()) } else { Ok(()) }
+    }
+
+    /// What a file system that is meant to have `size` bytes must have at least.
+    pub(super) fn least(&self, size: u64) -> u64 {
+        (self.data + self.metadata) * BLOCK as u64 + self.inodes_in(size) * INODE + journal(size) + MIB
     }
 }
 

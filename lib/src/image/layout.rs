@@ -182,6 +182,7 @@ fn no_layout(path: &str, error: &ocidir::Error) -> anyhow::Error {
         ocidir::Error::SerDe(_) | ocidir::Error::OciSpecError(_) => {
             return Failure::new(FailureKind::Corrupt, format!("reading {path}/index.json: not an image index")).into();
         }
+        ocidir::Error::Io(e) => return anyhow::Error::new(std::io::Error::from(e.kind())).context(format!("opening OCI layout {path}")),
         other => return anyhow::anyhow!("opening OCI layout {path}: {other}"),
     };
     Failure::new(FailureKind::NotFound, format!("opening OCI layout {path}: {found} (expected an OCI image layout)")).into()

@@ -11,7 +11,7 @@ const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credent
 const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
 const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
 const STORAGE: &str = "read the storage of podman as root, or inside `podman unshare`";
-const AGAIN: &str = "run the same command again; what was fetched so far is kept";
+const AGAIN: &str = "check the registry's name, the network and the mirrors, then run the same command again";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
 
 /// Texts, in lowercase, with what they mean. The first row that has a text in the message decides.

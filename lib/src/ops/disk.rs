@@ -82,7 +82,8 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
     let arguments = arguments(&options.arguments)?;
     if options.target_image.is_none() && options.image.transport() != Transport::Registry {
-        progress.note(format!("the machine will follow {}, as it finds it there; --target-image names another reference", options.image));
+        let message = format!("making a disk: {} is a place on this machine, and the new machine could not follow it", options.image);
+        return Err(Failure::new(FailureKind::Usage, message).hint("name what it follows: --target-image quay.io/acme/os:stable").into());
     }
     let beside = options.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
