@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use selkie::error::Failure;
 use selkie::store::{NodeKind, Store, StoredImage, Tree, Verity};
 use sha2::{Digest, Sha256};
 
@@ -255,4 +256,24 @@ pub fn flatten(tree: &Tree) -> FlatTree {
         node.same_as = first.get(&inode).cloned().unwrap_or_else(|| path.clone());
     }
     flat
+}
+
+/// The tree of an image of these layers.
+pub fn tree(runtime: &tokio::runtime::Runtime, repository: &Store, layers: &[Vec<u8>]) -> anyhow::Result<FlatTree> {
+    let stored = store(runtime, repository, layers, None)?;
+    Ok(flatten(&repository.tree(&stored.image)?))
+}
+
+/// What every image of these tests begins with.
+pub fn base() -> Vec<Entry> {
+    vec![dir("usr").mtime(1_600_000_000, 5), dir("boot"), dir("sysroot")]
+}
+
+pub fn with_base(mut layers: Vec<Vec<Entry>>) -> Vec<Vec<u8>> {
+    layers.insert(0, base());
+    layers.iter().map(|layer| tar(layer)).collect()
+}
+
+pub fn failure(error: &anyhow::Error) -> Failure {
+    Failure::find(error).unwrap_or_else(|| panic!("not a failure: {error:#}"))
 }
