@@ -8,6 +8,7 @@
 pub mod cmdline;
 pub mod error;
 pub mod image_id;
+pub mod kargs;
 pub mod origin;
 pub mod os_release;
 pub mod progress;

@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cmdline", &["image_id"]),
     ("error", &[]),
     ("image_id", &[]),
+    ("kargs", &["cmdline"]),
     ("origin", &["image_id"]),
     ("os_release", &[]),
     ("progress", &[]),
