@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("os_release", &[]),
     ("progress", &[]),
     ("reference", &["error"]),
+    ("uki", &["cmdline", "os_release"]),
     // The edge.
     ("sys", &["error", "image_id"]),
     // Owners: each owns one place, and they never use each other.
@@ -22,6 +23,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("deploy", &["error", "image_id", "origin", "progress", "sys"]),
     ("disk", &["error", "image_id", "progress", "sys"]),
     ("image", &["error", "progress", "reference", "sys"]),
+    ("signing", &["error", "sys", "uki"]),
     ("store", &["cmdline", "error", "image_id", "os_release", "progress", "sys"]),
     // The machine as it is.
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),
@@ -40,9 +42,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "os_release",
             "progress",
             "reference",
+            "signing",
             "store",
             "sys",
             "system",
+            "uki",
         ],
     ),
 ];
