@@ -13,13 +13,15 @@ use serde::Serialize;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
+use super::seal;
 use super::stage::{self, Bootable, Provenance};
-use crate::boot::{self, BootFile, FileKind};
+use crate::boot;
 use crate::cmdline::Cmdline;
 use crate::disk::{self, Content, EspTree, Format, Layout, RootTree};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
+use crate::kargs;
 use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
@@ -89,20 +91,29 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
     let started = Instant::now();
-    // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
-    let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, options.algorithm, Verity::Never)?;
-    let (resolved, pulled) = block_on(async {
+    let (store, resolved, pulled) = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
-        let pulled = pull::fetch(&store, &source, progress).await?;
         let resolved = source.resolved().clone();
+        let algorithm = seal::algorithm(&resolved, options.algorithm)?;
+        // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
+        let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, algorithm, Verity::Never)?;
+        let pulled = pull::fetch(&store, &source, progress).await?;
         source.close().await?;
-        Ok((resolved, pulled))
+        anyhow::Ok((store, resolved, pulled))
     })?;
     store.tag(&pulled.stored_manifest, &prune::tag(&pulled.boot_image))?;
     let seconds_pull = started.elapsed().as_secs_f64();
-    let bootable = Bootable::open(&store, &pulled.boot_image)?;
+    let bootable = Bootable::open(&store, &pulled.stored())?;
+    if bootable.seal().is_some() && !options.arguments.is_empty() {
+        let message = "making a disk: the image is sealed and boots with its own kernel arguments (expected no --karg)";
+        return Err(Failure::new(FailureKind::Usage, message)
+            .hint("bring them by `selkie seal --karg` or `--addon`, where they get signed")
+            .into());
+    }
+    let image_arguments = bootable.kargs(&resolved)?;
     let machine = Machine {
-        arguments,
+        arguments: kargs::carry(&arguments, &[], &image_arguments),
+        image_arguments,
         options,
         store: &store,
         resolved: &resolved,
@@ -139,6 +150,7 @@ struct Machine<'a> {
     pulled: &'a Pulled,
     bootable: &'a Bootable,
     arguments: Cmdline,
+    image_arguments: Vec<String>,
     /// As OCI names it.
     architecture: String,
 }
@@ -146,7 +158,8 @@ struct Machine<'a> {
 impl Machine<'_> {
     fn write(&self, scratch: &Path, progress: &dyn Progress) -> Result<u64> {
         let target = self.target();
-        let provenance = Provenance { reference: &target, arguments: &self.arguments, made_under: None };
+        let provenance =
+            Provenance { reference: &target, arguments: &self.arguments, image_arguments: &self.image_arguments, made_under: None };
         let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
         let esp = self.esp(&origin)?;
         let root = self.root(&scratch.join(store::DIRECTORY), &origin)?;
@@ -174,21 +187,17 @@ impl Machine<'_> {
     }
 
     fn esp(&self, origin: &Origin) -> Result<EspTree> {
-        let loader = store::systemd_boot(&self.bootable.tree, &self.architecture)?;
-        let loader_bytes = self.bootable.tree.read(&loader.file)?;
+        let (loader, loader_bytes) = self.bootable.loader(&self.architecture)?;
         let mut esp = EspTree::new();
-        esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.architecture.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
-        esp.add_file(&format!("EFI/systemd/systemd-boot{}.efi", loader.architecture), Content::Bytes(loader_bytes))?;
+        esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
+        esp.add_file(&format!("EFI/systemd/systemd-boot{loader}.efi"), Content::Bytes(loader_bytes))?;
         esp.add_file("loader/loader.conf", Content::Bytes(boot::LOADER_CONF.into()))?;
-        let mut files = Vec::new();
-        for (kind, file) in [(FileKind::Linux, &self.bootable.kernel.kernel), (FileKind::Initrd, &self.bootable.kernel.initrd)] {
-            let bytes = self.bootable.tree.read(file)?;
-            let named = BootFile::measure(kind, &mut std::io::Cursor::new(&bytes))?;
-            esp.add_file(named.path().trim_start_matches('/'), Content::Bytes(bytes))?;
-            files.push(named);
+        let files = self.bootable.boot_files()?;
+        for file in files.iter() {
+            esp.add_file(&file.path(), Content::Bytes(file.bytes().to_vec()))?;
         }
         let request = stage::entry(&self.pulled.boot_image, true, origin, 1);
-        let entry = request.entry(&files[0], &files[1]).to_string();
+        let entry = request.entry(&files).to_string();
         esp.add_file(&format!("{}/{}", boot::ENTRIES, request.file()), Content::Bytes(entry.into_bytes()))?;
         Ok(esp)
     }

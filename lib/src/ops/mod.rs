@@ -6,6 +6,7 @@ pub mod prune;
 pub mod pull;
 pub mod rollback;
 mod runtime;
+pub mod seal;
 pub mod setup_root;
 mod stage;
 pub mod status;
