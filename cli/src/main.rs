@@ -9,6 +9,7 @@ mod source;
 mod status;
 mod switch;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ enum Verb {
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
     Disk(disk::Arguments),
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
+        Verb::Verify(verb) => verify::run(verb, output),
     };
     match answer {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 
 use super::files::brought_by;
-use super::{ENTRIES, Entry, FILES};
+use super::{BootFiles, ENTRIES, Entry, FILES};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -121,6 +121,18 @@ impl Esp {
             missing: self.missing(entry),
             file,
         })
+    }
+
+    /// Whether `entry` starts exactly `files`, and they are here as they should be.
+    pub fn holds(&self, entry: &BootEntry, files: &BootFiles) -> Result<bool> {
+        let directory = dir::open(&self.root, FILES).context("opening EFI/selkie on the ESP")?;
+        for file in files.iter() {
+            if !file.is_in(&directory)? {
+                return Ok(false);
+            }
+        }
+        let named = entry.uki.as_ref().map(|uki| uki.path.trim_start_matches('/').to_owned());
+        Ok(named.is_some_and(|path| files.iter().any(|file| file.path() == path)))
     }
 
     fn uki(&self, path: &str) -> Option<Uki> {

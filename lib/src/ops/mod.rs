@@ -11,3 +11,4 @@ pub mod setup_root;
 mod stage;
 pub mod status;
 pub mod upgrade;
+pub mod verify;

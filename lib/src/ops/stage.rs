@@ -68,10 +68,7 @@ impl Bootable {
     pub(super) fn boot_files(&self) -> Result<BootFiles> {
         match &self.kind {
             BootKind::Plain(kernel) => Ok(BootFiles::kernel(self.tree.read(&kernel.kernel)?, self.tree.read(&kernel.initrd)?)),
-            BootKind::Sealed(seal, tree) => {
-                let addons = seal.addons.iter().map(|(name, file)| Ok((name.clone(), tree.read(file)?)));
-                Ok(BootFiles::uki(tree.read(&seal.file)?, addons.collect::<Result<_>>()?))
-            }
+            BootKind::Sealed(seal, tree) => sealed_files(seal, tree),
         }
     }
 
@@ -108,6 +105,12 @@ impl Bootable {
         let unused: Vec<&str> = machine.args().filter(|argument| !own.args().any(|a| a == *argument)).collect();
         (!unused.is_empty()).then(|| unused.join(" "))
     }
+}
+
+/// The files that the entry of a sealed image needs, from the tree of the image as its layers give it.
+pub(super) fn sealed_files(seal: &Seal, tree: &Tree) -> Result<BootFiles> {
+    let addons = seal.addons.iter().map(|(name, file)| Ok((name.clone(), tree.read(file)?)));
+    Ok(BootFiles::uki(tree.read(&seal.file)?, addons.collect::<Result<_>>()?))
 }
 
 /// Everything that [`origin`] and [`entry`] need to know besides the image.

@@ -34,7 +34,7 @@ pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use fitness::require_bootable_layout;
 pub use layers::ImportStats;
-pub use objects::{Object, ObjectId};
+pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;
 pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};

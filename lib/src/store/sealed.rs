@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::tree::{File, NodeKind, Tree};
 use super::unsuitable;
-use crate::cmdline::RootImage;
+use crate::cmdline::{Cmdline, RootImage};
 use crate::image_id::ImageId;
 use crate::uki::{Kind, Uki};
 
@@ -45,6 +45,25 @@ impl Seal {
         let message = format!("checking the seal: {} names root {} (expected {boot_image}, as the layers give it)", self.path, self.root);
         let hint = "the image was changed after it was sealed: seal it again with `selkie seal`, as the last step of its build";
         Err(unsuitable(message).hint(hint).into())
+    }
+}
+
+impl Seal {
+    /// The kernel arguments that a boot of this image has: those inside the unified kernel image, then those of its addons by name, as
+    /// systemd-stub puts them together.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) for an addon that cannot be read.
+    pub fn arguments(&self, tree: &Tree) -> Result<Cmdline> {
+        let mut line = self.uki.cmdline.clone().unwrap_or_default();
+        for (name, file) in &self.addons {
+            let bytes = tree.read(file).with_context(|| format!("reading {name}"))?;
+            let addon = Uki::read(&mut Cursor::new(bytes)).map_err(|e| unsuitable(format!("reading {name}: {e}")))?;
+            line.push(' ');
+            line.push_str(addon.cmdline.as_deref().unwrap_or_default());
+        }
+        Ok(Cmdline::parse(&line))
     }
 }
 
