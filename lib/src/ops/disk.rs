@@ -28,7 +28,10 @@ use crate::reference::{ImageReference, Transport};
 use crate::store::{self, Store, Verity};
 use crate::sys::dir;
 
+mod enrolment;
 mod root;
+
+use enrolment::Keys;
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -53,8 +56,20 @@ pub struct Options {
     pub esp_size: Option<u64>,
     /// Kernel arguments besides those that booting needs.
     pub arguments: Vec<String>,
+    /// Secure Boot keys that the machine enrols at its first boot.
+    pub secure_boot: Option<SecureBoot>,
     /// The time that everything made here bears, in seconds since 1970.
     pub mtime: u64,
+}
+
+/// Enrolment of Secure Boot keys by systemd-boot.
+#[derive(Debug, Clone)]
+pub struct SecureBoot {
+    /// Directory with `PK.auth`, `KEK.auth`, `db.auth` and possibly `dbx.auth`.
+    pub keys: PathBuf,
+    /// Whether to enrol on real machines, too, where keys that lack those of the vendor can make the firmware refuse its own parts; in a
+    /// virtual machine that cannot happen, and nobody is asked.
+    pub force: bool,
 }
 
 /// What was made.
@@ -83,6 +98,7 @@ const ARGUMENTS: [&str; 2] = ["root=gpt-auto", "rw"];
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
     let arguments = arguments(&options.arguments)?;
+    let keys = options.secure_boot.as_ref().map(Keys::read).transpose()?;
     if options.target_image.is_none() && options.image.transport() != Transport::Registry {
         let message = format!("making a disk: {} is a place on this machine, and the new machine could not follow it", options.image);
         return Err(Failure::new(FailureKind::Usage, message).hint("name what it follows: --target-image quay.io/acme/os:stable").into());
@@ -110,6 +126,9 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
             .hint("bring them by `selkie seal --karg` or `--addon`, where they get signed")
             .into());
     }
+    if keys.is_some() {
+        require_signatures(&bootable)?;
+    }
     let image_arguments = bootable.kargs(&resolved)?;
     let machine = Machine {
         arguments: kargs::carry(&arguments, &[], &image_arguments),
@@ -121,7 +140,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         bootable: &bootable,
         architecture: resolved.architecture()?,
     };
-    let size = machine.write(scratch.path(), progress.as_ref())?;
+    let size = machine.write(scratch.path(), keys, progress.as_ref())?;
     let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
     let target_image = machine.target();
     let pulled = Pulled { sealed: true, ..pulled };
@@ -142,6 +161,18 @@ fn arguments(own: &[String]) -> Result<Cmdline> {
     Ok(ARGUMENTS.into_iter().map(str::to_owned).chain(own.iter().cloned()).collect())
 }
 
+/// With keys enrolled, the firmware starts nothing that is not signed.
+fn require_signatures(bootable: &Bootable) -> Result<()> {
+    let unsigned = match bootable.seal() {
+        None => "the image is not sealed",
+        Some(seal) if !seal.uki.signed => "its unified kernel image is not signed",
+        Some(_) => return Ok(()),
+    };
+    let message =
+        format!("making a disk with Secure Boot keys: {unsigned}, and the machine would not boot (expected a signed, sealed image)");
+    Err(Failure::new(FailureKind::Unsuitable, message).hint("seal the image first: selkie seal --key FILE --cert FILE").into())
+}
+
 /// Everything that the machine on the disk is made of.
 struct Machine<'a> {
     options: &'a Options,
@@ -156,12 +187,12 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn write(&self, scratch: &Path, progress: &dyn Progress) -> Result<u64> {
+    fn write(&self, scratch: &Path, keys: Option<Keys>, progress: &dyn Progress) -> Result<u64> {
         let target = self.target();
         let provenance =
             Provenance { reference: &target, arguments: &self.arguments, image_arguments: &self.image_arguments, made_under: None };
         let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
-        let esp = self.esp(&origin)?;
+        let esp = self.esp(&origin, keys)?;
         let root = self.root(&scratch.join(store::DIRECTORY), &origin)?;
         let written = disk::write(&self.layout()?, &esp, &root, scratch, &self.options.output, progress)?;
         Ok(written.size)
@@ -186,12 +217,17 @@ impl Machine<'_> {
         Ok(Layout { seed: seed.finish(), size, esp_size, root_size, mtime, format, root_type })
     }
 
-    fn esp(&self, origin: &Origin) -> Result<EspTree> {
+    fn esp(&self, origin: &Origin, keys: Option<Keys>) -> Result<EspTree> {
         let (loader, loader_bytes) = self.bootable.loader(&self.architecture)?;
         let mut esp = EspTree::new();
         esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
         esp.add_file(&format!("EFI/systemd/systemd-boot{loader}.efi"), Content::Bytes(loader_bytes))?;
-        esp.add_file("loader/loader.conf", Content::Bytes(boot::LOADER_CONF.into()))?;
+        let mut configuration = boot::LOADER_CONF.to_owned();
+        if let Some(keys) = keys {
+            configuration.push_str(&keys.configuration());
+            keys.add_to(&mut esp)?;
+        }
+        esp.add_file("loader/loader.conf", Content::Bytes(configuration.into_bytes()))?;
         let files = self.bootable.boot_files()?;
         for file in files.iter() {
             esp.add_file(&file.path(), Content::Bytes(file.bytes().to_vec()))?;
