@@ -31,6 +31,11 @@ const NEEDED: &[(&str, &str)] = &[
     ("qemu-system-x86", "virtual machines"),
     ("qemu-utils", "qemu-img: disk images in QEMU's format"),
     ("ovmf", "UEFI firmware for them"),
+    ("systemd-boot-efi", "a stub and a boot loader: what is signed in tests"),
+    ("binutils", "objdump: a second opinion on EFI binaries"),
+    ("sbsigntool", "signing for Secure Boot"),
+    ("softhsm2", "a token in software: signing with PKCS#11"),
+    ("libengine-pkcs11-openssl", "the way to tokens"),
 ];
 
 /// Installs what is missing.

@@ -3,6 +3,9 @@
 use std::io::Cursor;
 use std::ops::Range;
 
+use object::LittleEndian as LE;
+use sha2::{Digest, Sha256};
+
 use super::UkiError;
 use super::pe::Pe;
 
@@ -10,7 +13,8 @@ use super::pe::Pe;
 const ALIGNMENT: usize = 8;
 
 /// Checks that `signed` is `unsigned` with a certificate table: the same bytes but for checksum and the place of the table, zeros up to a
-/// multiple of eight bytes, the table, and nothing behind it. Whether the signature holds is not looked at.
+/// multiple of eight bytes, the table, and nothing behind it; and that the table names the digest of `unsigned`. Whose signature it is, and
+/// whether it holds, is not looked at.
 ///
 /// # Errors
 ///
@@ -35,7 +39,37 @@ pub fn check_signed_form(unsigned: &[u8], signed: &[u8]) -> Result<(), UkiError>
     if padding.iter().any(|byte| *byte != 0) {
         return Err(wrong("there is something between the binary and the certificate table"));
     }
+    // An OCTET STRING of 32 bytes: the digest stands in the signed content in the clear (SpcIndirectDataContent).
+    let named = [&[0x04, 0x20], &digest(unsigned)?[..]].concat();
+    if !signed[start..].windows(named.len()).any(|window| window == named) {
+        return Err(wrong("the signature is not of this binary's SHA-256 digest"));
+    }
     Ok(())
+}
+
+/// The digest of an unsigned binary that a signature signs and a firmware's lists of hashes name ("Windows Authenticode Portable Executable
+/// Signature Format"): headers without checksum and certificate entry, sections in the order of the file, and what follows.
+///
+/// # Errors
+///
+/// No PE32+ binary, a signed one, or headers that contradict themselves.
+pub fn digest(unsigned: &[u8]) -> Result<[u8; 32], UkiError> {
+    let pe = Pe::read(&mut Cursor::new(unsigned))?;
+    let entry = pe.certificate_entry().filter(|_| !pe.signed()).ok_or_else(|| wrong("it is signed, or cannot be"))?;
+    let headers = pe.nt.optional_header.size_of_headers.get(LE) as usize;
+    let mut sections: Vec<_> =
+        pe.sections().map(|s| s.file.start as usize..s.file.end as usize).filter(|range| !range.is_empty()).collect();
+    sections.sort_by_key(|range| range.start);
+    // As firmware does it: what follows starts where the sum of all lengths points to, even if there are gaps between sections.
+    let hashed = headers + sections.iter().map(ExactSizeIterator::len).sum::<usize>();
+    let pieces = [0..pe.checksum().start, pe.checksum().end..entry.start, entry.end..headers];
+    let mut hash = Sha256::new();
+    let rest = std::iter::once(hashed..unsigned.len().max(hashed));
+    for piece in pieces.into_iter().chain(sections).chain(rest) {
+        hash.update(unsigned.get(piece).ok_or_else(|| wrong("its headers end beyond the file, or before themselves"))?);
+    }
+    hash.update(&[0; ALIGNMENT][..unsigned.len().next_multiple_of(ALIGNMENT) - unsigned.len()]);
+    Ok(hash.finalize().into())
 }
 
 fn wrong(why: impl std::fmt::Display) -> UkiError {

@@ -200,6 +200,7 @@ fn no_byte_of_the_headers_makes_a_panic() {
             let mut odd = stub.clone();
             odd[at] = value;
             let _ = read(&odd);
+            let _ = authenticode::digest(&odd);
             if let Ok(image) = assemble(&parts(&odd)) {
                 read(&image).unwrap_or_else(|e| panic!("byte {at} is {value}: assembled, and then {e}"));
             }
@@ -210,7 +211,8 @@ fn no_byte_of_the_headers_makes_a_panic() {
 #[test]
 fn a_signature_may_add_itself_and_nothing_else() {
     let unsigned = &assemble(&parts(&stub())).unwrap()[..];
-    let signed = with_certificates(unsigned, &[0xaa; 24]);
+    let table = |unsigned: &[u8]| [&[0xaa; 6], &[4, 32][..], &authenticode::digest(unsigned).unwrap()].concat();
+    let signed = with_certificates(unsigned, &table(unsigned));
     let check = |signed: &[u8]| authenticode::check_signed_form(unsigned, signed);
     check(&signed).unwrap();
     let mut resummed = signed.clone();
@@ -218,8 +220,9 @@ fn a_signature_may_add_itself_and_nothing_else() {
     check(&resummed).unwrap();
 
     let odd = [unsigned, b"abc"].concat();
-    authenticode::check_signed_form(&odd, &with_certificates(&odd, &[1; 8])).unwrap();
-    let mut padded_with_more = with_certificates(&odd, &[1; 8]);
+    let signed_odd = with_certificates(&odd, &table(&odd));
+    authenticode::check_signed_form(&odd, &signed_odd).unwrap();
+    let mut padded_with_more = signed_odd.clone();
     padded_with_more[odd.len()] = 1;
     assert!(authenticode::check_signed_form(&odd, &padded_with_more).is_err());
 
@@ -233,7 +236,8 @@ fn a_signature_may_add_itself_and_nothing_else() {
         ("another time stamp", other(0x48), "differ at byte 72"),
         ("another kernel", other(0x1000), "differ at byte 4096"),
         ("more at the end", [&signed[..], b"12345678"].concat(), "certificate table is at"),
-        ("more in between", with_certificates(&[unsigned, &[0; 8]].concat(), &[0xaa; 24]), "certificate table is at"),
+        ("more in between", with_certificates(&[unsigned, &[0; 8]].concat(), &table(unsigned)), "certificate table is at"),
+        ("signature of another", with_certificates(unsigned, &table(&odd)), "not of this binary's SHA-256 digest"),
         ("nothing", vec![], "reading an EFI binary"),
     ];
     for (what, signed, reason) in refused {
@@ -241,4 +245,21 @@ fn a_signature_may_add_itself_and_nothing_else() {
         assert!(error.contains(reason), "{what}: {error}");
     }
     assert!(authenticode::check_signed_form(&signed, &signed).unwrap_err().to_string().contains("signed already"));
+}
+
+#[test]
+fn the_digest_leaves_out_what_signing_changes() {
+    let binary = stub();
+    let digest = |change: usize| {
+        let mut changed = binary.clone();
+        changed[change] ^= 1;
+        authenticode::digest(&changed).unwrap()
+    };
+    let unchanged = authenticode::digest(&binary).unwrap();
+    for at in [CHECKSUM, CHECKSUM + 3] {
+        assert_eq!(digest(at), unchanged, "byte {at}");
+    }
+    for at in [CHECKSUM - 5, CHECKSUM + 4, CERTIFICATE_ENTRY - 1, CERTIFICATE_ENTRY + 8, TABLE + 39, 0x3ff, 0x400, binary.len() - 1] {
+        assert_ne!(digest(at), unchanged, "byte {at}");
+    }
 }
