@@ -1,4 +1,4 @@
-//! `selkie seal`
+//! What a sealed image says of itself in the annotations of its manifest, so that it is known before a layer is fetched.
 
 use anyhow::Result;
 
@@ -6,11 +6,29 @@ use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
 use crate::image_id::Algorithm;
+use crate::store;
 
 /// Annotation of a sealed image: its boot image, as the kernel argument has it (`v1-sha256-12:<hex>`).
 pub const BOOT_IMAGE: &str = "dev.selkie.boot-image";
 /// Annotation of a sealed image: the recipe by which the boot image is made of the layers.
 pub const RECIPE: &str = "dev.selkie.recipe";
+
+/// Refuses an image whose recipe this version does not know: its boot image would come out otherwise.
+///
+/// # Errors
+///
+/// [`FailureKind::Unsuitable`].
+pub fn check_recipe(resolved: &Resolved) -> Result<()> {
+    match resolved.label(RECIPE) {
+        Some(recipe) if recipe != store::RECIPE.to_string() => {
+            let message = format!("reading annotation {RECIPE}: {recipe:?} (expected {})", store::RECIPE);
+            Err(Failure::new(FailureKind::Unsuitable, message)
+                .hint("a newer selkie has sealed it: bring selkie on this machine up to date")
+                .into())
+        }
+        _ => Ok(()),
+    }
+}
 
 /// The algorithm for a repository of `resolved`: what was asked for, else what a sealed image was sealed with.
 ///
@@ -19,6 +37,7 @@ pub const RECIPE: &str = "dev.selkie.recipe";
 /// [`FailureKind::StoreMismatch`] where another algorithm is asked for than the image was sealed with, [`FailureKind::Unsuitable`] for an
 /// annotation that cannot be read.
 pub fn algorithm(resolved: &Resolved, asked: Option<Algorithm>) -> Result<Option<Algorithm>> {
+    check_recipe(resolved)?;
     let Some(annotation) = resolved.label(BOOT_IMAGE) else { return Ok(asked) };
     let roots = Cmdline::parse(&format!("composefs.digest={annotation}")).root_images().ok();
     let Some([root]) = roots.as_deref() else {
