@@ -47,7 +47,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     tell.say("another file in the place of the root image stops in the initramfs, and the console names its digest");
 
     unseal(&machine.disk())?;
-    machine.boot_until("looking for fs-verity on the repository")?;
+    machine.boot_until("looking for fs-verity on meta.json")?;
     machine.cut_power()?;
     tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
 

@@ -2,4 +2,4 @@
 
 mod annotation;
 
-pub use annotation::{BOOT_IMAGE, RECIPE, algorithm, check_recipe};
+pub use annotation::{BOOT_IMAGE, RECIPE, algorithm, check_recipe, sealed_with};
