@@ -43,6 +43,16 @@ impl Made {
     }
 }
 
+/// Looks at the words of the call, before anything is fetched.
+///
+/// # Errors
+///
+/// [`FailureKind::Usage`] for an argument or an addon that cannot be one.
+pub(super) fn check(options: &Options) -> Result<()> {
+    arguments::check(&options.arguments)?;
+    options.addons.iter().try_for_each(|(name, text)| addon_line(name, text).map(drop))
+}
+
 /// Puts everything together and has it signed.
 pub(super) fn make(from: &Ingredients<'_>, options: &Options, scratch: &Path) -> Result<Made> {
     let tools = store::sealing_tools(from.boot, from.architecture)?;

@@ -87,6 +87,7 @@ pub struct Report {
 /// image of others. The output is untouched then.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     image::check_output(&options.output)?;
+    layer::check(options)?;
     options.signer.as_ref().map_or(Ok(()), Signer::check)?;
     let scratch = tempfile::Builder::new().prefix(".selkie-seal-").tempdir_in(&options.scratch);
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", options.scratch.display()))?;
