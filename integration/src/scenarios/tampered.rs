@@ -46,14 +46,14 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.cut_power()?;
     tell.say("another file in the place of the root image stops in the initramfs, and the console names its digest");
 
-    unseal(&machine.disk())?;
-    machine.boot_until("looking for fs-verity on meta.json")?;
-    machine.cut_power()?;
-    tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
-
     boot_another_image(&machine.disk(), &id)?;
     machine.boot_until("looking for the root image: composefs/images has none of")?;
+    machine.cut_power()?;
     tell.say("an entry for an image that is not there stops in the initramfs, and the console says so");
+
+    unseal(&machine.disk())?;
+    machine.boot_until("looking for fs-verity on meta.json")?;
+    tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
     Ok(())
 }
 
