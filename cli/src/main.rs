@@ -1,6 +1,7 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
 mod disk;
+mod lint;
 mod output;
 mod progress;
 mod pull;
@@ -36,6 +37,7 @@ enum Verb {
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
     Disk(disk::Arguments),
+    Lint(lint::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
+        Verb::Lint(verb) => lint::run(verb, output),
     };
     match answer {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("signing", &["error", "sys", "uki"]),
     ("store", &["cmdline", "error", "image_id", "os_release", "progress", "sys"]),
     // The machine as it is.
+    ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),
     // The verbs: owners meet here and nowhere else.
     (
@@ -38,6 +39,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "error",
             "image",
             "image_id",
+            "kargs",
+            "lint",
             "origin",
             "os_release",
             "progress",

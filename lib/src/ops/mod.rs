@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod host;
+pub mod lint;
 pub mod prune;
 pub mod pull;
 pub mod rollback;
