@@ -10,6 +10,7 @@ mod source;
 mod status;
 mod switch;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ enum Verb {
     Pull(pull::Arguments),
     Disk(disk::Arguments),
     Lint(lint::Arguments),
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),
+        Verb::Verify(verb) => verify::run(verb, output),
     };
     match answer {
         Ok(Answer::Done) => ExitCode::SUCCESS,

@@ -42,6 +42,7 @@ impl System {
         let seen = (menu.as_ref().ok().map(|m| &*m.entries), listing.as_ref().ok().map(|l| &*l.found));
         let mut problems: Vec<String> = unread.into_iter().flatten().chain(problems(&booted, seen.0, seen.1)).collect();
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
+        problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
         Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
     }
@@ -138,14 +139,24 @@ fn can_boot(entry: &BootEntry, deployments: &[Found]) -> bool {
 struct Menu {
     entries: Vec<BootEntry>,
     foreign: Vec<String>,
+    problems: Vec<String>,
 }
 
 impl Menu {
     fn read(esp: &Esp) -> Result<Self> {
         let entries = esp.entries()?;
         let ours = |file: &String| entries.iter().any(|e| e.file == *file);
-        let foreign = esp.found()?.into_iter().map(|f| f.file).filter(|file| !ours(file)).collect();
-        Ok(Self { entries, foreign })
+        let (mut foreign, mut problems) = (Vec::new(), Vec::new());
+        for found in esp.found()?.into_iter().filter(|found| !ours(&found.file)) {
+            if found.entry.as_ref().is_ok_and(|entry| entry.serial().is_some()) {
+                problems.push(format!(
+                    "boot entry {} names no root that can be read: its unified kernel image is missing or damaged",
+                    found.file
+                ));
+            }
+            foreign.push(found.file);
+        }
+        Ok(Self { entries, foreign, problems })
     }
 }
 
@@ -192,6 +203,7 @@ mod tests {
             serial,
             title: "x".into(),
             arguments: Cmdline::default(),
+            uki: None,
             offered: true,
             missing: vec![],
         }

@@ -19,12 +19,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The edge.
     ("sys", &["error", "image_id"]),
     // Owners: each owns one place, and they never use each other.
-    ("boot", &["cmdline", "error", "image_id", "progress", "sys"]),
+    ("boot", &["cmdline", "error", "image_id", "progress", "sys", "uki"]),
     ("deploy", &["error", "image_id", "origin", "progress", "sys"]),
     ("disk", &["error", "image_id", "progress", "sys"]),
     ("image", &["error", "progress", "reference", "sys"]),
     ("signing", &["error", "sys", "uki"]),
-    ("store", &["cmdline", "error", "image_id", "os_release", "progress", "sys"]),
+    ("store", &["cmdline", "error", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
     // The machine as it is.
     ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),

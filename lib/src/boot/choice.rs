@@ -7,10 +7,12 @@ pub enum Variable {
     OneShot,
     /// What boots from now on.
     Default,
+    /// What was booted: no choice any more, and so not in [`Self::ALL`].
+    Selected,
 }
 
 impl Variable {
-    /// In the order in which the boot loader asks them.
+    /// Those that choose, in the order in which the boot loader asks them.
     pub const ALL: [Self; 2] = [Self::OneShot, Self::Default];
 
     /// Its name in the firmware, without the vendor.
@@ -18,6 +20,7 @@ impl Variable {
         match self {
             Self::OneShot => "LoaderEntryOneShot",
             Self::Default => "LoaderEntryDefault",
+            Self::Selected => "LoaderEntrySelected",
         }
     }
 }
@@ -47,6 +50,7 @@ impl Choice {
             Variable::OneShot => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, once, whatever selkie staged; `bootctl set-oneshot ''` removes it"
             ),
+            Variable::Selected => format!("the boot loader's variable {name} names {entry}, which is not the entry of what runs"),
             Variable::Default => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, whatever selkie staged; `bootctl set-default ''` removes it"
             ),

@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 
 use super::bls::sort_key;
-use super::{BootEntry, BootFile, ENTRIES, Entry, Esp, FILES, FileKind, ReadSeek};
+use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, Esp, FILES};
 use crate::cmdline::{Cmdline, RootImage};
+use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir::{self, Pending};
 
@@ -23,7 +24,7 @@ pub struct EntryRequest {
     pub title: String,
     /// The version that the menu shows beside equal titles.
     pub version: String,
-    /// Kernel arguments without the root image.
+    /// Kernel arguments without the root image. A unified kernel image has its own and gets none of these.
     pub arguments: Cmdline,
     /// Order of activation: one more than the highest so far.
     pub serial: u64,
@@ -35,18 +36,18 @@ impl EntryRequest {
         format!("selkie-{}.conf", self.root.id.short())
     }
 
-    /// The entry as it is written.
-    pub fn entry(&self, linux: &BootFile, initrd: &BootFile) -> Entry {
+    /// The entry as it is written. A unified kernel image is started by an entry, too (key `efi`), instead of lying where the boot
+    /// loader finds it by itself: it would be sorted by the version inside it then, and a rollback could not come first.
+    pub fn entry(&self, files: &BootFiles) -> Entry {
+        let entry = Entry::default().with("title", &self.title).with("version", &self.version).with("sort-key", sort_key(self.serial));
+        let entry = files.keys().into_iter().fold(entry, |entry, (key, path)| entry.with(key, path));
+        if files.bring_arguments() {
+            return entry;
+        }
         let mut options = Cmdline::default();
         options.push(self.root.to_string());
         self.arguments.args().for_each(|arg| options.push(arg));
-        Entry::default()
-            .with("title", &self.title)
-            .with("version", &self.version)
-            .with("sort-key", sort_key(self.serial))
-            .with("linux", linux.path())
-            .with("initrd", initrd.path())
-            .with("options", options.to_string())
+        entry.with("options", options.to_string())
     }
 }
 
@@ -65,40 +66,45 @@ impl Esp {
     /// # Errors
     ///
     /// [`crate::error::FailureKind::NoSpace`], before anything is written, when the files do not fit.
-    pub fn stage<'a>(
-        &self,
-        request: &EntryRequest,
-        linux: &'a mut dyn ReadSeek,
-        initrd: &'a mut dyn ReadSeek,
-        progress: &dyn Progress,
-    ) -> Result<StagedEntry> {
+    pub fn stage(&self, request: &EntryRequest, boot: &BootFiles, progress: &dyn Progress) -> Result<StagedEntry> {
         ensure!(
             request.arguments.without_root_image() == request.arguments,
             "staging a boot entry: the arguments name a root image of their own"
         );
         let files = dir::ensure(self.root(), FILES, 0o755)?;
         let entries = dir::ensure(self.root(), ENTRIES, 0o755)?;
-        let linux_file = BootFile::measure(FileKind::Linux, linux)?;
-        let initrd_file = BootFile::measure(FileKind::Initrd, initrd)?;
-        let mut missing: Vec<(&BootFile, &'a mut dyn ReadSeek)> = Vec::new();
-        for (file, source) in [(&linux_file, linux), (&initrd_file, initrd)] {
+        let mut missing: Vec<&BootFile> = Vec::new();
+        for file in boot.iter() {
             if !file.is_in(&files)? {
-                missing.push((file, source));
+                missing.push(file);
             }
         }
-        self.check_space(missing.iter().map(|(file, _)| file.size).sum())?;
-        for (file, source) in missing {
-            file.copy(source, &files)?;
+        self.check_space(missing.iter().map(|file| file.bytes().len() as u64).sum())?;
+        for file in missing {
+            file.write(&files)?;
             progress.step(&format!("write {file}"));
         }
         let mut pending = Pending::create(&entries, &request.file(), 0o644)?;
-        let entry = request.entry(&linux_file, &initrd_file);
+        let entry = request.entry(boot);
         pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
+        let live = self.read_back(request, &entry)?;
         // FAT has no journal: allocation tables and directories reach the disk before a name makes them matter.
         dir::sync_filesystem(self.root()).context("syncing the ESP")?;
         progress.step("write entry");
         let esp = self.root().try_clone_to_owned().context("duplicating the handle of the ESP")?;
-        Ok(StagedEntry { esp, pending, live: live(request) })
+        Ok(StagedEntry { esp, pending, live })
+    }
+
+    /// The entry as the machine will see it; it must boot what was asked for.
+    fn read_back(&self, request: &EntryRequest, entry: &Entry) -> Result<BootEntry> {
+        match self.boot_entry(request.file(), entry) {
+            Some(live) if live.image == request.root.id => Ok(live),
+            found => {
+                let found = found.map_or_else(|| "none".to_owned(), |live| live.image.to_string());
+                let message = format!("staging a boot entry: it names root {found} (expected {})", request.root.id);
+                Err(Failure::new(FailureKind::Corrupt, message).into())
+            }
+        }
     }
 }
 
@@ -112,22 +118,8 @@ impl StagedEntry {
     }
 }
 
-fn live(request: &EntryRequest) -> BootEntry {
-    BootEntry {
-        file: request.file(),
-        image: request.root.id.clone(),
-        verity_required: request.root.verity_required,
-        serial: request.serial,
-        title: request.title.clone(),
-        arguments: request.arguments.clone(),
-        offered: true,
-        missing: Vec::new(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
     use std::path::Path;
 
     use super::*;
@@ -147,8 +139,12 @@ mod tests {
         }
     }
 
+    fn files(kernel: &str) -> BootFiles {
+        BootFiles::kernel(kernel.into(), b"initrd".to_vec())
+    }
+
     fn stage(esp: &Esp, request: &EntryRequest, kernel: &str) -> StagedEntry {
-        esp.stage(request, &mut Cursor::new(kernel), &mut Cursor::new("initrd"), &Silent).unwrap()
+        esp.stage(request, &files(kernel), &Silent).unwrap()
     }
 
     fn file_names(path: &Path) -> Vec<String> {
@@ -161,7 +157,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let esp = esp(temp.path());
         let recorder = Recorder::default();
-        let staged = esp.stage(&request("aa", 1), &mut Cursor::new("kernel"), &mut Cursor::new("initrd"), &recorder).unwrap();
+        let staged = esp.stage(&request("aa", 1), &files("kernel"), &recorder).unwrap();
         assert_eq!(esp.entries().unwrap(), []);
         let live = staged.publish(&recorder).unwrap();
         assert_eq!(esp.entries().unwrap(), [live]);
@@ -210,8 +206,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let esp = esp(temp.path());
         stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-        let file = BootFile::measure(FileKind::Linux, &mut Cursor::new("kernel")).unwrap();
-        let path = temp.path().join(FILES).join(file.name());
+        let path = temp.path().join(files("kernel").iter().last().unwrap().path());
         std::fs::write(&path, "ker").unwrap();
         stage(&esp, &request("bb", 2), "kernel").publish(&Silent).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"kernel");
@@ -238,14 +233,14 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_by_its_entry_and_only_the_kernel_hides_it() {
-        for (kind, content, offered) in [(FileKind::Linux, "kernel", false), (FileKind::Initrd, "initrd", true)] {
+        for (place, offered) in [(1, false), (0, true)] {
             let temp = tempfile::tempdir().unwrap();
             let esp = esp(temp.path());
             stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-            let file = BootFile::measure(kind, &mut Cursor::new(content)).unwrap();
-            std::fs::remove_file(temp.path().join(FILES).join(file.name())).unwrap();
+            let path = files("kernel").iter().nth(place).unwrap().path();
+            std::fs::remove_file(temp.path().join(&path)).unwrap();
             let entry = esp.entries().unwrap().remove(0);
-            assert_eq!((entry.missing, entry.offered), (vec![file.path()], offered), "{content}");
+            assert_eq!((entry.missing, entry.offered), (vec![format!("/{path}")], offered));
         }
     }
 

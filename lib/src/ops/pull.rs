@@ -63,6 +63,18 @@ pub struct Pulled {
     pub bytes_stored: u64,
 }
 
+impl Pulled {
+    /// The image as the store has it.
+    pub(super) fn stored(&self) -> StoredImage {
+        StoredImage {
+            image: self.image.clone(),
+            boot_image: self.boot_image.clone(),
+            manifest_digest: self.stored_manifest.clone(),
+            config_digest: self.config_digest.clone(),
+        }
+    }
+}
+
 /// Pulls into the repository of a machine, under its lock.
 pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let _lock = host.lock()?;

@@ -26,18 +26,20 @@ mod merge;
 mod names;
 mod objects;
 mod open;
+mod sealed;
 mod tags;
 mod tree;
 mod tree_image;
 
-pub use boot_files::{Kernel, Loader, kernel, os_release, systemd_boot};
+pub use boot_files::{Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, sealing_tools, systemd_boot};
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use layers::{ImportStats, SparseEntries};
-pub use objects::{Object, ObjectId};
+pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;
+pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 
 /// Where the repository of a machine is, seen from the physical root.
