@@ -18,8 +18,9 @@ mod initramfs;
 mod subject;
 mod sysusers;
 mod tmpfiles;
+mod ukis;
 
-pub use checks::CHECKS;
+pub use checks::{CHECKS, DIRECTORIES};
 pub use subject::{Image, Layer, Subject};
 
 /// How much a finding matters.

@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::initramfs::{self, Initramfs};
 use super::sysusers::Sysusers;
 use super::tmpfiles::Tmpfiles;
+use super::ukis::{self, Binary};
 use crate::error::FailureKind;
 use crate::image_id::ImageId;
 use crate::store::{self, File, Kernel, Node, NodeKind, Tree};
@@ -27,8 +28,8 @@ pub struct Image {
     pub boot_image: Option<ImageId>,
     /// When it was made, in seconds since 1970, as its configuration says.
     pub created: Option<i64>,
-    /// The annotations of its manifest and the labels of its configuration.
-    pub labels: Vec<(String, String)>,
+    /// By which recipe it was sealed, as its annotation says.
+    pub recipe: Option<String>,
     /// Its layers, lowest first.
     pub layers: Vec<Layer>,
 }
@@ -43,6 +44,8 @@ pub struct Layer {
     pub size: u64,
     /// Size of the uncompressed tar in bytes.
     pub uncompressed: Option<u64>,
+    /// Bytes of its files that the image does not have: later layers removed or replaced them.
+    pub hidden: Option<u64>,
     /// The instruction that made it, as the history of the configuration has it.
     pub created_by: Option<String>,
 }
@@ -58,12 +61,21 @@ pub struct Subject<'a> {
     initramfs: OnceCell<Option<Initramfs>>,
     tmpfiles: OnceCell<Tmpfiles>,
     sysusers: OnceCell<Sysusers>,
+    ukis: OnceCell<Vec<Binary>>,
 }
 
 impl<'a> Subject<'a> {
     /// A tree as its layers make it ([`Store::layers_tree`](store::Store::layers_tree)), or as a directory has it.
     pub fn new(tree: &'a Tree, image: Option<&'a Image>) -> Self {
-        Self { tree, image, kernel: OnceCell::new(), initramfs: OnceCell::new(), tmpfiles: OnceCell::new(), sysusers: OnceCell::new() }
+        Self {
+            tree,
+            image,
+            kernel: OnceCell::new(),
+            initramfs: OnceCell::new(),
+            tmpfiles: OnceCell::new(),
+            sysusers: OnceCell::new(),
+            ukis: OnceCell::new(),
+        }
     }
 
     /// The kernel with its initramfs, where there is exactly one.
@@ -94,6 +106,16 @@ impl<'a> Subject<'a> {
     /// The users and groups that sysusers.d makes at boot.
     pub(super) fn sysusers(&self) -> Result<&Sysusers> {
         once(&self.sysusers, || Sysusers::read(self))
+    }
+
+    /// The unified kernel images and their addons.
+    pub(super) fn ukis(&self) -> Result<&[Binary]> {
+        once(&self.ukis, || ukis::read(self)).map(Vec::as_slice)
+    }
+
+    /// The root that machines would boot, where it is known.
+    pub(super) fn boot_image(&self) -> Option<&ImageId> {
+        self.image.and_then(|image| image.boot_image.as_ref())
     }
 
     /// The architecture of the image, where it is known.

@@ -2,7 +2,7 @@
 //!
 //! The image is pulled into a scratch repository, which goes away at the end. Nothing on the machine changes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -10,15 +10,15 @@ use oci_spec::image::{History, ImageConfiguration};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::pull;
+use super::{pull, seal};
 use super::runtime::block_on;
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
-use crate::image_id::ImageId;
-use crate::lint::{self, CHECKS, Finding, Image, Layer, Severity, Subject};
+use crate::image_id::{Algorithm, ImageId};
+use crate::lint::{self, CHECKS, DIRECTORIES, Finding, Image, Layer, Severity, Subject};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{self, Store, Verity};
+use crate::store::{self, Store, Tree, Verity};
 use crate::sys::dir;
 
 /// What to look at.
@@ -95,11 +95,14 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     check_ids(&options.skip)?;
     let scratch = tempfile::Builder::new().prefix(".selkie-lint-").tempdir_in(&options.scratch);
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", options.scratch.display()))?;
-    let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, None, Verity::Never)?;
     match &options.target {
-        Target::Image { image, source } => look_at_image(&store, image, source, &options.skip, progress),
-        Target::Rootfs(path) => look_at_directory(&store, path, &options.skip, progress),
+        Target::Image { image, source } => look_at_image(scratch.path(), image, source, &options.skip, progress),
+        Target::Rootfs(path) => look_at_directory(scratch.path(), path, &options.skip, progress),
     }
+}
+
+fn repository(scratch: &Path, algorithm: Option<Algorithm>) -> Result<Store> {
+    Store::open_or_init(dir::open_path(scratch)?, store::DIRECTORY, algorithm, Verity::Never)
 }
 
 fn check_ids(skip: &[String]) -> Result<()> {
@@ -109,7 +112,7 @@ fn check_ids(skip: &[String]) -> Result<()> {
     Err(Failure::new(FailureKind::Usage, message).hint("selkie lint --list tells what they are").into())
 }
 
-fn look_at_directory(store: &Store, path: &PathBuf, skip: &[String], progress: &Arc<dyn Progress>) -> Result<Report> {
+fn look_at_directory(scratch: &Path, path: &Path, skip: &[String], progress: &Arc<dyn Progress>) -> Result<Report> {
     progress.phase(format!("reading {}", path.display()));
     let opened = dir::open_path(path).map_err(|error| match error {
         Errno::NOENT | Errno::NOTDIR => {
@@ -117,7 +120,7 @@ fn look_at_directory(store: &Store, path: &PathBuf, skip: &[String], progress: &
         }
         other => anyhow::Error::new(other).context(format!("reading {}", path.display())),
     })?;
-    let read = store.read_directory(&opened)?;
+    let read = repository(scratch, None)?.read_directory(&opened)?;
     for mount in &read.mounts {
         progress.note(format!("passing over {}: something else is mounted there", mount.display()));
     }
@@ -127,57 +130,70 @@ fn look_at_directory(store: &Store, path: &PathBuf, skip: &[String], progress: &
 }
 
 fn look_at_image(
-    store: &Store,
+    scratch: &Path,
     image: &ImageReference,
     options: &SourceOptions,
     skip: &[String],
     progress: &Arc<dyn Progress>,
 ) -> Result<Report> {
-    let (resolved, fetched) = block_on(async {
+    let (store, resolved, fetched) = block_on(async {
         let source = Source::open(image, options).await?;
-        let fetched = pull::fetch_layers(store, &source, progress).await;
         let resolved = source.resolved().clone();
+        let store = repository(scratch, seal::algorithm(&resolved, None)?)?;
+        let fetched = pull::fetch_layers(&store, &source, progress).await;
         if fetched.is_ok() {
             source.close().await?;
         }
-        Ok((resolved, fetched))
+        Ok((store, resolved, fetched))
     })?;
-    let mut findings = Vec::new();
-    let mut explain = |error: anyhow::Error| {
-        let finding = lint::of_import(&error).ok_or(error)?;
-        // A skipped check is no reason to hide that there is nothing to look at.
-        findings.push(finding);
-        anyhow::Ok(())
-    };
+    let target = resolved.reference.to_string();
     let tree = match fetched.and_then(|_| store.layers_tree(&resolved.config)) {
-        Ok(tree) => Some(tree),
-        Err(error) => explain(error).map(|()| None)?,
+        Ok(tree) => tree,
+        Err(error) => {
+            // Nothing else can be looked at, so that skipping this check would hide everything.
+            let findings = vec![lint::of_import(&error).ok_or(error)?];
+            let (counts, layers) = (Counts::of(&findings), layers(&store, &resolved, None)?);
+            return Ok(Report { target, findings, counts, complete: false, layers });
+        }
     };
-    let boot_image = match tree.is_some().then(|| pull::commit(store, &resolved, progress)) {
-        Some(Ok(stored)) => Some(stored.boot_image),
-        Some(Err(error)) => explain(error).map(|()| None)?,
-        None => None,
+    let (boot_image, refused) = match pull::commit(&store, &resolved, progress) {
+        Ok(stored) => (Some(stored.boot_image), None),
+        Err(error) => (None, Some(lint::of_import(&error).ok_or(error)?)),
     };
-    let image = facts(store, &resolved, boot_image)?;
+    let image = facts(&store, &resolved, boot_image, &tree)?;
     progress.phase("looking at the image".to_owned());
-    if let Some(tree) = &tree {
-        findings.extend(lint::run(&Subject::new(tree, Some(&image)), skip)?);
-    }
-    let counts = Counts::of(&findings);
-    Ok(Report { target: resolved.reference.to_string(), findings, counts, complete: tree.is_some(), layers: image.layers })
+    let mut findings = lint::run(&Subject::new(&tree, Some(&image)), skip)?;
+    // Where a directory is wrong, its own check says it better.
+    let explained = findings.iter().any(|finding| finding.id == DIRECTORIES);
+    findings.splice(0..0, refused.filter(|finding| !explained && !skip.iter().any(|id| id == finding.id)));
+    Ok(Report { target, counts: Counts::of(&findings), findings, complete: true, layers: image.layers })
 }
 
 /// What the configuration and the store know besides the files.
-fn facts(store: &Store, resolved: &Resolved, boot_image: Option<ImageId>) -> Result<Image> {
-    let config = ImageConfiguration::from_reader(resolved.config.as_slice()).context("reading the image configuration")?;
-    let created = config.created().as_deref().and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok());
-    let history = config.history().clone().unwrap_or_default();
+fn facts(store: &Store, resolved: &Resolved, boot_image: Option<ImageId>, tree: &Tree) -> Result<Image> {
+    let created = configuration(resolved)?.created().as_deref().and_then(|time| chrono::DateTime::parse_from_rfc3339(time).ok());
+    Ok(Image {
+        architecture: resolved.architecture()?,
+        boot_image,
+        created: created.map(|time| time.timestamp()),
+        recipe: resolved.label(seal::RECIPE),
+        layers: layers(store, resolved, Some(tree))?,
+    })
+}
+
+fn layers(store: &Store, resolved: &Resolved, tree: Option<&Tree>) -> Result<Vec<Layer>> {
+    let history = configuration(resolved)?.history().clone().unwrap_or_default();
     let mut steps = history.iter().filter(|step| step.empty_layer() != Some(true)).map(History::created_by);
     let mut layers = Vec::new();
     for layer in &resolved.layers {
         let created_by = steps.next().and_then(Clone::clone);
         let uncompressed = store.layer_size(&layer.diff_id)?;
-        layers.push(Layer { digest: layer.digest.clone(), size: layer.size, uncompressed, created_by });
+        let hidden = tree.map(|tree| store.layer_hidden(&layer.diff_id, tree)).transpose()?.flatten();
+        layers.push(Layer { digest: layer.digest.clone(), size: layer.size, uncompressed, hidden, created_by });
     }
-    Ok(Image { architecture: resolved.architecture()?, boot_image, created: created.map(|time| time.timestamp()), labels: Vec::new(), layers })
+    Ok(layers)
+}
+
+fn configuration(resolved: &Resolved) -> Result<ImageConfiguration> {
+    ImageConfiguration::from_reader(resolved.config.as_slice()).context("reading the image configuration")
 }

@@ -33,7 +33,7 @@ mod tree_image;
 
 pub use boot_files::{Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, sealing_tools, systemd_boot};
 pub use boot_image::{BootImage, open_boot_image};
-pub use commit::StoredImage;
+pub use commit::{RECIPE, StoredImage};
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use layers::{ImportStats, SparseEntries};

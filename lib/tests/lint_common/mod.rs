@@ -5,9 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use selkie::image::SourceOptions;
+use selkie::image_id::ImageId;
 use selkie::lint::Finding;
 use selkie::ops::lint::{self, Options, Report, Target};
+use selkie::ops::pull;
 use selkie::progress::Silent;
+use selkie::store::{Store, Verity};
+use selkie::uki::{Parts, assemble};
 
 use super::store_common::{Entry, Kind, dir, file, sha256, symlink, tar};
 
@@ -22,6 +26,8 @@ pub struct Image {
     pub initramfs: Vec<(String, Vec<u8>)>,
     pub more_layers: Vec<Vec<u8>>,
     pub created: Option<&'static str>,
+    /// The recipe in the annotation of sealed images.
+    pub recipe: Option<&'static str>,
 }
 
 impl Image {
@@ -65,7 +71,7 @@ impl Image {
             ("usr/lib/modules/6.1/modules.dep", "kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko\nkernel/x.ko: kernel/y.ko\n".to_owned()),
         ];
         let initramfs = initramfs.into_iter().map(|(path, text)| (path.to_owned(), text.into_bytes())).collect();
-        Self { entries, initramfs, more_layers: Vec::new(), created: Some("2024-06-01T12:00:00.5Z") }
+        Self { entries, initramfs, more_layers: Vec::new(), created: Some("2024-06-01T12:00:00.5Z"), recipe: None }
     }
 
     /// Adds a thing, in the place of what has its path.
@@ -131,6 +137,7 @@ impl Image {
         let descriptors: Vec<_> = layers.iter().map(|layer| blob("layer.v1.tar", layer)).collect();
         let manifest = serde_json::json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "annotations": self.recipe.map(|recipe| serde_json::json!({"dev.selkie.recipe": recipe})).unwrap_or_default(),
             "config": blob("config.v1+json", config.to_string().as_bytes()), "layers": descriptors,
         });
         let index = serde_json::json!({"schemaVersion": 2, "manifests": [blob("manifest.v1+json", manifest.to_string().as_bytes())]});
@@ -139,12 +146,30 @@ impl Image {
         format!("oci:{}", at.display())
     }
 
+    /// The root that machines would boot.
+    pub fn boot_image(&self) -> ImageId {
+        let temp = super::store_common::temporary();
+        let image = self.layout(temp.path()).parse().unwrap();
+        let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
+        let store = Store::open_or_init(parent, "repository", None, Verity::Never).unwrap();
+        let options = pull::Options { image, source: SourceOptions::default(), tag: None };
+        pull::run(&store, &options, &(Arc::new(Silent) as _)).unwrap().boot_image
+    }
+
+    /// Seals the image, with a signature that is one in form.
+    pub fn seal(&mut self) {
+        let cmdline = format!("composefs.digest=v1-sha256-12:{} rw", self.boot_image());
+        self.recipe = Some("1");
+        self.put(file("boot/EFI/Linux/selkie.efi", signed(uki(&cmdline))));
+    }
+
     /// Unpacks the image into a directory, as well as its owner may.
     pub fn unpack(&self, at: &Path) {
         use std::os::unix::ffi::OsStrExt;
         use std::os::unix::fs::PermissionsExt;
         for entry in self.finished() {
             let path = at.join(std::ffi::OsStr::from_bytes(&entry.path));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             match &entry.kind {
                 Kind::Dir => std::fs::create_dir_all(&path).unwrap(),
                 Kind::File(bytes) => std::fs::write(&path, bytes).unwrap(),
@@ -157,6 +182,24 @@ impl Image {
             std::fs::set_permissions(&path, PermissionsExt::from_mode(entry.mode)).unwrap();
         }
     }
+}
+
+/// A unified kernel image on the stub of the package systemd-boot-efi.
+pub fn uki(cmdline: &str) -> Vec<u8> {
+    let stub = std::fs::read("/usr/lib/systemd/boot/efi/linuxx64.efi.stub").expect("package systemd-boot-efi");
+    assemble(&Parts { stub: &stub, os_release: "ID=debian\n", cmdline, uname: "6.1", linux: b"kernel", initrd: b"initrd" }).unwrap()
+}
+
+/// The binary with a certificate table, in which nothing signs anything.
+pub fn signed(mut binary: Vec<u8>) -> Vec<u8> {
+    binary.resize(binary.len().next_multiple_of(8), 0);
+    let header = u32::from_le_bytes(binary[0x3c..0x40].try_into().unwrap()) as usize;
+    let entry = header + 4 + 20 + 112 + 4 * 8;
+    let at = (binary.len() as u32).to_le_bytes();
+    binary[entry..entry + 4].copy_from_slice(&at);
+    binary[entry + 4..entry + 8].copy_from_slice(&16_u32.to_le_bytes());
+    binary.extend([16, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    binary
 }
 
 /// An archive in the format newc.

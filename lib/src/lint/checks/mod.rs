@@ -13,6 +13,7 @@ mod initramfs_modules;
 mod initramfs_stale;
 mod kargs;
 mod kernel;
+mod layer_waste;
 mod logs;
 mod machine_id;
 mod machine_secrets;
@@ -28,6 +29,11 @@ mod sparse_entries;
 mod ssh_host_keys;
 mod state_links;
 mod sysusers;
+mod uki_digest;
+mod uki_foreign;
+mod uki_recipe;
+mod uki_unsigned;
+mod uki_verity;
 mod upgrade_programs;
 mod usr_etc;
 mod var_content;
@@ -36,6 +42,9 @@ mod volatile_content;
 mod world_writable;
 
 use super::{Check, Found, Look, Severity, Subject};
+
+/// The check that tells of the directories that booting needs.
+pub const DIRECTORIES: &str = directories::CHECK.id;
 
 /// All checks, in the order of their findings: what keeps an image from booting first.
 pub const CHECKS: &[Check] = &[
@@ -48,11 +57,16 @@ pub const CHECKS: &[Check] = &[
     initramfs_modules::CHECK,
     boot_loader::CHECK,
     kargs::CHECK,
+    uki_digest::CHECK,
+    uki_verity::CHECK,
     machine_id::CHECK,
     machine_secrets::CHECK,
     ssh_host_keys::CHECK,
     empty_password::CHECK,
     world_writable::CHECK,
+    uki_unsigned::CHECK,
+    uki_recipe::CHECK,
+    uki_foreign::CHECK,
     initramfs_stale::CHECK,
     mount_points::CHECK,
     os_release::CHECK,
@@ -71,6 +85,7 @@ pub const CHECKS: &[Check] = &[
     package_cache::CHECK,
     logs::CHECK,
     setuid::CHECK,
+    layer_waste::CHECK,
     rebuild_times::CHECK,
     rebuild_caches::CHECK,
 ];
