@@ -5,7 +5,7 @@ mod store_common;
 
 use lint_common::{Image, KERNEL, PROGRAM, cpio, ids, look, look_at_directory, run, signed, uki};
 use selkie::error::FailureKind;
-use selkie::lint::{CHECKS, Severity};
+use selkie::lint::{CHECKS, Check, Severity};
 use selkie::ops::lint::Target;
 use store_common::{block, dir, failure, file, hardlink, symlink, tar};
 
@@ -149,7 +149,10 @@ const TRIGGERS: &[(&str, Spoil)] = &[
 const NEAR_MISSES: &[(&str, Spoil)] = &[
     ("a kernel that has all modules built in", |image| {
         image.initramfs.retain(|(path, _)| !path.contains("modules"));
-        image.write(&format!("{KERNEL}/modules.builtin"), "kernel/fs/erofs/erofs.ko\nkernel/fs/overlayfs/overlay.ko\nkernel/fs/ext4/ext4.ko\n");
+        image.write(
+            &format!("{KERNEL}/modules.builtin"),
+            "kernel/fs/erofs/erofs.ko\nkernel/fs/overlayfs/overlay.ko\nkernel/fs/ext4/ext4.ko\n",
+        );
     }),
     ("an initramfs behind microcode", |image| {
         let early = cpio(&[("kernel/x86/microcode/GenuineIntel.bin".to_owned(), vec![1; 700])]);
@@ -186,7 +189,9 @@ const NEAR_MISSES: &[(&str, Spoil)] = &[
         image.append("usr/lib/tmpfiles.d/web.conf", "C /var/lib/web/data - - - - /usr/share/web\n");
     }),
     ("what package managers keep", |image| image.write("var/lib/dpkg/status", "Package: x\n")),
-    ("ids of the distribution", |image| image.append("etc/passwd", "daemon:x:1:1::/:/sbin/nologin\nnobody:x:65534:65534::/:/sbin/nologin\n")),
+    ("ids of the distribution", |image| {
+        image.append("etc/passwd", "daemon:x:1:1::/:/sbin/nologin\nnobody:x:65534:65534::/:/sbin/nologin\n")
+    }),
     ("a user that joins a group", |image| {
         image.append("usr/lib/sysusers.d/web.conf", "m www adm2\n");
         image.append("etc/group", "adm2:x:988:\n");
@@ -246,6 +251,15 @@ fn every_check_has_an_image_that_triggers_it() {
     let count = known.len();
     known.dedup();
     assert_eq!(known.len(), count, "an id is there twice");
+}
+
+#[test]
+fn the_documentation_has_the_table() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/lint.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let row = |check: &Check| format!("| `{}` | {} | {} | {} |", check.id, check.severity, check.about, check.mend);
+    assert_eq!(rows, CHECKS.iter().map(row).collect::<Vec<_>>());
 }
 
 #[test]

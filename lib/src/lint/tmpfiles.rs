@@ -123,7 +123,8 @@ mod tests {
             found.add_line(line);
         }
         found.add_unit("[Service]\nStateDirectory=one two/three\n CacheDirectory = c:link\nLogsDirectory=\nExecStart=/x\n");
-        for path in ["/var/lib/a", "/var", "/var/lib/copy/deep/file", "/var/lib/file", "/var/lib/one", "/var/lib/two", "/var/lib/two/three"] {
+        for path in ["/var/lib/a", "/var", "/var/lib/copy/deep/file", "/var/lib/file", "/var/lib/one", "/var/lib/two", "/var/lib/two/three"]
+        {
             assert!(found.makes(path), "{path}");
         }
         assert!(found.makes("/var/cache/c"));

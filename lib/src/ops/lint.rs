@@ -10,8 +10,8 @@ use oci_spec::image::{History, ImageConfiguration};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::{pull, seal};
 use super::runtime::block_on;
+use super::{pull, seal};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};

@@ -61,7 +61,11 @@ fn hidden<H: FsVerityHashValue>(repository: &Repository<H>, layer: &H, tree: &Tr
             RegularFile::Sparse(_) => continue,
         };
         // A path that leads in circles leads to nothing.
-        let there = tree.get_link(&entry.path).ok().flatten().is_some_and(|node| matches!(node.kind, NodeKind::File(file) if file.content == content));
+        let there = tree
+            .get_link(&entry.path)
+            .ok()
+            .flatten()
+            .is_some_and(|node| matches!(node.kind, NodeKind::File(file) if file.content == content));
         bytes += if there { 0 } else { file.file_size() };
     }
     Ok(bytes)

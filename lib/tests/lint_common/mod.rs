@@ -34,9 +34,31 @@ impl Image {
     /// An image that triggers no check.
     pub fn clean() -> Self {
         let directories = [
-            "boot", "dev", "etc", "proc", "run", "sys", "sysroot", "usr", "usr/bin", "usr/lib", "usr/lib/modules", KERNEL, "usr/lib/selkie",
-            "usr/lib/systemd", "usr/lib/systemd/boot", "usr/lib/systemd/boot/efi", "usr/lib/systemd/system", "usr/lib/sysusers.d",
-            "usr/lib/tmpfiles.d", "var", "var/cache", "var/lib", "var/lib/web", "var/lib/state", "var/log",
+            "boot",
+            "dev",
+            "etc",
+            "proc",
+            "run",
+            "sys",
+            "sysroot",
+            "usr",
+            "usr/bin",
+            "usr/lib",
+            "usr/lib/modules",
+            KERNEL,
+            "usr/lib/selkie",
+            "usr/lib/systemd",
+            "usr/lib/systemd/boot",
+            "usr/lib/systemd/boot/efi",
+            "usr/lib/systemd/system",
+            "usr/lib/sysusers.d",
+            "usr/lib/tmpfiles.d",
+            "var",
+            "var/cache",
+            "var/lib",
+            "var/lib/web",
+            "var/lib/state",
+            "var/log",
         ];
         let loader = format!("usr/lib/systemd/boot/efi/systemd-boot{}.efi", if cfg!(target_arch = "aarch64") { "aa64" } else { "x64" });
         let files = [
@@ -56,7 +78,12 @@ impl Image {
             ("etc/shadow".to_owned(), "root:*:19000::::::\nweb:!*:19000::::::\n".to_owned()),
             ("etc/machine-id".to_owned(), "uninitialized\n".to_owned()),
         ];
-        let links = [("home", "var/home"), ("root", "var/roothome"), ("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"), ("var/run", "/run")];
+        let links = [
+            ("home", "var/home"),
+            ("root", "var/roothome"),
+            ("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
+            ("var/run", "/run"),
+        ];
         let mut entries: Vec<Entry> = directories.iter().map(dir).collect();
         entries.extend([dir("tmp").mode(0o1777), dir("var/tmp").mode(0o1777)]);
         entries.extend(files.iter().map(|(path, text)| file(path, text)));

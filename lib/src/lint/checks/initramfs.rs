@@ -32,8 +32,7 @@ fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {
 }
 
 fn missing(contents: &Contents) -> Vec<String> {
-    let mut missing: Vec<String> =
-        [PROGRAM, UNIT].into_iter().filter(|path| !contents.has(path)).map(|path| format!("/{path}")).collect();
+    let mut missing: Vec<String> = [PROGRAM, UNIT].into_iter().filter(|path| !contents.has(path)).map(|path| format!("/{path}")).collect();
     if missing.is_empty() && !WANTED.iter().any(|path| contents.has(path)) {
         missing.push(format!("the link /{} that starts the unit", WANTED[0]));
     }

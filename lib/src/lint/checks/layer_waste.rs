@@ -20,7 +20,8 @@ fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for (number, layer) in layers.iter().enumerate() {
         if let Some(hidden) = layer.hidden.filter(|hidden| *hidden > WORTH) {
-            let by: String = layer.created_by.as_deref().unwrap_or("an unknown instruction").split_whitespace().collect::<Vec<_>>().join(" ");
+            let by: String =
+                layer.created_by.as_deref().unwrap_or("an unknown instruction").split_whitespace().collect::<Vec<_>>().join(" ");
             let by: String = by.chars().take(100).collect();
             let what = format!("layer {} of {} has {hidden} bytes in files that later layers hide; made by {by}", number + 1, layers.len());
             found.push(Found::new(what));

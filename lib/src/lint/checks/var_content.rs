@@ -95,5 +95,8 @@ fn list(subject: &Subject<'_>, directory: &str, paths: &mut Vec<String>) -> Resu
 
 /// Logs, temporary files, and secrets of one machine.
 fn belongs_to_another_check(path: &str, is_directory: bool) -> bool {
-    path.starts_with("/var/tmp/") || path.starts_with("/var/run/") || (path.starts_with("/var/log/") && !is_directory) || path == "/var/lib/systemd/credential.secret"
+    path.starts_with("/var/tmp/")
+        || path.starts_with("/var/run/")
+        || (path.starts_with("/var/log/") && !is_directory)
+        || path == "/var/lib/systemd/credential.secret"
 }

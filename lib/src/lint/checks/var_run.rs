@@ -19,7 +19,9 @@ fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {
     let found = match subject.tree.get_link("/var/run")?.map(|node| node.kind) {
         // systemd makes the link where there is nothing.
         None => return Ok(Vec::new()),
-        Some(NodeKind::Symlink(target)) if [OsStr::new("/run"), OsStr::new("../run")].contains(&target.as_os_str()) => return Ok(Vec::new()),
+        Some(NodeKind::Symlink(target)) if [OsStr::new("/run"), OsStr::new("../run")].contains(&target.as_os_str()) => {
+            return Ok(Vec::new());
+        }
         Some(NodeKind::Symlink(target)) => format!("/var/run is a link to {}", target.to_string_lossy()),
         Some(_) => "/var/run is not a link".to_owned(),
     };
