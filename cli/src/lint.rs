@@ -63,15 +63,13 @@ fn entry(check: &Check) -> String {
 const PATHS: usize = 10;
 
 fn human(report: &Report) -> String {
-    let mut text = String::new();
-    for (severity, title) in [(Severity::Error, "Errors"), (Severity::Warning, "Warnings"), (Severity::Info, "Notes")] {
+    let mut text = if report.layers.is_empty() { String::new() } else { format!("Layers:\n\n{}\n", layers(report)) };
+    // What matters most stands last, above the prompt.
+    for (severity, title) in [(Severity::Info, "Notes"), (Severity::Warning, "Warnings"), (Severity::Error, "Errors")] {
         let findings: Vec<&Finding> = report.findings.iter().filter(|finding| finding.severity == severity).collect();
         if !findings.is_empty() {
             text += &format!("{title}:\n\n{}\n", findings.iter().map(|finding| paragraph(finding)).collect::<Vec<_>>().join("\n"));
         }
-    }
-    if !report.layers.is_empty() {
-        text += &format!("Layers:\n\n{}\n", layers(report));
     }
     if !report.complete {
         text += "The other checks were not made: there is nothing that they could look at.\n";

@@ -34,7 +34,8 @@ pub struct DirectoryTree {
 
 impl Store {
     /// Reads the directory `root` as a root file system; its files are copied into the repository. What other file systems or files
-    /// are mounted on is left out, or empty where it is a directory: so the root of a running build container can be read.
+    /// are mounted on is left out, or empty where it is a directory: so the root of a running build container can be read. The
+    /// repository itself is left out, too, should it be in there.
     ///
     /// The tree is no basis for digests: a directory has other times than the layers that it came from.
     pub fn read_directory(&self, root: impl AsFd) -> Result<DirectoryTree> {
@@ -45,7 +46,8 @@ impl Store {
 fn read<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, root: impl AsFd) -> Result<DirectoryTree> {
     let found = status(&root, Path::new("")).context("reading the directory")?;
     let mut files = FileSystem::new(stat(&found));
-    let mut scan = Scan { repository, files: &mut files, known: HashMap::new(), mount: found.stx_mnt_id, mounts: Vec::new() };
+    let own = key(&status(repository.repo_fd(), Path::new("")).context("looking at the repository")?);
+    let mut scan = Scan { repository, files: &mut files, known: HashMap::new(), mount: found.stx_mnt_id, mounts: Vec::new(), own };
     let directory = dir::open(&root, ".").context("opening the directory")?;
     let read = scan.directory(&directory, &found, Path::new("/"), 0)?;
     let mounts = scan.mounts;
@@ -57,10 +59,12 @@ struct Scan<'a, H: FsVerityHashValue> {
     repository: &'a Repository<H>,
     files: &'a mut FileSystem<H>,
     /// Files by device and inode number, for hard links.
-    known: HashMap<(u32, u32, u64), LeafId>,
+    known: HashMap<Key, LeafId>,
     /// The mount that the directory is on.
     mount: u64,
     mounts: Vec<PathBuf>,
+    /// The repository that the files are copied into.
+    own: Key,
 }
 
 impl<H: FsVerityHashValue> Scan<'_, H> {
@@ -86,6 +90,7 @@ impl<H: FsVerityHashValue> Scan<'_, H> {
             self.mounts.push(path.to_owned());
         }
         Ok(match (kind, mounted) {
+            (FileType::Directory, false) if key(&found) == self.own => None,
             (FileType::Directory, true) => Some(Inode::Directory(Box::new(Directory::new(stat(&found))))),
             (FileType::Directory, false) => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -98,7 +103,7 @@ impl<H: FsVerityHashValue> Scan<'_, H> {
     }
 
     fn leaf(&mut self, parent: &OwnedFd, name: &Path, found: &Statx, kind: FileType) -> Result<LeafId> {
-        let key = (found.stx_dev_major, found.stx_dev_minor, found.stx_ino);
+        let key = key(found);
         if let Some(known) = self.known.get(&key) {
             return Ok(*known);
         }
@@ -139,6 +144,13 @@ impl<H: FsVerityHashValue> Scan<'_, H> {
         let id = self.repository.ensure_object_from_reader(file.take(size), size)?;
         Ok(LeafContent::Regular(RegularFile::External(id, size)))
     }
+}
+
+/// Numbers of device and inode.
+type Key = (u32, u32, u64);
+
+fn key(found: &Statx) -> Key {
+    (found.stx_dev_major, found.stx_dev_minor, found.stx_ino)
 }
 
 /// What is at `name` in `parent`, without following it; `parent` itself where the name is empty.

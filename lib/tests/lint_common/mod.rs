@@ -259,7 +259,9 @@ pub fn look_at_directory(image: &Image) -> anyhow::Result<Report> {
     let root = temp.path().join("root");
     std::fs::create_dir(&root).unwrap();
     image.unpack(&root);
-    run(Target::Rootfs(root), temp.path(), &[])
+    // As in a build container that looks at its own root.
+    let scratch = root.join("var/tmp");
+    run(Target::Rootfs(root), &scratch, &[])
 }
 
 /// Runs the verb; nothing is left of it.

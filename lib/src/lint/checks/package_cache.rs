@@ -16,7 +16,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 /// All that is in them can be fetched again.
-const CACHES: [&str; 14] = [
+const CACHES: [&str; 13] = [
     "/root/.cache",
     "/root/.cargo/registry",
     "/root/.npm",
@@ -30,7 +30,6 @@ const CACHES: [&str; 14] = [
     "/var/lib/apt/lists",
     "/var/lib/dnf/repos",
     "/var/lib/libdnf5/repos",
-    "/var/roothome/.cache",
 ];
 
 fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {

@@ -42,8 +42,9 @@ const COMMON: [&str; 19] = [
 ];
 
 /// State of package managers and of the tools that packages call while they are installed, and what other checks look at.
-const PASSED_OVER: [&str; 25] = [
+const PASSED_OVER: [&str; 29] = [
     "/var/.updated",
+    "/var/cache/adduser",
     "/var/cache/apt",
     "/var/cache/debconf",
     "/var/cache/dnf",
@@ -56,6 +57,7 @@ const PASSED_OVER: [&str; 25] = [
     "/var/lib/dbus",
     "/var/lib/dnf",
     "/var/lib/dpkg",
+    "/var/lib/dracut",
     "/var/lib/pacman",
     "/var/lib/pam",
     "/var/lib/rpm",
@@ -65,9 +67,11 @@ const PASSED_OVER: [&str; 25] = [
     "/var/lib/systemd/catalog",
     "/var/lib/systemd/deb-systemd-helper-enabled",
     "/var/lib/systemd/deb-systemd-helper-masked",
+    "/var/lib/systemd/deb-systemd-user-helper-enabled",
     "/var/lib/systemd/random-seed",
     "/var/lib/ucf",
     "/var/lib/urandom",
+    "/var/log/apt",
 ];
 
 fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {

@@ -1,10 +1,12 @@
 //! `volatile-content`
+//!
+//! Only files with something in them count: empty ones are what builders mount on, and base images have directories, devices and links there.
 
 use anyhow::Result;
 
 use super::container_marker::MARKERS;
 use super::{Check, Found, Look, Severity, Subject};
-use crate::store::NodeKind;
+use crate::lint::subject::file_size;
 
 pub(super) const CHECK: Check = Check {
     id: "volatile-content",
@@ -14,17 +16,15 @@ pub(super) const CHECK: Check = Check {
     look: Look::Tree(look),
 };
 
+/// What buildah and podman write through the link /etc/resolv.conf while they build. No instruction can remove it, and no boot image has it.
+const BUILDER: &str = "/run/systemd/resolve/stub-resolv.conf";
+
 fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {
     let mut paths = Vec::new();
     for top in ["/run", "/tmp", "/var/tmp", "/proc", "/sys", "/dev"] {
         paths.extend(subject.below(top, |path, node| {
-            let marker = MARKERS.iter().any(|marker| path.as_os_str() == *marker);
-            match &node.kind {
-                NodeKind::Directory => false,
-                // Base images have the usual devices and links in /dev. Empty files are what builders mount on.
-                NodeKind::File(file) => file.size > 0 && !marker,
-                _ => top != "/dev",
-            }
+            let known = [BUILDER].iter().chain(&MARKERS).any(|known| path.as_os_str() == *known);
+            file_size(node).is_some_and(|size| size > 0 && !known)
         })?);
     }
     Ok(if paths.is_empty() { Vec::new() } else { vec![Found::new("these never show on a machine").at_all(paths)] })
