@@ -3,10 +3,14 @@
 mod lint_common;
 mod store_common;
 
+use std::ffi::{CString, OsStr};
+use std::os::unix::ffi::OsStrExt;
+
 use lint_common::{Image, KERNEL, PROGRAM, cpio, ids, look, look_at_directory, run, signed, uki};
 use selkie::error::FailureKind;
 use selkie::lint::{CHECKS, Check, Severity};
 use selkie::ops::lint::Target;
+use selkie::store::{NodeKind, Store, Verity};
 use store_common::{block, dir, failure, file, hardlink, symlink, tar};
 
 /// What spoils the clean image.
@@ -291,6 +295,29 @@ fn a_directory_is_looked_at_as_an_image_is() {
             assert_eq!(ids(&report.findings), [*id], "{:#?}", report.findings);
         }
     }
+}
+
+#[test]
+fn a_directory_may_have_anything_in_it() {
+    let temp = store_common::temporary();
+    let root = temp.path().join("root");
+    Image::clean().unpack(&root);
+    std::fs::hard_link(root.join("usr/bin/skopeo"), root.join("usr/bin/again")).unwrap();
+    std::fs::write(root.join(OsStr::from_bytes(b"usr/\xff")), "x".repeat(100)).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(root.join("usr/socket")).unwrap();
+    // Nobody writes to it: opening it would wait for ever.
+    let fifo = CString::new(root.join("usr/fifo").as_os_str().as_bytes()).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o644), 0).unwrap();
+    let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
+    let store = Store::open_or_init(parent, "repository", None, Verity::Never).unwrap();
+    let read = store.read_directory(selkie::sys::dir::open_path(&root).unwrap()).unwrap();
+    assert_eq!(read.mounts, [""; 0].map(std::path::PathBuf::from));
+    let node = |path: &[u8]| read.tree.get_link(OsStr::from_bytes(path)).unwrap().unwrap();
+    assert_eq!((node(b"/usr/bin/skopeo").inode, node(b"/usr/bin/skopeo").links), (node(b"/usr/bin/again").inode, 2));
+    assert!(matches!(node(b"/usr/fifo").kind, NodeKind::Fifo) && matches!(node(b"/usr/socket").kind, NodeKind::Socket));
+    let NodeKind::File(long) = node(b"/usr/\xff").kind else { panic!() };
+    assert_eq!(read.tree.read(&long).unwrap(), [b'x'; 100]);
+    assert!(matches!(node(b"/home").kind, NodeKind::Symlink(target) if target == "var/home"));
 }
 
 #[test]

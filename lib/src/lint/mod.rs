@@ -1,7 +1,7 @@
 //! What is wrong with an image, found without booting it: read-only, one file a check.
 //!
-//! Beside [`system`](crate::system), which loads a machine as it is, this looks at an image as it is: at the tree that its layers make, and at
-//! what its configuration says. [`CHECKS`] is the table of all checks; `docs/lint.md` is the user's copy of it.
+//! Beside [`system`](crate::system), which loads a machine as it is, this looks at an image as it is: at the tree that its layers make, and
+//! at what its configuration says. [`CHECKS`] is the table of all checks; `docs/lint.md` is the user's copy of it.
 //!
 //! A check answers with findings, never with an error of the image's making: what the image has and nobody can read is a finding, too.
 

@@ -39,8 +39,8 @@ impl Store {
         })
     }
 
-    /// Bytes in the files of a layer that `tree`, which this layer is a part of, has not at their paths: they were removed or replaced. `None`
-    /// where the layer is not here.
+    /// Bytes in the files of a layer that `tree`, which this layer is a part of, has not at their paths: they were removed or replaced.
+    /// `None` where the layer is not here.
     pub fn layer_hidden(&self, diff_id: &str, tree: &Tree) -> Result<Option<u64>> {
         let digest = parse_digest(diff_id)?;
         with_repository!(self, repository => match complete_layer(repository, &digest)? {

@@ -9,7 +9,8 @@ use crate::store::{File, NodeKind};
 pub(super) const CHECK: Check = Check {
     id: "rebuild-caches",
     severity: Severity::Info,
-    about: "generated files differ from build to build, whatever the times are: caches, databases with times in them, compiled Python that names the time of its source",
+    about: "generated files differ from build to build, whatever the times are: caches, databases with times in them, compiled Python that names the \
+            time of its source",
     mend: "remove what is made again when it is missing; compile Python with --invalidation-mode unchecked-hash",
     look: Look::Tree(look),
 };

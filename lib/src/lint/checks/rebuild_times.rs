@@ -1,7 +1,7 @@
 //! `rebuild-times`
 //!
-//! Files that a build makes bear its time, and so differ in the next build of the same sources. What packages bring has the packages' times. When a build began is
-//! not written anywhere; a day before it ended is taken for it.
+//! Files that a build makes bear its time, and so differ in the next build of the same sources. What packages bring has the packages'
+//! times. When a build began is not written anywhere; a day before it ended is taken for it.
 
 use anyhow::Result;
 

@@ -1,6 +1,7 @@
 //! `setuid`
 //!
-//! What every distribution ships with these bits is no news; what is listed is what somebody added, or what a distribution's newest packages bring.
+//! What every distribution ships with these bits is no news; what is listed is what somebody added, or what a distribution's newest
+//! packages bring.
 
 use anyhow::Result;
 

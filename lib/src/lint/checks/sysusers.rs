@@ -1,7 +1,7 @@
 //! `sysusers`
 //!
-//! Ids below 100 are a distribution's own, the same in each of its images (Debian Policy 9.2.2, Fedora's uidgid), and the machine had them before it
-//! could change a file; so they are not asked for, nor are those for nobody.
+//! Ids below 100 are a distribution's own, the same in each of its images (Debian Policy 9.2.2, Fedora's uidgid), and the machine had them
+//! before it could change a file; so they are not asked for, nor are those for nobody.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! `var-content`
 //!
-//! `/var` of a new disk begins as a copy of the image's; after that no upgrade touches it. So a machine that was installed from an older image never sees
-//! what a later one has there, unless something makes it at boot. What belongs to package managers is not asked for, because nobody runs them on the machine, nor
-//! are the directories that every distribution has; other checks tell of logs, caches and leftovers.
+//! `/var` of a new disk begins as a copy of the image's; after that no upgrade touches it. So a machine that was installed from an older
+//! image never sees what a later one has there, unless something makes it at boot. What belongs to package managers is not asked for,
+//! because nobody runs them on the machine, nor are the directories that every distribution has; other checks tell of logs, caches and
+//! leftovers.
 
 use anyhow::Result;
 

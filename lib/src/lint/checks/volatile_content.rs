@@ -1,6 +1,7 @@
 //! `volatile-content`
 //!
-//! Only files with something in them count: empty ones are what builders mount on, and base images have directories, devices and links there.
+//! Only files with something in them count: empty ones are what builders mount on, and base images have directories, devices and links
+//! there.
 
 use anyhow::Result;
 
@@ -16,7 +17,8 @@ pub(super) const CHECK: Check = Check {
     look: Look::Tree(look),
 };
 
-/// What buildah and podman write through the link /etc/resolv.conf while they build. No instruction can remove it, and no boot image has it.
+/// What buildah and podman write through the link /etc/resolv.conf while they build. No instruction can remove it, and no boot image has
+/// it.
 const BUILDER: &str = "/run/systemd/resolve/stub-resolv.conf";
 
 fn look(subject: &Subject<'_>) -> Result<Vec<Found>> {
