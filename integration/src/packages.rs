@@ -20,6 +20,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("dosfstools", "fsck.vfat: checking EFI system partitions"),
     ("mtools", "reading EFI system partitions without mounting"),
     ("fsverity", "a second opinion on fs-verity digests"),
+    ("efitools", "lists of Secure Boot keys"),
+    ("openssl", "keys and certificates"),
     ("util-linux", "setpriv: selkie disk as nobody"),
     ("mmdebstrap", "the Debian base image, without a registry"),
     ("gpg", "mmdebstrap's look at the keys of the archive"),

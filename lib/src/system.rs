@@ -68,7 +68,7 @@ impl System {
     pub fn previous(&self) -> Option<&BootEntry> {
         let default = self.default_entry().map(|e| &e.image);
         let others = || self.entries.iter().filter(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e));
-        others().find(|e| self.has_run(e)).or_else(|| others().next())
+        others().find(|e| self.has_run(&e.image)).or_else(|| others().next())
     }
 
     /// Where `rollback` goes: from a staged root back to the booted one, which needs no entry for that, else to the previous one.
@@ -115,8 +115,8 @@ impl System {
     }
 
     /// Whether a root has been booted: the first boot takes the request to carry `/etc` away.
-    fn has_run(&self, entry: &BootEntry) -> bool {
-        self.deployments.iter().any(|d| d.id == entry.image && d.etc_from.is_none())
+    pub fn has_run(&self, id: &ImageId) -> bool {
+        self.deployments.iter().any(|d| d.id == *id && d.etc_from.is_none())
     }
 
     /// Whether everything is there that the entry needs.
@@ -201,6 +201,7 @@ mod tests {
             image: id(n),
             verity_required: true,
             serial,
+            tries: None,
             title: "x".into(),
             arguments: Cmdline::default(),
             uki: None,

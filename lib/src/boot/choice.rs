@@ -1,5 +1,7 @@
 //! Choices of a boot entry that are stored in the firmware. systemd-boot puts them before `loader.conf` and before the order of the entries.
 
+use super::Tries;
+
 /// One of systemd-boot's variables that name an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variable {
@@ -35,9 +37,10 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Whether this chooses the entry in `file`.
+    /// Whether this chooses the entry in `file`. The id of an entry is the name of its file in lower case, without the counter.
     pub fn is(&self, file: &str) -> bool {
-        matches(&self.entry.to_lowercase().chars().collect::<Vec<_>>(), &id(file).chars().collect::<Vec<_>>())
+        let (id, _) = Tries::split(&file.to_lowercase());
+        matches(&self.entry.to_lowercase().chars().collect::<Vec<_>>(), &id.chars().collect::<Vec<_>>())
     }
 
     /// What is wrong with it on a machine that is to boot the entry in `file`.
@@ -56,15 +59,6 @@ impl Choice {
             ),
         })
     }
-}
-
-/// The id of an entry is the name of its file in lower case, without the counter of boot attempts (`+<left>[-<done>]`).
-fn id(file: &str) -> String {
-    let file = file.to_lowercase();
-    let Some((name, counter)) = file.strip_suffix(".conf").and_then(|stem| stem.rsplit_once('+')) else { return file };
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let counts = counter.split_once('-').map_or_else(|| number(counter), |(left, done)| number(left) && number(done));
-    if counts { format!("{name}.conf") } else { file }
 }
 
 /// `*` and `?` as in a shell. Sets of characters are not known here: a pattern with one chooses none of ours, and so is told.

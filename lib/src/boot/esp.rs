@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 
 use super::files::brought_by;
-use super::{BootFiles, ENTRIES, Entry, FILES};
+use super::{BootFiles, ENTRIES, Entry, FILES, Tries};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -39,6 +39,8 @@ pub struct BootEntry {
     pub verity_required: bool,
     /// Order of activation; the highest is what boots next.
     pub serial: u64,
+    /// Boot counting, while the entry has not proven itself.
+    pub tries: Option<Tries>,
     /// What the menu shows.
     pub title: String,
     /// Kernel arguments, without the one that names the root.
@@ -85,15 +87,37 @@ impl Esp {
         Ok(found)
     }
 
-    /// Our entries, the one that boots next first.
+    /// Our entries, the one that boots next first: by activation, and those last that the boot loader has given up.
     pub fn entries(&self) -> Result<Vec<BootEntry>> {
-        let mut ours = Vec::new();
+        let (mut ours, _) = self.current_and_superseded()?;
+        ours.sort_by_key(|entry| entry.tries.is_some_and(Tries::is_bad));
+        Ok(ours)
+    }
+
+    /// Our entries, newest first, and those of a root that has a newer one.
+    fn current_and_superseded(&self) -> Result<(Vec<BootEntry>, Vec<BootEntry>)> {
+        let mut all = Vec::new();
         for found in self.found()? {
             let Ok(entry) = &found.entry else { continue };
-            ours.extend(self.boot_entry(found.file, entry));
+            all.extend(self.boot_entry(found.file, entry));
         }
-        ours.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
-        Ok(ours)
+        all.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
+        let (mut current, mut superseded) = (Vec::<BootEntry>::new(), Vec::new());
+        for entry in all {
+            let has_newer = current.iter().any(|newer| newer.image == entry.image);
+            if has_newer { superseded.push(entry) } else { current.push(entry) }
+        }
+        Ok((current, superseded))
+    }
+
+    /// Removes entries of roots that have a newer one; whether there were any.
+    pub(super) fn remove_superseded(&self) -> Result<bool> {
+        let (_, superseded) = self.current_and_superseded()?;
+        for entry in &superseded {
+            let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
+            dir::remove_file(&entries, &entry.file)?;
+        }
+        Ok(!superseded.is_empty())
     }
 
     /// What `entry` boots, if it is one of ours. A unified kernel image is asked itself, so that one that is not there leaves an entry
@@ -114,6 +138,7 @@ impl Esp {
             image: root.id,
             verity_required: root.verity_required,
             serial,
+            tries: Tries::split(&file).1,
             title: entry.get("title").unwrap_or_default().to_owned(),
             arguments: arguments.without_root_image(),
             uki,
@@ -153,6 +178,7 @@ impl Esp {
         if let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? {
             dir::sweep(&entries)?;
         }
+        self.remove_superseded()?;
         let Some(files) = dir::open_optional(&self.root, FILES).context("opening EFI/selkie on the ESP")? else { return Ok(()) };
         dir::sweep(&files)?;
         let found = self.found()?;

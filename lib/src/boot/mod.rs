@@ -8,12 +8,14 @@ mod choice;
 mod esp;
 mod files;
 mod publish;
+mod tries;
 
 pub use bls::{BlsError, Entry};
 pub use choice::{Choice, Variable};
 pub use esp::{BootEntry, EntryUki, Esp, FoundEntry};
 pub use files::{BootFile, BootFiles};
 pub use publish::{EntryRequest, StagedEntry};
+pub use tries::Tries;
 
 /// Where the firmware and systemd-boot look, relative to the root of the ESP.
 pub const ENTRIES: &str = "loader/entries";

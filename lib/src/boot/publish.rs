@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 
 use super::bls::sort_key;
-use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, Esp, FILES};
+use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, Esp, FILES, Tries};
 use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
@@ -28,12 +28,15 @@ pub struct EntryRequest {
     pub arguments: Cmdline,
     /// Order of activation: one more than the highest so far.
     pub serial: u64,
+    /// How often the boot loader tries it until it has proven itself; for ever where `None`.
+    pub tries: Option<Tries>,
 }
 
 impl EntryRequest {
     /// The name of the entry's file. It only has to be unique per deployment: nobody reads a meaning out of it.
     pub fn file(&self) -> String {
-        format!("selkie-{}.conf", self.root.id.short())
+        let id = format!("selkie-{}.conf", self.root.id.short());
+        self.tries.map_or_else(|| id.clone(), |tries| tries.file(&id))
     }
 
     /// The entry as it is written. A unified kernel image is started by an entry, too (key `efi`), instead of lying where the boot
@@ -114,6 +117,10 @@ impl StagedEntry {
         self.pending.publish().context("publishing the boot entry")?;
         dir::sync_filesystem(&self.esp).context("syncing the ESP")?;
         progress.step("publish entry");
+        // The same root may have had an entry with another counter in its name.
+        if Esp::new(self.esp).remove_superseded()? {
+            progress.step("remove superseded entry");
+        }
         Ok(self.live)
     }
 }
@@ -136,6 +143,7 @@ mod tests {
             version: "13".into(),
             arguments: Cmdline::parse("rw quiet"),
             serial,
+            tries: None,
         }
     }
 
@@ -199,6 +207,47 @@ mod tests {
         }
         let order: Vec<u64> = esp.entries().unwrap().iter().map(|e| e.serial).collect();
         assert_eq!(order, [3, 2]);
+    }
+
+    #[test]
+    fn a_root_has_one_entry_whatever_its_counter() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let names = || file_names(&temp.path().join(ENTRIES));
+        let counted = |serial| EntryRequest { tries: Some(Tries::new(3)), ..request("aa", serial) };
+        let live = stage(&esp, &counted(1), "kernel").publish(&Silent).unwrap();
+        assert_eq!((live.tries, names()), (Some(Tries::new(3)), vec![format!("selkie-{}+3.conf", "aa".repeat(6))]));
+        let live = stage(&esp, &request("aa", 2), "kernel").publish(&Silent).unwrap();
+        assert_eq!((live.tries, names()), (None, vec![format!("selkie-{}.conf", "aa".repeat(6))]));
+        stage(&esp, &counted(3), "kernel").publish(&Silent).unwrap();
+        assert_eq!(names(), [format!("selkie-{}+3.conf", "aa".repeat(6))]);
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_of_an_older_entry_does_not_count() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let old = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let path = temp.path().join(ENTRIES).join(&old.file);
+        let text = std::fs::read(&path).unwrap();
+        stage(&esp, &EntryRequest { tries: Some(Tries::new(3)), ..request("aa", 2) }, "kernel").publish(&Silent).unwrap();
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>(), [2]);
+        esp.sweep().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_entry_without_tries_comes_last() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let new = stage(&esp, &EntryRequest { tries: Some(Tries::new(3)), ..request("bb", 2) }, "kernel").publish(&Silent).unwrap();
+        let order = || esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>();
+        assert_eq!(order(), [2, 1]);
+        let entries = temp.path().join(ENTRIES);
+        std::fs::rename(entries.join(&new.file), entries.join(new.file.replace("+3", "+0-3"))).unwrap();
+        assert_eq!(order(), [1, 2]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::arguments;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
@@ -90,14 +91,10 @@ pub struct Report {
     pub seconds_disk: f64,
 }
 
-/// Arguments of every machine: the root partition is found by its type on the disk that the boot loader came from, and its file system
-/// is writable (the root that is seen is not).
-const ARGUMENTS: [&str; 2] = ["root=gpt-auto", "rw"];
-
 /// Runs the verb.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
-    let arguments = arguments(&options.arguments)?;
+    let arguments = arguments::of_machine(&options.arguments)?;
     let keys = options.secure_boot.as_ref().map(Keys::read).transpose()?;
     if options.target_image.is_none() && options.image.transport() != Transport::Registry {
         let message = format!("making a disk: {} is a place on this machine, and the new machine could not follow it", options.image);
@@ -145,20 +142,6 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let target_image = machine.target();
     let pulled = Pulled { sealed: true, ..pulled };
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
-}
-
-/// The kernel arguments of the machine, as they stand in its boot entry.
-fn arguments(own: &[String]) -> Result<Cmdline> {
-    let refused = |argument: &String, why: &str| Failure::new(FailureKind::Usage, format!("reading kernel argument {argument:?}: {why}"));
-    for argument in own {
-        if argument.trim().is_empty() || argument.contains(char::is_control) {
-            return Err(refused(argument, "it is empty or has a control character").into());
-        }
-        if Cmdline::parse(argument).without_root_image() != Cmdline::parse(argument) {
-            return Err(refused(argument, "which root is booted is not for arguments to say").into());
-        }
-    }
-    Ok(ARGUMENTS.into_iter().map(str::to_owned).chain(own.iter().cloned()).collect())
 }
 
 /// With keys enrolled, the firmware starts nothing that is not signed.
@@ -232,7 +215,7 @@ impl Machine<'_> {
         for file in files.iter() {
             esp.add_file(&file.path(), Content::Bytes(file.bytes().to_vec()))?;
         }
-        let request = stage::entry(&self.pulled.boot_image, true, origin, 1);
+        let request = stage::entry(&self.pulled.boot_image, true, origin, 1, None);
         let entry = request.entry(&files).to_string();
         esp.add_file(&format!("{}/{}", boot::ENTRIES, request.file()), Content::Bytes(entry.into_bytes()))?;
         Ok(esp)

@@ -1,5 +1,6 @@
 //! The verbs: the only place where the owners meet. One file per verb: options, a pure plan, and its application.
 
+mod arguments;
 pub mod disk;
 pub mod host;
 pub mod lint;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::host::Host;
 use super::prune;
 use super::pull::Pulled;
-use crate::boot::{BootEntry, BootFiles, EntryRequest};
+use crate::boot::{BootEntry, BootFiles, EntryRequest, Tries};
 use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
@@ -53,6 +53,14 @@ impl Bootable {
     /// Kernel arguments that the image brings for entries that have arguments.
     pub(super) fn kargs(&self, resolved: &Resolved) -> Result<Vec<String>> {
         store::kargs(&self.tree, &resolved.architecture()?)
+    }
+
+    /// How often the boot loader may try a root of this image that has not proven itself. For ever where the image has nothing that would take the
+    /// counter away after a good boot.
+    pub(super) fn tries(&self) -> Result<Option<Tries>> {
+        const BLESSING: &str = "/usr/lib/systemd/systemd-bless-boot";
+        const TRIES: u32 = 3;
+        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(TRIES)))
     }
 
     /// The seal, for a sealed image.
@@ -140,7 +148,7 @@ pub(super) fn origin(resolved: &Resolved, pulled: &Pulled, os: &OsRelease, conte
 }
 
 /// The entry that boots `image`.
-pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, serial: u64) -> EntryRequest {
+pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, serial: u64, tries: Option<Tries>) -> EntryRequest {
     let digest = origin.manifest_digest.strip_prefix("sha256:").unwrap_or(&origin.manifest_digest);
     let short = &digest[..digest.len().min(12)];
     EntryRequest {
@@ -149,6 +157,7 @@ pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, ser
         version: format!("{} ({short})", origin.os_version.as_deref().unwrap_or("unknown")),
         arguments: Cmdline::parse(&origin.kernel_arguments),
         serial,
+        tries,
     }
 }
 
@@ -179,7 +188,8 @@ pub(super) fn stage(
     }
     host.sync()?;
     progress.step("sync root");
-    activate(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial()), progress)
+    let tries = bootable.tries()?;
+    activate(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial(), tries), progress)
 }
 
 /// Writes kernel and entry; when this returns, the request's root boots next.

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::host::Host;
-use crate::boot::BootEntry;
+use crate::boot::{BootEntry, Tries};
 use crate::image_id::ImageId;
 use crate::system::System;
 
@@ -45,6 +45,8 @@ pub struct Deployment {
     pub sealed: Option<bool>,
     /// Whether it boots only with fs-verity; unknown without an entry.
     pub verity_required: Option<bool>,
+    /// Boot counting, while its entry has not proven itself.
+    pub tries: Option<Tries>,
     /// Boot entry file, where it has one.
     pub entry: Option<String>,
     /// Order of activation.
@@ -80,6 +82,7 @@ fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deplo
         },
         sealed: entry.map(|e| e.uki.is_some()),
         verity_required: entry.map(|e| e.verity_required),
+        tries: entry.and_then(|e| e.tries),
         entry: entry.map(|e| e.file.clone()),
         serial: entry.map(|e| e.serial),
     }

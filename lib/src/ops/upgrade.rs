@@ -9,6 +9,7 @@ use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
+use super::seal;
 use super::stage::{self, Bootable, Provenance};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
@@ -173,6 +174,7 @@ impl Fetch<'_> {
         if !store.is_sealed() {
             self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
         }
+        seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
         self.make_room(&store)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;

@@ -68,13 +68,18 @@ fn too_many(versions: impl Iterator<Item = String>) -> crate::error::Failure {
 
 /// What the image says that it is: `/etc/os-release`, else `/usr/lib/os-release`, else nothing.
 pub fn os_release(tree: &Tree) -> Result<OsRelease> {
+    Ok(os_release_text(tree)?.map_or_else(OsRelease::default, |text| OsRelease::parse(&text)))
+}
+
+/// The text of that file.
+pub fn os_release_text(tree: &Tree) -> Result<Option<String>> {
     for path in ["/etc/os-release", "/usr/lib/os-release"] {
         if let Some(file) = tree.file(path)? {
             let bytes = tree.read(&file).with_context(|| format!("reading {path}"))?;
-            return Ok(OsRelease::parse(&String::from_utf8_lossy(&bytes)));
+            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
         }
     }
-    Ok(OsRelease::default())
+    Ok(None)
 }
 
 /// The kernel arguments that the image brings for `architecture`, as OCI names it.

@@ -31,7 +31,9 @@ mod tags;
 mod tree;
 mod tree_image;
 
-pub use boot_files::{Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, sealing_tools, systemd_boot};
+pub use boot_files::{
+    Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
+};
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::{RECIPE, StoredImage};
 pub use directory::DirectoryTree;
@@ -44,6 +46,10 @@ pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 
 /// Where the repository of a machine is, seen from the physical root.
 pub const DIRECTORY: &str = "composefs";
+
+/// The recipe by which the boot image is made of the layers. It changes only together with digests: every sealed image names the recipe that
+/// its digest was computed by.
+pub const RECIPE: u32 = 1;
 
 /// An open composefs repository. Clones share the one handle: a second handle in the same process would make garbage
 /// collection wait for ever, because the handles' locks exclude each other.

@@ -67,6 +67,7 @@ impl Machine {
             version: "1".into(),
             arguments: Cmdline::parse("rw quiet"),
             serial: 1,
+            tries: None,
         };
         let esp = Esp::new(dir::open_path(self.root.join("esp")).unwrap());
         let files = BootFiles::kernel(tree.read(&kernel.kernel).unwrap(), tree.read(&kernel.initrd).unwrap());

@@ -122,6 +122,7 @@ mod tests {
             image: a.clone(),
             verity_required: true,
             serial: 1,
+            tries: None,
             title: "x".into(),
             arguments: Cmdline::parse("rw"),
             uki: Some(EntryUki { path: "/EFI/selkie/x.efi".into(), signed: true }),
