@@ -77,13 +77,10 @@ const TRIGGERS: &[(&str, Spoil)] = &[
         let lax = format!("composefs.digest=?v1-sha256-12:{}", image.boot_image());
         image.put(file("boot/EFI/Linux/selkie.efi", signed(uki(&lax))));
     }),
-    ("uki-recipe", |image| {
+    ("seal-annotations", |image| image.annotations = vec![("dev.selkie.recipe", "99".to_owned())]),
+    ("seal-annotations", |image| {
         image.seal();
-        image.recipe = None;
-    }),
-    ("uki-recipe", |image| {
-        image.seal();
-        image.recipe = Some("of tomorrow");
+        image.annotations[1].1 = "sha256".to_owned();
     }),
     ("uki-unsigned", |image| {
         image.seal();
@@ -167,6 +164,10 @@ const NEAR_MISSES: &[(&str, Spoil)] = &[
         image.write("usr/lib/bootc/kargs.d/README", "not read");
     }),
     ("a sealed image", Image::seal),
+    ("a sealed image without annotations", |image| {
+        image.seal();
+        image.annotations.clear();
+    }),
     ("a layer that repeats files", |image| {
         image.put(file("usr/large", vec![7; 2 << 20]));
         image.more_layers.push(tar(&[file("usr/large", vec![7; 2 << 20])]));
@@ -288,7 +289,8 @@ fn a_directory_is_looked_at_as_an_image_is() {
         let mut image = Image::clean();
         spoil(&mut image);
         // A directory has no layers and no digest, and nobody knows when it was made.
-        let of_image = ["rebuild-", "uki-digest", "uki-recipe"].iter().any(|start| id.starts_with(start)) || !image.more_layers.is_empty();
+        let of_image =
+            ["rebuild-", "uki-digest", "seal-annotations"].iter().any(|start| id.starts_with(start)) || !image.more_layers.is_empty();
         let plain = image.entries.iter().all(|entry| entry.xattrs.is_empty());
         if plain && !of_image {
             let report = look_at_directory(&image).unwrap();

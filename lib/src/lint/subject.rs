@@ -12,7 +12,7 @@ use super::initramfs::{self, Initramfs};
 use super::sysusers::Sysusers;
 use super::tmpfiles::Tmpfiles;
 use super::ukis::{self, Binary};
-use crate::error::FailureKind;
+use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::store::{self, File, Kernel, Node, NodeKind, Tree};
 
@@ -28,8 +28,8 @@ pub struct Image {
     pub boot_image: Option<ImageId>,
     /// When it was made, in seconds since 1970, as its configuration says.
     pub created: Option<i64>,
-    /// By which recipe it was sealed, as its annotation says.
-    pub recipe: Option<String>,
+    /// Why machines refuse it for what its annotations say of its seal.
+    pub refused: Option<Failure>,
     /// Its layers, lowest first.
     pub layers: Vec<Layer>,
 }
@@ -172,7 +172,7 @@ pub(super) fn file_size(node: &Node) -> Option<u64> {
 }
 
 fn is_unsuitable(error: &anyhow::Error) -> bool {
-    crate::error::Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Unsuitable)
+    Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Unsuitable)
 }
 
 /// `OnceCell::get_or_try_init`, which is not stable yet.

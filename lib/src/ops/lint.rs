@@ -136,15 +136,16 @@ fn look_at_image(
     skip: &[String],
     progress: &Arc<dyn Progress>,
 ) -> Result<Report> {
-    let (store, resolved, fetched) = block_on(async {
+    let (store, resolved, fetched, refused_seal) = block_on(async {
         let source = Source::open(image, options).await?;
         let resolved = source.resolved().clone();
-        let store = repository(scratch, seal::algorithm(&resolved, None)?)?;
+        let (algorithm, refused) = sealed_with(&resolved)?;
+        let store = repository(scratch, algorithm)?;
         let fetched = pull::fetch_layers(&store, &source, progress).await;
         if fetched.is_ok() {
             source.close().await?;
         }
-        Ok((store, resolved, fetched))
+        Ok((store, resolved, fetched, refused))
     })?;
     let target = resolved.reference.to_string();
     let tree = match fetched.and_then(|_| store.layers_tree(&resolved.config)) {
@@ -160,13 +161,24 @@ fn look_at_image(
         Ok(stored) => (Some(stored.boot_image), None),
         Err(error) => (None, Some(lint::of_import(&error).ok_or(error)?)),
     };
-    let image = facts(&store, &resolved, boot_image, &tree)?;
+    let image = Image { refused: refused_seal, ..facts(&store, &resolved, boot_image, &tree)? };
     progress.phase("looking at the image".to_owned());
     let mut findings = lint::run(&Subject::new(&tree, Some(&image)), skip)?;
     // Where a directory is wrong, its own check says it better.
     let explained = findings.iter().any(|finding| finding.id == DIRECTORIES);
     findings.splice(0..0, refused.filter(|finding| !explained && !skip.iter().any(|id| id == finding.id)));
     Ok(Report { target, counts: Counts::of(&findings), findings, complete: true, layers: image.layers })
+}
+
+/// The algorithm that the image was sealed with, and why machines refuse what its annotations say.
+fn sealed_with(resolved: &Resolved) -> Result<(Option<Algorithm>, Option<Failure>)> {
+    match seal::sealed_with(resolved) {
+        Ok(algorithm) => Ok((algorithm, None)),
+        Err(error) => match Failure::find(&error) {
+            Some(failure) if failure.kind == FailureKind::Unsuitable => Ok((None, Some(failure))),
+            _ => Err(error),
+        },
+    }
 }
 
 /// What the configuration and the store know besides the files.
@@ -176,7 +188,7 @@ fn facts(store: &Store, resolved: &Resolved, boot_image: Option<ImageId>, tree: 
         architecture: resolved.architecture()?,
         boot_image,
         created: created.map(|time| time.timestamp()),
-        recipe: resolved.label(seal::RECIPE),
+        refused: None,
         layers: layers(store, resolved, Some(tree))?,
     })
 }

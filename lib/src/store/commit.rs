@@ -25,10 +25,6 @@ use crate::image_id::ImageId;
 const MANIFEST_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ocimanif");
 const CONFIG_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ociconfg");
 
-/// The version of the recipe by which layers become a boot image. Whatever changes a digest makes this another one: sealed images carry it
-/// in an annotation.
-pub const RECIPE: &str = "1";
-
 /// The directories that a booted root needs to mount on. Their contents are not part of the boot image.
 const MOUNT_POINTS: [&str; 2] = ["boot", "sysroot"];
 

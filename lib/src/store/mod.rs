@@ -35,7 +35,7 @@ pub use boot_files::{
     Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
 };
 pub use boot_image::{BootImage, open_boot_image};
-pub use commit::{RECIPE, StoredImage};
+pub use commit::StoredImage;
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use layers::{ImportStats, SparseEntries};

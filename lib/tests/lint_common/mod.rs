@@ -26,8 +26,8 @@ pub struct Image {
     pub initramfs: Vec<(String, Vec<u8>)>,
     pub more_layers: Vec<Vec<u8>>,
     pub created: Option<&'static str>,
-    /// The recipe in the annotation of sealed images.
-    pub recipe: Option<&'static str>,
+    /// The annotations of its manifest.
+    pub annotations: Vec<(&'static str, String)>,
 }
 
 impl Image {
@@ -98,7 +98,7 @@ impl Image {
             ("usr/lib/modules/6.1/modules.dep", "kernel/fs/ext4/ext4.ko: kernel/fs/jbd2/jbd2.ko\nkernel/x.ko: kernel/y.ko\n".to_owned()),
         ];
         let initramfs = initramfs.into_iter().map(|(path, text)| (path.to_owned(), text.into_bytes())).collect();
-        Self { entries, initramfs, more_layers: Vec::new(), created: Some("2024-06-01T12:00:00.5Z"), recipe: None }
+        Self { entries, initramfs, more_layers: Vec::new(), created: Some("2024-06-01T12:00:00.5Z"), annotations: Vec::new() }
     }
 
     /// Adds a thing, in the place of what has its path.
@@ -164,7 +164,7 @@ impl Image {
         let descriptors: Vec<_> = layers.iter().map(|layer| blob("layer.v1.tar", layer)).collect();
         let manifest = serde_json::json!({
             "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "annotations": self.recipe.map(|recipe| serde_json::json!({"dev.selkie.recipe": recipe})).unwrap_or_default(),
+            "annotations": self.annotations.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
             "config": blob("config.v1+json", config.to_string().as_bytes()), "layers": descriptors,
         });
         let index = serde_json::json!({"schemaVersion": 2, "manifests": [blob("manifest.v1+json", manifest.to_string().as_bytes())]});
@@ -185,8 +185,9 @@ impl Image {
 
     /// Seals the image, with a signature that is one in form.
     pub fn seal(&mut self) {
-        let cmdline = format!("composefs.digest=v1-sha256-12:{} rw", self.boot_image());
-        self.recipe = Some("1");
+        let root = format!("v1-sha256-12:{}", self.boot_image());
+        let cmdline = format!("composefs.digest={root} rw");
+        self.annotations = vec![("dev.selkie.recipe", "1".to_owned()), ("dev.selkie.boot-image", root)];
         self.put(file("boot/EFI/Linux/selkie.efi", signed(uki(&cmdline))));
     }
 

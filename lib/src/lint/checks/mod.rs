@@ -24,6 +24,7 @@ mod rebuild_caches;
 mod rebuild_times;
 mod resolv_conf;
 mod root_file_system;
+mod seal_annotations;
 mod setuid;
 mod sparse_entries;
 mod ssh_host_keys;
@@ -31,7 +32,6 @@ mod state_links;
 mod sysusers;
 mod uki_digest;
 mod uki_foreign;
-mod uki_recipe;
 mod uki_unsigned;
 mod uki_verity;
 mod upgrade_programs;
@@ -59,13 +59,13 @@ pub const CHECKS: &[Check] = &[
     kargs::CHECK,
     uki_digest::CHECK,
     uki_verity::CHECK,
+    seal_annotations::CHECK,
     machine_id::CHECK,
     machine_secrets::CHECK,
     ssh_host_keys::CHECK,
     empty_password::CHECK,
     world_writable::CHECK,
     uki_unsigned::CHECK,
-    uki_recipe::CHECK,
     uki_foreign::CHECK,
     initramfs_stale::CHECK,
     mount_points::CHECK,
