@@ -6,6 +6,7 @@ mod output;
 mod progress;
 mod pull;
 mod rollback;
+mod seal;
 mod source;
 mod status;
 mod switch;
@@ -37,6 +38,7 @@ enum Verb {
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
+    Seal(seal::Arguments),
     Disk(disk::Arguments),
     Lint(lint::Arguments),
     Verify(verify::Arguments),
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Seal(verb) => seal::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),

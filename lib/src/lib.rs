@@ -5,6 +5,7 @@
 //! machine as it is, read-only), and `ops` (the verbs, where owners meet). `ARCHITECTURE.md` is the map and
 //! `tests/architecture.rs` enforces it.
 
+pub mod calendar;
 pub mod cmdline;
 pub mod error;
 pub mod image_id;

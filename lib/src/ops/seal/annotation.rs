@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cmdline::Cmdline;
+use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
 use crate::image_id::Algorithm;
@@ -12,6 +12,12 @@ use crate::store;
 pub const BOOT_IMAGE: &str = "dev.selkie.boot-image";
 /// Annotation of a sealed image: the recipe by which the boot image is made of the layers.
 pub const RECIPE: &str = "dev.selkie.recipe";
+
+/// The annotations of an image that is sealed for `root`.
+pub(super) fn annotations(root: &RootImage) -> Vec<(String, String)> {
+    let description = format!("v1-{}-12:{}", root.id.algorithm(), root.id);
+    vec![(BOOT_IMAGE.to_owned(), description), (RECIPE.to_owned(), store::RECIPE.to_string())]
+}
 
 /// Refuses an image whose recipe this version does not know: its boot image would come out otherwise.
 ///
