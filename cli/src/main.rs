@@ -1,6 +1,7 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
 mod disk;
+mod lint;
 mod output;
 mod progress;
 mod pull;
@@ -39,6 +40,7 @@ enum Verb {
     Pull(pull::Arguments),
     Seal(seal::Arguments),
     Disk(disk::Arguments),
+    Lint(lint::Arguments),
     Verify(verify::Arguments),
 }
 
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
+        Verb::Lint(verb) => lint::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),
     };
     match answer {

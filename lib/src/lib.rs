@@ -25,6 +25,7 @@ pub mod image;
 pub mod signing;
 pub mod store;
 
+pub mod lint;
 pub mod system;
 
 pub mod ops;

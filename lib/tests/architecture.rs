@@ -27,6 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("signing", &["error", "sys", "uki"]),
     ("store", &["cmdline", "error", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
     // The machine as it is.
+    ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),
     // The verbs: owners meet here and nowhere else.
     (
@@ -40,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "image",
             "image_id",
             "kargs",
+            "lint",
             "origin",
             "os_release",
             "progress",

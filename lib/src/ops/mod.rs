@@ -3,6 +3,7 @@
 mod arguments;
 pub mod disk;
 pub mod host;
+pub mod lint;
 pub mod prune;
 pub mod pull;
 pub mod rollback;

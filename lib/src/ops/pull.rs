@@ -144,6 +144,14 @@ pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Re
 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let (stats, bytes_fetched) = fetch_layers(store, source, progress).await?;
+    let resolved = source.resolved();
+    let stored = commit(store, resolved, progress)?;
+    Ok(report(store, resolved, stored, &stats, bytes_fetched))
+}
+
+/// Fetches the layers that are missing: what that did to the repository, and how many compressed bytes were fetched.
+pub(super) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<(ImportStats, u64)> {
     let resolved = source.resolved();
     progress.phase(format!("pulling {}", resolved.reference));
     let mut stats = ImportStats::default();
@@ -161,11 +169,16 @@ pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Pro
         bytes_fetched += layer.size;
         progress.step("import layer");
     }
+    Ok((stats, bytes_fetched))
+}
+
+/// Makes an image of layers that are all here.
+pub(super) fn commit(store: &Store, resolved: &Resolved, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
     progress.phase("building the root file system".to_owned());
     let (_, manifest) = resolved.oci_manifest()?;
     let stored = store.commit(&manifest, &resolved.config, None)?;
     progress.step("commit image");
-    Ok(report(store, resolved, stored, &stats, bytes_fetched))
+    Ok(stored)
 }
 
 fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &ImportStats, bytes_fetched: u64) -> Pulled {

@@ -91,7 +91,7 @@ fn commit<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, manifest: &[u8]
 }
 
 /// The diff_ids of a configuration with their split streams, lowest first.
-fn layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &[u8]) -> Result<Vec<(String, H)>> {
+pub(super) fn layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &[u8]) -> Result<Vec<(String, H)>> {
     let config = ImageConfiguration::from_reader(config).context("reading the configuration")?;
     let stream = |diff_id: &String| {
         let found = repository.has_stream(&layer_content_id(&parse_digest(diff_id)?))?;
