@@ -2,6 +2,7 @@
 
 mod derive_common;
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -92,6 +93,8 @@ async fn the_digest_stays_through_other_tools_and_the_same_input_gives_it_again(
         let (again, _) = seal(&base.reference(), &format!("oci-archive:{at}/{output}:v2")).await.unwrap();
         assert_eq!(again, derived);
     }
+    let mode = |name: &str| std::fs::metadata(temp.path().join(name)).unwrap().permissions().mode();
+    assert_eq!(mode("one.tar"), mode("one/index.json"));
     assert_eq!(std::fs::read(temp.path().join("one.tar")).unwrap(), std::fs::read(temp.path().join("two.tar")).unwrap());
 }
 

@@ -134,6 +134,26 @@ async fn what_others_write_at_the_same_time_is_seen() {
 }
 
 #[tokio::test]
+async fn two_that_write_to_the_same_place_do_not_meet() {
+    let (base, temp) = (Base::new(&[Compression::Gzip; 2]), tempfile::tempdir().unwrap());
+    for output in ["oci:AT/x:v2", "oci-archive:AT/os.tar"] {
+        let output = output.replace("AT", &temp.path().display().to_string());
+        let (from, to) = (base.reference(), output.clone());
+        let second = move || {
+            let (from, to) = (from.clone(), to.clone());
+            let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let writing = std::thread::spawn(move || runtime().block_on(refused(&from, &to, &to_plain_http())));
+            let failure = writing.join().unwrap();
+            assert_eq!(failure.kind, FailureKind::Busy, "{failure}");
+        };
+        let progress = Meanwhile::at_first(|event| matches!(event, Event::Advance { .. }), second);
+        let (derived, _) = seal_with(&base.reference(), &output, &to_plain_http(), progress.clone()).await.unwrap();
+        assert!(progress.seen.load(Ordering::SeqCst) > 0);
+        check(&output, &derived, &base.tars).await;
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_is_not_the_base_is_refused() {
     let (one, two, temp) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Zstd]), tempfile::tempdir().unwrap());
     let (one, two) = (open(&one.reference()).await, open(&two.reference()).await);
