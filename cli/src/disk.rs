@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use selkie::disk::Format;
 use selkie::image_id::Algorithm;
-use selkie::ops::disk::{self, Options, Report};
+use selkie::ops::disk::{self, Options, Report, SecureBoot};
 use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output, bytes, table};
@@ -42,6 +42,12 @@ pub struct Arguments {
     /// fs-verity algorithm: sha256 (default) or sha512.
     #[arg(long)]
     algorithm: Option<Algorithm>,
+    /// Directory of Secure Boot keys (PK.auth, KEK.auth, db.auth) that the machine enrols at its first boot. The image must be sealed.
+    #[arg(long, value_name = "DIR")]
+    secure_boot_keys: Option<PathBuf>,
+    /// When to enrol: if-safe (in virtual machines; elsewhere the boot menu offers it) or force.
+    #[arg(long, value_enum, default_value = "if-safe", requires = "secure_boot_keys")]
+    secure_boot_enroll: Enroll,
     /// The time that everything made here bears.
     #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", default_value = "0")]
     mtime: u64,
@@ -55,6 +61,14 @@ enum DiskFormat {
     Raw,
     /// QEMU's format.
     Qcow2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Enroll {
+    /// In virtual machines.
+    IfSafe,
+    /// On every machine that is in setup mode.
+    Force,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
@@ -72,6 +86,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         root_size: arguments.root_size,
         esp_size: arguments.esp_size,
         arguments: arguments.arguments.clone(),
+        secure_boot: arguments
+            .secure_boot_keys
+            .clone()
+            .map(|keys| SecureBoot { keys, force: arguments.secure_boot_enroll == Enroll::Force }),
         mtime: arguments.mtime,
     };
     output.print(&disk::run(&options, &renderer(output))?, human)?;

@@ -5,10 +5,12 @@ mod output;
 mod progress;
 mod pull;
 mod rollback;
+mod seal;
 mod source;
 mod status;
 mod switch;
 mod upgrade;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -35,7 +37,9 @@ enum Verb {
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
+    Seal(seal::Arguments),
     Disk(disk::Arguments),
+    Verify(verify::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,7 +51,9 @@ fn main() -> ExitCode {
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Seal(verb) => seal::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
+        Verb::Verify(verb) => verify::run(verb, output),
     };
     match answer {
         Ok(Answer::Done) => ExitCode::SUCCESS,

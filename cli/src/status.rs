@@ -36,6 +36,7 @@ fn section(role: &str, deployment: &Deployment) -> String {
         ("  Manifest", deployment.manifest_digest.clone().unwrap_or_else(unknown)),
         ("  Root", deployment.id.to_string()),
         ("  fs-verity", verity),
+        ("  Sealed", deployment.sealed.map_or_else(unknown, |sealed| if sealed { "yes" } else { "no" }.to_owned())),
     ]);
     format!("{role}\n{rows}\n")
 }

@@ -43,6 +43,25 @@ pub(crate) fn root(disk: &Path) -> Result<String> {
     Ok(format!("{}?offset={}", disk.display(), partition(disk, 1)?.0))
 }
 
+/// The EFI system partition of a disk image, as mtools name it.
+pub(crate) fn esp(disk: &Path) -> Result<String> {
+    Ok(format!("{}@@{}", disk.display(), partition(disk, 0)?.0))
+}
+
+/// Reads a file of the EFI system partition.
+pub(crate) fn read_esp(disk: &Path, path: &str) -> Result<Vec<u8>> {
+    let copy = disk.with_file_name("from-esp");
+    Argv::new(["mcopy", "-n", "-o", "-i", &esp(disk)?, &format!("::{path}")]).with([&copy]).read()?;
+    std::fs::read(&copy).with_context(|| format!("reading {}", copy.display()))
+}
+
+/// Writes a file of the EFI system partition.
+pub(crate) fn write_esp(disk: &Path, path: &str, bytes: &[u8]) -> Result<()> {
+    let copy = disk.with_file_name("to-esp");
+    std::fs::write(&copy, bytes).with_context(|| format!("writing {}", copy.display()))?;
+    Argv::new(["mcopy", "-D", "o", "-i", &esp(disk)?]).with([&copy]).with([format!("::{path}")]).read().map(drop)
+}
+
 fn check(lab: &Lab, disk: &Path) -> Result<()> {
     let verified = Argv::new(["sgdisk", "-v"]).with([disk]).read()?;
     if !verified.contains("No problems found") {

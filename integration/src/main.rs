@@ -8,6 +8,7 @@ mod command;
 mod demo;
 mod disk;
 mod images;
+mod keys;
 mod lab;
 mod packages;
 mod registry;

@@ -58,12 +58,13 @@ impl Drop for Nobody {
 /// `selkie disk` for the lab: an image from the registry on loopback, for a machine that follows `target`.
 pub(crate) fn disk(nobody: &Nobody, image: &str, target: &str, output: &Path) -> Argv {
     let output = output.display().to_string();
-    let mut words = vec!["disk", image, "--tls-verify=false", "--output", &output, "--target-image", target];
-    // Errors and systemd's status lines; more would cost seconds on an emulated serial line.
-    for karg in ["console=ttyS0", "quiet", "systemd.show_status=1"] {
-        words.extend(["--karg", karg]);
-    }
-    nobody.argv(&words)
+    let words = ["disk", image, "--tls-verify=false", "--output", &output, "--target-image", target];
+    nobody.argv(&words).with(kargs())
+}
+
+/// Kernel arguments of the lab's machines: errors and systemd's status lines; more would cost seconds on an emulated serial line.
+pub(crate) fn kargs() -> impl Iterator<Item = &'static str> {
+    ["console=ttyS0", "quiet", "systemd.show_status=1"].into_iter().flat_map(|karg| ["--karg", karg])
 }
 
 /// `selkie status --json` of a guest.

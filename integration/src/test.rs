@@ -145,7 +145,7 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
     let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
     let disk = story.step("writing the disk image twice, as user nobody", |tell| disk::write(lab, &programs, &registry, tell))?;
     tally.passed += 2;
-    let bench = Bench { lab, images: &images, registry, disk: &disk, pulled, accel };
+    let bench = Bench { lab, images: &images, programs: &programs, registry, disk: &disk, pulled, accel };
     for scenario in selected {
         let outcome = story.step(&format!("scenario {}", scenario.name), |tell| (scenario.run)(&bench, tell));
         if outcome.is_ok() && !options.keep {

@@ -22,8 +22,12 @@ pub struct Origin {
     pub index_digest: Option<String>,
     /// Digest of the image configuration.
     pub config_digest: String,
-    /// Kernel arguments of this deployment, without the one that names the root image.
+    /// Kernel arguments of this machine, without the one that names the root image. A sealed deployment boots with those of its unified
+    /// kernel image instead; they are kept for the next one that is not sealed.
     pub kernel_arguments: String,
+    /// Those among them that the image brought: they go when an image comes that does not bring them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_arguments: Vec<String>,
     /// What the image calls its version (label `org.opencontainers.image.version`, else os-release), for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub os_version: Option<String>,
@@ -74,6 +78,7 @@ mod tests {
             index_digest: None,
             config_digest: "sha256:bb".into(),
             kernel_arguments: "rw console=ttyS0".into(),
+            image_arguments: vec!["console=ttyS0".into()],
             os_version: Some("13".into()),
             os_name: None,
             made_under: Some("ab".repeat(32).parse().unwrap()),

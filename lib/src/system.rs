@@ -42,6 +42,7 @@ impl System {
         let seen = (menu.as_ref().ok().map(|m| &*m.entries), listing.as_ref().ok().map(|l| &*l.found));
         let mut problems: Vec<String> = unread.into_iter().flatten().chain(problems(&booted, seen.0, seen.1)).collect();
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
+        problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
         Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
     }
@@ -67,7 +68,7 @@ impl System {
     pub fn previous(&self) -> Option<&BootEntry> {
         let default = self.default_entry().map(|e| &e.image);
         let others = || self.entries.iter().filter(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e));
-        others().find(|e| self.has_run(e)).or_else(|| others().next())
+        others().find(|e| self.has_run(&e.image)).or_else(|| others().next())
     }
 
     /// Where `rollback` goes: from a staged root back to the booted one, which needs no entry for that, else to the previous one.
@@ -114,8 +115,8 @@ impl System {
     }
 
     /// Whether a root has been booted: the first boot takes the request to carry `/etc` away.
-    fn has_run(&self, entry: &BootEntry) -> bool {
-        self.deployments.iter().any(|d| d.id == entry.image && d.etc_from.is_none())
+    pub fn has_run(&self, id: &ImageId) -> bool {
+        self.deployments.iter().any(|d| d.id == *id && d.etc_from.is_none())
     }
 
     /// Whether everything is there that the entry needs.
@@ -138,14 +139,24 @@ fn can_boot(entry: &BootEntry, deployments: &[Found]) -> bool {
 struct Menu {
     entries: Vec<BootEntry>,
     foreign: Vec<String>,
+    problems: Vec<String>,
 }
 
 impl Menu {
     fn read(esp: &Esp) -> Result<Self> {
         let entries = esp.entries()?;
         let ours = |file: &String| entries.iter().any(|e| e.file == *file);
-        let foreign = esp.found()?.into_iter().map(|f| f.file).filter(|file| !ours(file)).collect();
-        Ok(Self { entries, foreign })
+        let (mut foreign, mut problems) = (Vec::new(), Vec::new());
+        for found in esp.found()?.into_iter().filter(|found| !ours(&found.file)) {
+            if found.entry.as_ref().is_ok_and(|entry| entry.serial().is_some()) {
+                problems.push(format!(
+                    "boot entry {} names no root that can be read: its unified kernel image is missing or damaged",
+                    found.file
+                ));
+            }
+            foreign.push(found.file);
+        }
+        Ok(Self { entries, foreign, problems })
     }
 }
 
@@ -190,8 +201,10 @@ mod tests {
             image: id(n),
             verity_required: true,
             serial,
+            tries: None,
             title: "x".into(),
             arguments: Cmdline::default(),
+            uki: None,
             offered: true,
             missing: vec![],
         }

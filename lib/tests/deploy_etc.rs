@@ -135,6 +135,7 @@ fn origin() -> Origin {
         index_digest: None,
         config_digest: "sha256:bb".into(),
         kernel_arguments: String::new(),
+        image_arguments: vec![],
         os_version: None,
         os_name: None,
         made_under: None,

@@ -23,6 +23,7 @@ fn options(root: &Path, output: &str) -> Options {
         root_size: None,
         esp_size: Some(64 << 20),
         arguments: vec!["console=ttyS0".into()],
+        secure_boot: None,
         mtime: 1_700_000_000,
     }
 }

@@ -279,7 +279,13 @@ fn what_cannot_be_written_is_refused() {
         (Layout { esp_size: Some(8 * MIB), ..layout() }, esp(), plain(), FailureKind::NoSpace, "(need 34.0 MiB, size 8.0 MiB)"),
         (layout(), kernels, plain(), FailureKind::NoSpace, "MiB, size 34.0 MiB)"),
         (Layout { size: Some(90 * MIB), ..layout() }, esp(), plain(), FailureKind::NoSpace, "(need 100 MiB, size 90 MiB)"),
-        (Layout { size: Some(36 * MIB), root_size: None, ..layout() }, esp(), plain(), FailureKind::NoSpace, "size 0 MiB)"),
+        (
+            Layout { size: Some(36 * MIB), root_size: None, ..layout() },
+            esp(),
+            plain(),
+            FailureKind::NoSpace,
+            "(expected at least 42 MiB: ESP 34, root 6)",
+        ),
     ];
     for (layout, esp, root, kind, message) in table {
         let error = write(&layout, &esp, &root, directory.path(), &output, &Silent).unwrap_err();

@@ -2,19 +2,21 @@
 
 mod interrupted_pull;
 mod lifecycle;
+mod sealed;
 mod tampered;
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
-use crate::{images::Images, lab::Lab, registry::Registry, story::Teller, vm::Accel};
+use crate::{build::Programs, images::Images, lab::Lab, registry::Registry, story::Teller, vm::Accel};
 
 /// What scenarios share.
 #[derive(Debug)]
 pub(crate) struct Bench<'lab> {
     pub(crate) lab: &'lab Lab,
     pub(crate) images: &'lab Images<'lab>,
+    pub(crate) programs: &'lab Programs,
     pub(crate) registry: Registry,
     /// A disk image of release v1 that follows [`TAG`].
     pub(crate) disk: &'lab Path,
@@ -38,6 +40,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "lifecycle", run: lifecycle::run },
     Scenario { name: "interrupted-pull", run: interrupted_pull::run },
     Scenario { name: "tampered", run: tampered::run },
+    Scenario { name: "sealed", run: sealed::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
@@ -68,9 +71,9 @@ mod tests {
     #[test]
     fn scenarios_are_chosen_by_name() {
         let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered"]);
+        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed"]);
         assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered");
+        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed");
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::{Bench, TAG, same};
 use crate::{
     command::Argv,
-    disk::{partition, root},
+    disk::{partition, read_esp, root, write_esp},
     images,
     selkie::Status,
     story::Teller,
@@ -41,9 +41,19 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.shell("sync")?;
     machine.cut_power()?;
 
+    swap_the_image(&machine.disk(), &id, object)?;
+    machine.boot_until("its fs-verity digest is")?;
+    machine.cut_power()?;
+    tell.say("another file in the place of the root image stops in the initramfs, and the console names its digest");
+
     boot_another_image(&machine.disk(), &id)?;
     machine.boot_until("looking for the root image: composefs/images has none of")?;
+    machine.cut_power()?;
     tell.say("an entry for an image that is not there stops in the initramfs, and the console says so");
+
+    unseal(&machine.disk())?;
+    machine.boot_until("looking for fs-verity on meta.json")?;
+    tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
     Ok(())
 }
 
@@ -59,12 +69,27 @@ fn flip_a_byte(disk: &Path, path: &str) -> Result<()> {
     image.write_all_at(&[byte[0] ^ 1], at).context("changing the disk image")
 }
 
+/// Gives the name of the root image to another object, whose own fs-verity is in order.
+fn swap_the_image(disk: &Path, id: &str, object: &str) -> Result<()> {
+    // The power was cut: the journal goes first.
+    Argv::new(["/sbin/e2fsck", "-p", &root(disk)?]).output()?;
+    change(disk, &format!("rm /composefs/images/{id}"))?;
+    change(disk, &format!("symlink /composefs/images/{id} ..{}", object.trim_start_matches("/composefs")))
+}
+
+/// Takes fs-verity away from the file that says that everything has it.
+fn unseal(disk: &Path) -> Result<()> {
+    const EXTENTS: &str = "0x80000";
+    change(disk, &format!("set_inode_field /composefs/meta.json flags {EXTENTS}"))
+}
+
+fn change(disk: &Path, request: &str) -> Result<()> {
+    Argv::new(["/sbin/debugfs", "-w", "-R", request, &root(disk)?]).read().map(drop)
+}
+
 /// Makes the boot entry name an image that is not in the repository.
 fn boot_another_image(disk: &Path, id: &str) -> Result<()> {
-    let esp = format!("{}@@{}", disk.display(), partition(disk, 0)?.0);
-    let name = format!("::/loader/entries/selkie-{}.conf", &id[..12]);
-    let entry = Argv::new(["mtype", "-i", &esp, &name]).read()?;
-    let changed = disk.with_file_name("entry.conf");
-    std::fs::write(&changed, entry.replace(id, &"0".repeat(id.len()))).context("writing a boot entry")?;
-    Argv::new(["mcopy", "-o", "-i", &esp]).with([&changed]).with([&name]).read().map(drop)
+    let path = format!("/loader/entries/selkie-{}.conf", &id[..12]);
+    let entry = String::from_utf8(read_esp(disk, &path)?).context("reading a boot entry")?;
+    write_esp(disk, &path, entry.replace(id, &"0".repeat(id.len())).as_bytes())
 }

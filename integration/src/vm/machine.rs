@@ -18,6 +18,8 @@ use crate::{
 };
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// Firmware that checks signatures. It keeps its variables where only the processor's management mode can write.
+const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// How long a boot may take on hardware.
 const BOOT: Duration = Duration::from_secs(60);
@@ -42,6 +44,7 @@ pub(crate) struct Machine {
     /// Where the agent's socket is: a short path, because the kernel allows no more than 108 bytes.
     run: PathBuf,
     accel: Accel,
+    secure_boot: bool,
     child: Option<Child>,
     agent: Option<Agent>,
     token: u64,
@@ -55,7 +58,14 @@ impl Machine {
         Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &dir.join("disk.raw")]).read()?;
         fs::copy(VARIABLES, dir.join("vars.fd")).with_context(|| format!("copying {VARIABLES} (package ovmf)"))?;
         let run = tempfile::Builder::new().prefix("selkie-vm-").tempdir().context("making a directory for a socket")?.keep();
-        Ok(Self { dir, run, accel, child: None, agent: None, token: 0, boot_id: String::new() })
+        Ok(Self { dir, run, accel, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() })
+    }
+
+    /// The same with firmware that checks signatures once keys are enrolled.
+    #[must_use]
+    pub(crate) fn with_secure_boot(mut self) -> Self {
+        self.secure_boot = true;
+        self
     }
 
     /// Powers it on and waits until it runs programs. The result is how long that took.
@@ -203,9 +213,12 @@ impl Machine {
 
     fn argv(&self) -> Argv {
         let path = |name: &str| self.dir.join(name).display().to_string();
-        Argv::new(["qemu-system-x86_64", "-machine", "q35", "-smp", "2", "-m", "1536", "-display", "none", "-nodefaults"])
+        let (machine, firmware) = if self.secure_boot { ("q35,smm=on", SECURE_FIRMWARE) } else { ("q35", FIRMWARE) };
+        let guarded = ["-global", "driver=cfi.pflash01,property=secure,value=on"];
+        Argv::new(["qemu-system-x86_64", "-machine", machine, "-smp", "2", "-m", "1536", "-display", "none", "-nodefaults"])
             .with(self.accel.words())
-            .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={FIRMWARE}")])
+            .with(if self.secure_boot { &guarded[..] } else { &[] })
+            .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
             .with(["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={}", path("disk.raw"))])
             // One console log over all boots of a machine.
@@ -233,12 +246,21 @@ mod tests {
     #[test]
     fn one_disk_one_network_card_one_channel() {
         let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
-        let machine = Machine { dir, run, accel: Accel::Tcg, child: None, agent: None, token: 0, boot_id: String::new() };
+        let machine =
+            Machine { dir, run, accel: Accel::Tcg, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() };
         let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
              -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
              -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
              -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \
              -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
         assert_eq!(machine.argv().to_string(), expected);
+        let secure = machine.with_secure_boot().argv().to_string();
+        for words in [
+            "-machine q35,smm=on ",
+            " -global driver=cfi.pflash01,property=secure,value=on ",
+            "file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd ",
+        ] {
+            assert!(secure.contains(words), "{secure}");
+        }
     }
 }

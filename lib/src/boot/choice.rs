@@ -1,5 +1,7 @@
 //! Choices of a boot entry that are stored in the firmware. systemd-boot puts them before `loader.conf` and before the order of the entries.
 
+use super::Tries;
+
 /// One of systemd-boot's variables that name an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variable {
@@ -7,10 +9,12 @@ pub enum Variable {
     OneShot,
     /// What boots from now on.
     Default,
+    /// What was booted: no choice any more, and so not in [`Self::ALL`].
+    Selected,
 }
 
 impl Variable {
-    /// In the order in which the boot loader asks them.
+    /// Those that choose, in the order in which the boot loader asks them.
     pub const ALL: [Self; 2] = [Self::OneShot, Self::Default];
 
     /// Its name in the firmware, without the vendor.
@@ -18,6 +22,7 @@ impl Variable {
         match self {
             Self::OneShot => "LoaderEntryOneShot",
             Self::Default => "LoaderEntryDefault",
+            Self::Selected => "LoaderEntrySelected",
         }
     }
 }
@@ -32,9 +37,10 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Whether this chooses the entry in `file`.
+    /// Whether this chooses the entry in `file`. The id of an entry is the name of its file in lower case, without the counter.
     pub fn is(&self, file: &str) -> bool {
-        matches(&self.entry.to_lowercase().chars().collect::<Vec<_>>(), &id(file).chars().collect::<Vec<_>>())
+        let (id, _) = Tries::split(&file.to_lowercase());
+        matches(&self.entry.to_lowercase().chars().collect::<Vec<_>>(), &id.chars().collect::<Vec<_>>())
     }
 
     /// What is wrong with it on a machine that is to boot the entry in `file`.
@@ -47,20 +53,12 @@ impl Choice {
             Variable::OneShot => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, once, whatever selkie staged; `bootctl set-oneshot ''` removes it"
             ),
+            Variable::Selected => format!("the boot loader's variable {name} names {entry}, which is not the entry of what runs"),
             Variable::Default => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, whatever selkie staged; `bootctl set-default ''` removes it"
             ),
         })
     }
-}
-
-/// The id of an entry is the name of its file in lower case, without the counter of boot attempts (`+<left>[-<done>]`).
-fn id(file: &str) -> String {
-    let file = file.to_lowercase();
-    let Some((name, counter)) = file.strip_suffix(".conf").and_then(|stem| stem.rsplit_once('+')) else { return file };
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-    let counts = counter.split_once('-').map_or_else(|| number(counter), |(left, done)| number(left) && number(done));
-    if counts { format!("{name}.conf") } else { file }
 }
 
 /// `*` and `?` as in a shell. Sets of characters are not known here: a pattern with one chooses none of ours, and so is told.

@@ -5,11 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
-use super::{ENTRIES, Entry, FILES};
+use super::files::brought_by;
+use super::{BootFiles, ENTRIES, Entry, FILES, Tries};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
-use crate::sys::dir;
+use crate::sys::{dir, tree};
+use crate::uki::Uki;
 
 /// A mounted EFI system partition.
 #[derive(Debug)]
@@ -37,14 +39,27 @@ pub struct BootEntry {
     pub verity_required: bool,
     /// Order of activation; the highest is what boots next.
     pub serial: u64,
+    /// Boot counting, while the entry has not proven itself.
+    pub tries: Option<Tries>,
     /// What the menu shows.
     pub title: String,
     /// Kernel arguments, without the one that names the root.
     pub arguments: Cmdline,
+    /// The unified kernel image that it starts, for the entry of a sealed image.
+    pub uki: Option<EntryUki>,
     /// Whether the boot loader offers it: systemd-boot passes over an entry whose kernel is not there, and looks at nothing else.
     pub offered: bool,
     /// Files of the ESP that it needs and that are not there: such an entry does not boot.
     pub missing: Vec<String>,
+}
+
+/// The unified kernel image of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryUki {
+    /// Its path on the ESP, as the entry names it.
+    pub path: String,
+    /// Whether it bears a signature. Whose that is, the firmware finds out.
+    pub signed: bool,
 }
 
 impl Esp {
@@ -72,25 +87,82 @@ impl Esp {
         Ok(found)
     }
 
-    /// Our entries, the one that boots next first.
+    /// Our entries, the one that boots next first: by activation, and those last that the boot loader has given up.
     pub fn entries(&self) -> Result<Vec<BootEntry>> {
-        let mut ours = Vec::new();
+        let (mut ours, _) = self.current_and_superseded()?;
+        ours.sort_by_key(|entry| entry.tries.is_some_and(Tries::is_bad));
+        Ok(ours)
+    }
+
+    /// Our entries, newest first, and those of a root that has a newer one.
+    fn current_and_superseded(&self) -> Result<(Vec<BootEntry>, Vec<BootEntry>)> {
+        let mut all = Vec::new();
         for found in self.found()? {
             let Ok(entry) = &found.entry else { continue };
-            let (Some(serial), Some(root)) = (entry.serial(), entry.root_image()) else { continue };
-            ours.push(BootEntry {
-                image: root.id,
-                verity_required: root.verity_required,
-                serial,
-                title: entry.get("title").unwrap_or_default().to_owned(),
-                arguments: entry.options().without_root_image(),
-                offered: self.offered(entry),
-                missing: self.missing(entry),
-                file: found.file,
-            });
+            all.extend(self.boot_entry(found.file, entry));
         }
-        ours.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
-        Ok(ours)
+        all.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
+        let (mut current, mut superseded) = (Vec::<BootEntry>::new(), Vec::new());
+        for entry in all {
+            let has_newer = current.iter().any(|newer| newer.image == entry.image);
+            if has_newer { superseded.push(entry) } else { current.push(entry) }
+        }
+        Ok((current, superseded))
+    }
+
+    /// Removes entries of roots that have a newer one; whether there were any.
+    pub(super) fn remove_superseded(&self) -> Result<bool> {
+        let (_, superseded) = self.current_and_superseded()?;
+        for entry in &superseded {
+            let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
+            dir::remove_file(&entries, &entry.file)?;
+        }
+        Ok(!superseded.is_empty())
+    }
+
+    /// What `entry` boots, if it is one of ours. A unified kernel image is asked itself, so that one that is not there leaves an entry
+    /// that boots nothing.
+    pub(super) fn boot_entry(&self, file: String, entry: &Entry) -> Option<BootEntry> {
+        let serial = entry.serial()?;
+        let (root, arguments, uki) = match (entry.root_image(), entry.get("efi")) {
+            (Some(root), _) => (root, entry.options(), None),
+            (None, Some(path)) => {
+                let uki = self.uki(path)?;
+                let root = uki.root_images().ok()?.into_iter().next()?;
+                let arguments = Cmdline::parse(uki.cmdline.as_deref().unwrap_or_default());
+                (root, arguments, Some(EntryUki { path: path.to_owned(), signed: uki.signed }))
+            }
+            (None, None) => return None,
+        };
+        Some(BootEntry {
+            image: root.id,
+            verity_required: root.verity_required,
+            serial,
+            tries: Tries::split(&file).1,
+            title: entry.get("title").unwrap_or_default().to_owned(),
+            arguments: arguments.without_root_image(),
+            uki,
+            offered: self.offered(entry),
+            missing: self.missing(entry),
+            file,
+        })
+    }
+
+    /// Whether `entry` starts exactly `files`, and they are here as they should be.
+    pub fn holds(&self, entry: &BootEntry, files: &BootFiles) -> Result<bool> {
+        let directory = dir::open(&self.root, FILES).context("opening EFI/selkie on the ESP")?;
+        for file in files.iter() {
+            if !file.is_in(&directory)? {
+                return Ok(false);
+            }
+        }
+        let named = entry.uki.as_ref().map(|uki| uki.path.trim_start_matches('/').to_owned());
+        Ok(named.is_some_and(|path| files.iter().any(|file| file.path() == path)))
+    }
+
+    fn uki(&self, path: &str) -> Option<Uki> {
+        let file = dir::open_file_optional(&self.root, path.trim_start_matches('/')).ok()??;
+        Uki::read(&mut std::fs::File::from(file)).ok()
     }
 
     /// Removes the entry, and after it the files that no entry of anyone needs any more.
@@ -106,6 +178,7 @@ impl Esp {
         if let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? {
             dir::sweep(&entries)?;
         }
+        self.remove_superseded()?;
         let Some(files) = dir::open_optional(&self.root, FILES).context("opening EFI/selkie on the ESP")? else { return Ok(()) };
         dir::sweep(&files)?;
         let found = self.found()?;
@@ -116,11 +189,11 @@ impl Esp {
             found.iter().filter_map(|f| f.entry.as_ref().ok()).flat_map(|e| e.files().map(str::to_owned).collect::<Vec<_>>()).collect();
         for name in dir::names(&files).context("listing EFI/selkie on the ESP")? {
             let Some(name) = name.to_str() else { continue };
-            if is_ours(name) && !needed.contains(&format!("/{FILES}/{name}")) {
-                dir::remove_file(&files, name)?;
+            if brought_by(name).is_some_and(|file| !needed.contains(&format!("/{FILES}/{file}"))) {
+                tree::remove(&files, name).context("removing a boot file from the ESP")?;
             }
         }
-        Ok(())
+        dir::sync(&files).context("syncing EFI/selkie on the ESP")
     }
 
     /// Checks that `need` more bytes fit.
@@ -159,10 +232,4 @@ impl Esp {
     fn has(&self, path: &str) -> bool {
         dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some())
     }
-}
-
-/// `<64 hex digits>.linux` or `.initrd`: nothing else in our directory is touched.
-fn is_ours(name: &str) -> bool {
-    let stem = name.strip_suffix(".linux").or_else(|| name.strip_suffix(".initrd"));
-    stem.is_some_and(|s| s.len() == 64 && s.bytes().all(|b| b.is_ascii_hexdigit()))
 }

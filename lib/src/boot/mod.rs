@@ -8,17 +8,19 @@ mod choice;
 mod esp;
 mod files;
 mod publish;
+mod tries;
 
 pub use bls::{BlsError, Entry};
 pub use choice::{Choice, Variable};
-pub use esp::{BootEntry, Esp, FoundEntry};
-pub use files::{BootFile, FileKind, ReadSeek};
+pub use esp::{BootEntry, EntryUki, Esp, FoundEntry};
+pub use files::{BootFile, BootFiles};
 pub use publish::{EntryRequest, StagedEntry};
+pub use tries::Tries;
 
 /// Where the firmware and systemd-boot look, relative to the root of the ESP.
 pub const ENTRIES: &str = "loader/entries";
 
-/// Where our kernels and initramfs images lie, relative to the root of the ESP.
+/// Where our kernels, initramfs images and unified kernel images lie, relative to the root of the ESP.
 pub const FILES: &str = "EFI/selkie";
 
 /// `loader/loader.conf` of a machine that selkie installs: a short menu, and the newest selkie entry by default.

@@ -9,8 +9,9 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 
 use super::bls::sort_key;
-use super::{BootEntry, BootFile, ENTRIES, Entry, Esp, FILES, FileKind, ReadSeek};
+use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, Esp, FILES, Tries};
 use crate::cmdline::{Cmdline, RootImage};
+use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir::{self, Pending};
 
@@ -23,30 +24,33 @@ pub struct EntryRequest {
     pub title: String,
     /// The version that the menu shows beside equal titles.
     pub version: String,
-    /// Kernel arguments without the root image.
+    /// Kernel arguments without the root image. A unified kernel image has its own and gets none of these.
     pub arguments: Cmdline,
     /// Order of activation: one more than the highest so far.
     pub serial: u64,
+    /// How often the boot loader tries it until it has proven itself; for ever where `None`.
+    pub tries: Option<Tries>,
 }
 
 impl EntryRequest {
     /// The name of the entry's file. It only has to be unique per deployment: nobody reads a meaning out of it.
     pub fn file(&self) -> String {
-        format!("selkie-{}.conf", self.root.id.short())
+        let id = format!("selkie-{}.conf", self.root.id.short());
+        self.tries.map_or_else(|| id.clone(), |tries| tries.file(&id))
     }
 
-    /// The entry as it is written.
-    pub fn entry(&self, linux: &BootFile, initrd: &BootFile) -> Entry {
+    /// The entry as it is written. A unified kernel image is started by an entry, too (key `efi`), instead of lying where the boot
+    /// loader finds it by itself: it would be sorted by the version inside it then, and a rollback could not come first.
+    pub fn entry(&self, files: &BootFiles) -> Entry {
+        let entry = Entry::default().with("title", &self.title).with("version", &self.version).with("sort-key", sort_key(self.serial));
+        let entry = files.keys().into_iter().fold(entry, |entry, (key, path)| entry.with(key, path));
+        if files.bring_arguments() {
+            return entry;
+        }
         let mut options = Cmdline::default();
         options.push(self.root.to_string());
         self.arguments.args().for_each(|arg| options.push(arg));
-        Entry::default()
-            .with("title", &self.title)
-            .with("version", &self.version)
-            .with("sort-key", sort_key(self.serial))
-            .with("linux", linux.path())
-            .with("initrd", initrd.path())
-            .with("options", options.to_string())
+        entry.with("options", options.to_string())
     }
 }
 
@@ -65,40 +69,45 @@ impl Esp {
     /// # Errors
     ///
     /// [`crate::error::FailureKind::NoSpace`], before anything is written, when the files do not fit.
-    pub fn stage<'a>(
-        &self,
-        request: &EntryRequest,
-        linux: &'a mut dyn ReadSeek,
-        initrd: &'a mut dyn ReadSeek,
-        progress: &dyn Progress,
-    ) -> Result<StagedEntry> {
+    pub fn stage(&self, request: &EntryRequest, boot: &BootFiles, progress: &dyn Progress) -> Result<StagedEntry> {
         ensure!(
             request.arguments.without_root_image() == request.arguments,
             "staging a boot entry: the arguments name a root image of their own"
         );
         let files = dir::ensure(self.root(), FILES, 0o755)?;
         let entries = dir::ensure(self.root(), ENTRIES, 0o755)?;
-        let linux_file = BootFile::measure(FileKind::Linux, linux)?;
-        let initrd_file = BootFile::measure(FileKind::Initrd, initrd)?;
-        let mut missing: Vec<(&BootFile, &'a mut dyn ReadSeek)> = Vec::new();
-        for (file, source) in [(&linux_file, linux), (&initrd_file, initrd)] {
+        let mut missing: Vec<&BootFile> = Vec::new();
+        for file in boot.iter() {
             if !file.is_in(&files)? {
-                missing.push((file, source));
+                missing.push(file);
             }
         }
-        self.check_space(missing.iter().map(|(file, _)| file.size).sum())?;
-        for (file, source) in missing {
-            file.copy(source, &files)?;
+        self.check_space(missing.iter().map(|file| file.bytes().len() as u64).sum())?;
+        for file in missing {
+            file.write(&files)?;
             progress.step(&format!("write {file}"));
         }
         let mut pending = Pending::create(&entries, &request.file(), 0o644)?;
-        let entry = request.entry(&linux_file, &initrd_file);
+        let entry = request.entry(boot);
         pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
+        let live = self.read_back(request, &entry)?;
         // FAT has no journal: allocation tables and directories reach the disk before a name makes them matter.
         dir::sync_filesystem(self.root()).context("syncing the ESP")?;
         progress.step("write entry");
         let esp = self.root().try_clone_to_owned().context("duplicating the handle of the ESP")?;
-        Ok(StagedEntry { esp, pending, live: live(request) })
+        Ok(StagedEntry { esp, pending, live })
+    }
+
+    /// The entry as the machine will see it; it must boot what was asked for.
+    fn read_back(&self, request: &EntryRequest, entry: &Entry) -> Result<BootEntry> {
+        match self.boot_entry(request.file(), entry) {
+            Some(live) if live.image == request.root.id => Ok(live),
+            found => {
+                let found = found.map_or_else(|| "none".to_owned(), |live| live.image.to_string());
+                let message = format!("staging a boot entry: it names root {found} (expected {})", request.root.id);
+                Err(Failure::new(FailureKind::Corrupt, message).into())
+            }
+        }
     }
 }
 
@@ -108,26 +117,16 @@ impl StagedEntry {
         self.pending.publish().context("publishing the boot entry")?;
         dir::sync_filesystem(&self.esp).context("syncing the ESP")?;
         progress.step("publish entry");
+        // The same root may have had an entry with another counter in its name.
+        if Esp::new(self.esp).remove_superseded()? {
+            progress.step("remove superseded entry");
+        }
         Ok(self.live)
-    }
-}
-
-fn live(request: &EntryRequest) -> BootEntry {
-    BootEntry {
-        file: request.file(),
-        image: request.root.id.clone(),
-        verity_required: request.root.verity_required,
-        serial: request.serial,
-        title: request.title.clone(),
-        arguments: request.arguments.clone(),
-        offered: true,
-        missing: Vec::new(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
     use std::path::Path;
 
     use super::*;
@@ -144,11 +143,16 @@ mod tests {
             version: "13".into(),
             arguments: Cmdline::parse("rw quiet"),
             serial,
+            tries: None,
         }
     }
 
+    fn files(kernel: &str) -> BootFiles {
+        BootFiles::kernel(kernel.into(), b"initrd".to_vec())
+    }
+
     fn stage(esp: &Esp, request: &EntryRequest, kernel: &str) -> StagedEntry {
-        esp.stage(request, &mut Cursor::new(kernel), &mut Cursor::new("initrd"), &Silent).unwrap()
+        esp.stage(request, &files(kernel), &Silent).unwrap()
     }
 
     fn file_names(path: &Path) -> Vec<String> {
@@ -161,7 +165,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let esp = esp(temp.path());
         let recorder = Recorder::default();
-        let staged = esp.stage(&request("aa", 1), &mut Cursor::new("kernel"), &mut Cursor::new("initrd"), &recorder).unwrap();
+        let staged = esp.stage(&request("aa", 1), &files("kernel"), &recorder).unwrap();
         assert_eq!(esp.entries().unwrap(), []);
         let live = staged.publish(&recorder).unwrap();
         assert_eq!(esp.entries().unwrap(), [live]);
@@ -206,12 +210,52 @@ mod tests {
     }
 
     #[test]
+    fn a_root_has_one_entry_whatever_its_counter() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let names = || file_names(&temp.path().join(ENTRIES));
+        let counted = |serial| EntryRequest { tries: Some(Tries::new(3)), ..request("aa", serial) };
+        let live = stage(&esp, &counted(1), "kernel").publish(&Silent).unwrap();
+        assert_eq!((live.tries, names()), (Some(Tries::new(3)), vec![format!("selkie-{}+3.conf", "aa".repeat(6))]));
+        let live = stage(&esp, &request("aa", 2), "kernel").publish(&Silent).unwrap();
+        assert_eq!((live.tries, names()), (None, vec![format!("selkie-{}.conf", "aa".repeat(6))]));
+        stage(&esp, &counted(3), "kernel").publish(&Silent).unwrap();
+        assert_eq!(names(), [format!("selkie-{}+3.conf", "aa".repeat(6))]);
+    }
+
+    #[test]
+    fn what_a_power_cut_leaves_of_an_older_entry_does_not_count() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        let old = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let path = temp.path().join(ENTRIES).join(&old.file);
+        let text = std::fs::read(&path).unwrap();
+        stage(&esp, &EntryRequest { tries: Some(Tries::new(3)), ..request("aa", 2) }, "kernel").publish(&Silent).unwrap();
+        std::fs::write(&path, text).unwrap();
+        assert_eq!(esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>(), [2]);
+        esp.sweep().unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_entry_without_tries_comes_last() {
+        let temp = tempfile::tempdir().unwrap();
+        let esp = esp(temp.path());
+        stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
+        let new = stage(&esp, &EntryRequest { tries: Some(Tries::new(3)), ..request("bb", 2) }, "kernel").publish(&Silent).unwrap();
+        let order = || esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>();
+        assert_eq!(order(), [2, 1]);
+        let entries = temp.path().join(ENTRIES);
+        std::fs::rename(entries.join(&new.file), entries.join(new.file.replace("+3", "+0-3"))).unwrap();
+        assert_eq!(order(), [1, 2]);
+    }
+
+    #[test]
     fn a_damaged_kernel_is_written_again() {
         let temp = tempfile::tempdir().unwrap();
         let esp = esp(temp.path());
         stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-        let file = BootFile::measure(FileKind::Linux, &mut Cursor::new("kernel")).unwrap();
-        let path = temp.path().join(FILES).join(file.name());
+        let path = temp.path().join(files("kernel").iter().last().unwrap().path());
         std::fs::write(&path, "ker").unwrap();
         stage(&esp, &request("bb", 2), "kernel").publish(&Silent).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"kernel");
@@ -238,14 +282,14 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_told_by_its_entry_and_only_the_kernel_hides_it() {
-        for (kind, content, offered) in [(FileKind::Linux, "kernel", false), (FileKind::Initrd, "initrd", true)] {
+        for (place, offered) in [(1, false), (0, true)] {
             let temp = tempfile::tempdir().unwrap();
             let esp = esp(temp.path());
             stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-            let file = BootFile::measure(kind, &mut Cursor::new(content)).unwrap();
-            std::fs::remove_file(temp.path().join(FILES).join(file.name())).unwrap();
+            let path = files("kernel").iter().nth(place).unwrap().path();
+            std::fs::remove_file(temp.path().join(&path)).unwrap();
             let entry = esp.entries().unwrap().remove(0);
-            assert_eq!((entry.missing, entry.offered), (vec![file.path()], offered), "{content}");
+            assert_eq!((entry.missing, entry.offered), (vec![format!("/{path}")], offered));
         }
     }
 

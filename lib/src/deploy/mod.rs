@@ -200,6 +200,7 @@ mod tests {
             index_digest: None,
             config_digest: "sha256:bb".into(),
             kernel_arguments: "rw".into(),
+            image_arguments: vec![],
             os_version: None,
             os_name: None,
             made_under: None,

@@ -45,6 +45,7 @@ mod tests {
             index_digest: None,
             config_digest: "sha256:bb".into(),
             kernel_arguments: String::new(),
+            image_arguments: vec![],
             os_version: None,
             os_name: None,
             made_under: None,

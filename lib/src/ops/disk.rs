@@ -10,23 +10,29 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::arguments;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
+use super::seal;
 use super::stage::{self, Bootable, Provenance};
-use crate::boot::{self, BootFile, FileKind};
+use crate::boot;
 use crate::cmdline::Cmdline;
 use crate::disk::{self, Content, EspTree, Format, Layout, RootTree};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
+use crate::kargs;
 use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::store::{self, Store, Verity};
 use crate::sys::dir;
 
+mod enrolment;
 mod root;
+
+use enrolment::Keys;
 
 /// What to make.
 #[derive(Debug, Clone)]
@@ -51,8 +57,20 @@ pub struct Options {
     pub esp_size: Option<u64>,
     /// Kernel arguments besides those that booting needs.
     pub arguments: Vec<String>,
+    /// Secure Boot keys that the machine enrols at its first boot.
+    pub secure_boot: Option<SecureBoot>,
     /// The time that everything made here bears, in seconds since 1970.
     pub mtime: u64,
+}
+
+/// Enrolment of Secure Boot keys by systemd-boot.
+#[derive(Debug, Clone)]
+pub struct SecureBoot {
+    /// Directory with `PK.auth`, `KEK.auth`, `db.auth` and possibly `dbx.auth`.
+    pub keys: PathBuf,
+    /// Whether to enrol on real machines, too, where keys that lack those of the vendor can make the firmware refuse its own parts; in a
+    /// virtual machine that cannot happen, and nobody is asked.
+    pub force: bool,
 }
 
 /// What was made.
@@ -73,14 +91,11 @@ pub struct Report {
     pub seconds_disk: f64,
 }
 
-/// Arguments of every machine: the root partition is found by its type on the disk that the boot loader came from, and its file system
-/// is writable (the root that is seen is not).
-const ARGUMENTS: [&str; 2] = ["root=gpt-auto", "rw"];
-
 /// Runs the verb.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
-    let arguments = arguments(&options.arguments)?;
+    let arguments = arguments::of_machine(&options.arguments)?;
+    let keys = options.secure_boot.as_ref().map(Keys::read).transpose()?;
     if options.target_image.is_none() && options.image.transport() != Transport::Registry {
         let message = format!("making a disk: {} is a place on this machine, and the new machine could not follow it", options.image);
         return Err(Failure::new(FailureKind::Usage, message).hint("name what it follows: --target-image quay.io/acme/os:stable").into());
@@ -89,20 +104,32 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
     let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
     let started = Instant::now();
-    // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
-    let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, options.algorithm, Verity::Never)?;
-    let (resolved, pulled) = block_on(async {
+    let (store, resolved, pulled) = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
-        let pulled = pull::fetch(&store, &source, progress).await?;
         let resolved = source.resolved().clone();
+        let algorithm = seal::algorithm(&resolved, options.algorithm)?;
+        // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
+        let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, algorithm, Verity::Never)?;
+        let pulled = pull::fetch(&store, &source, progress).await?;
         source.close().await?;
-        Ok((resolved, pulled))
+        anyhow::Ok((store, resolved, pulled))
     })?;
     store.tag(&pulled.stored_manifest, &prune::tag(&pulled.boot_image))?;
     let seconds_pull = started.elapsed().as_secs_f64();
-    let bootable = Bootable::open(&store, &pulled.boot_image)?;
+    let bootable = Bootable::open(&store, &pulled.stored())?;
+    if bootable.seal().is_some() && !options.arguments.is_empty() {
+        let message = "making a disk: the image is sealed and boots with its own kernel arguments (expected no --karg)";
+        return Err(Failure::new(FailureKind::Usage, message)
+            .hint("bring them by `selkie seal --karg` or `--addon`, where they get signed")
+            .into());
+    }
+    if keys.is_some() {
+        require_signatures(&bootable)?;
+    }
+    let image_arguments = bootable.kargs(&resolved)?;
     let machine = Machine {
-        arguments,
+        arguments: kargs::carry(&arguments, &[], &image_arguments),
+        image_arguments,
         options,
         store: &store,
         resolved: &resolved,
@@ -110,25 +137,23 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         bootable: &bootable,
         architecture: resolved.architecture()?,
     };
-    let size = machine.write(scratch.path(), progress.as_ref())?;
+    let size = machine.write(scratch.path(), keys, progress.as_ref())?;
     let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
     let target_image = machine.target();
     let pulled = Pulled { sealed: true, ..pulled };
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
 }
 
-/// The kernel arguments of the machine, as they stand in its boot entry.
-fn arguments(own: &[String]) -> Result<Cmdline> {
-    let refused = |argument: &String, why: &str| Failure::new(FailureKind::Usage, format!("reading kernel argument {argument:?}: {why}"));
-    for argument in own {
-        if argument.trim().is_empty() || argument.contains(char::is_control) {
-            return Err(refused(argument, "it is empty or has a control character").into());
-        }
-        if Cmdline::parse(argument).without_root_image() != Cmdline::parse(argument) {
-            return Err(refused(argument, "which root is booted is not for arguments to say").into());
-        }
-    }
-    Ok(ARGUMENTS.into_iter().map(str::to_owned).chain(own.iter().cloned()).collect())
+/// With keys enrolled, the firmware starts nothing that is not signed.
+fn require_signatures(bootable: &Bootable) -> Result<()> {
+    let unsigned = match bootable.seal() {
+        None => "the image is not sealed",
+        Some(seal) if !seal.uki.signed => "its unified kernel image is not signed",
+        Some(_) => return Ok(()),
+    };
+    let message =
+        format!("making a disk with Secure Boot keys: {unsigned}, and the machine would not boot (expected a signed, sealed image)");
+    Err(Failure::new(FailureKind::Unsuitable, message).hint("seal the image first: selkie seal --key FILE --cert FILE").into())
 }
 
 /// Everything that the machine on the disk is made of.
@@ -139,16 +164,18 @@ struct Machine<'a> {
     pulled: &'a Pulled,
     bootable: &'a Bootable,
     arguments: Cmdline,
+    image_arguments: Vec<String>,
     /// As OCI names it.
     architecture: String,
 }
 
 impl Machine<'_> {
-    fn write(&self, scratch: &Path, progress: &dyn Progress) -> Result<u64> {
+    fn write(&self, scratch: &Path, keys: Option<Keys>, progress: &dyn Progress) -> Result<u64> {
         let target = self.target();
-        let provenance = Provenance { reference: &target, arguments: &self.arguments, made_under: None };
+        let provenance =
+            Provenance { reference: &target, arguments: &self.arguments, image_arguments: &self.image_arguments, made_under: None };
         let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
-        let esp = self.esp(&origin)?;
+        let esp = self.esp(&origin, keys)?;
         let root = self.root(&scratch.join(store::DIRECTORY), &origin)?;
         let written = disk::write(&self.layout()?, &esp, &root, scratch, &self.options.output, progress)?;
         Ok(written.size)
@@ -173,22 +200,23 @@ impl Machine<'_> {
         Ok(Layout { seed: seed.finish(), size, esp_size, root_size, mtime, format, root_type })
     }
 
-    fn esp(&self, origin: &Origin) -> Result<EspTree> {
-        let loader = store::systemd_boot(&self.bootable.tree, &self.architecture)?;
-        let loader_bytes = self.bootable.tree.read(&loader.file)?;
+    fn esp(&self, origin: &Origin, keys: Option<Keys>) -> Result<EspTree> {
+        let (loader, loader_bytes) = self.bootable.loader(&self.architecture)?;
         let mut esp = EspTree::new();
-        esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.architecture.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
-        esp.add_file(&format!("EFI/systemd/systemd-boot{}.efi", loader.architecture), Content::Bytes(loader_bytes))?;
-        esp.add_file("loader/loader.conf", Content::Bytes(boot::LOADER_CONF.into()))?;
-        let mut files = Vec::new();
-        for (kind, file) in [(FileKind::Linux, &self.bootable.kernel.kernel), (FileKind::Initrd, &self.bootable.kernel.initrd)] {
-            let bytes = self.bootable.tree.read(file)?;
-            let named = BootFile::measure(kind, &mut std::io::Cursor::new(&bytes))?;
-            esp.add_file(named.path().trim_start_matches('/'), Content::Bytes(bytes))?;
-            files.push(named);
+        esp.add_file(&format!("EFI/BOOT/BOOT{}.EFI", loader.to_uppercase()), Content::Bytes(loader_bytes.clone()))?;
+        esp.add_file(&format!("EFI/systemd/systemd-boot{loader}.efi"), Content::Bytes(loader_bytes))?;
+        let mut configuration = boot::LOADER_CONF.to_owned();
+        if let Some(keys) = keys {
+            configuration.push_str(&keys.configuration());
+            keys.add_to(&mut esp)?;
         }
-        let request = stage::entry(&self.pulled.boot_image, true, origin, 1);
-        let entry = request.entry(&files[0], &files[1]).to_string();
+        esp.add_file("loader/loader.conf", Content::Bytes(configuration.into_bytes()))?;
+        let files = self.bootable.boot_files()?;
+        for file in files.iter() {
+            esp.add_file(&file.path(), Content::Bytes(file.bytes().to_vec()))?;
+        }
+        let request = stage::entry(&self.pulled.boot_image, true, origin, 1, None);
+        let entry = request.entry(&files).to_string();
         esp.add_file(&format!("{}/{}", boot::ENTRIES, request.file()), Content::Bytes(entry.into_bytes()))?;
         Ok(esp)
     }

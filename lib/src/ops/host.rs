@@ -1,6 +1,6 @@
 //! The machine that a verb works on: its physical root, its ESP, its lock.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -11,6 +11,7 @@ use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::store::{self, Store};
+use crate::sys::efi::SecureBoot;
 use crate::sys::lock::Lock;
 use crate::sys::{dir, efi, mount};
 use crate::system::System;
@@ -97,6 +98,32 @@ impl Host {
     /// Why they are out of reach: [`FailureKind::NotAHost`], where nothing else is known.
     pub fn deployments(&self) -> Result<&Deployments> {
         self.deployments.as_ref().map_err(|failure| failure.clone().into())
+    }
+
+    /// The root that runs.
+    pub fn booted(&self) -> &ImageId {
+        &self.booted
+    }
+
+    /// The physical root.
+    pub fn sysroot(&self) -> BorrowedFd<'_> {
+        self.sysroot.as_fd()
+    }
+
+    /// Whether the firmware checks what it starts.
+    ///
+    /// # Errors
+    ///
+    /// There are no EFI variables, or they cannot be read.
+    pub fn secure_boot(&self) -> Result<SecureBoot> {
+        efi::secure_boot(self.efivars.as_ref().context("looking for EFI variables: there are none")?)
+    }
+
+    /// The entry that the boot loader started; `None` where it did not say.
+    pub fn selected_entry(&self) -> Result<Option<Choice>> {
+        let efivars = self.efivars.as_ref().context("looking for EFI variables: there are none")?;
+        let selected = efi::loader_variable(efivars, Variable::Selected.name())?;
+        Ok(selected.map(|entry| Choice { variable: Variable::Selected, entry }))
     }
 
     /// The EFI system partition.

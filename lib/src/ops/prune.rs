@@ -5,9 +5,10 @@ use anyhow::Result;
 
 use super::host::Host;
 use crate::boot::BootEntry;
+use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::Store;
+use crate::store::{Store, StoredImage};
 use crate::system::System;
 
 /// What will be removed.
@@ -24,6 +25,21 @@ pub struct Plan {
 /// The repository tag that keeps a deployment's image.
 pub fn tag(id: &ImageId) -> String {
     format!("{TAG}{id}")
+}
+
+/// The image of a deployment, by that tag.
+///
+/// # Errors
+///
+/// [`FailureKind::Corrupt`] where the repository has lost the tag or a part of the image.
+pub(super) fn stored(store: &Store, id: &ImageId) -> Result<StoredImage> {
+    let manifest = store.tags()?.into_iter().find(|(name, _)| *name == tag(id)).map(|(_, manifest)| manifest);
+    let found = manifest.map_or(Ok(None), |manifest| store.find(&manifest))?;
+    found.filter(|found| found.boot_image == *id).ok_or_else(|| {
+        Failure::new(FailureKind::Corrupt, format!("looking for the image of deployment {}: it is not whole in the repository", id.short()))
+            .hint("`selkie switch IMAGE` fetches what is missing")
+            .into()
+    })
 }
 
 /// Tags that begin so are this machine's bookkeeping.

@@ -1,5 +1,6 @@
 //! `selkie pull`: an image from a registry or a layout into a composefs repository.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -7,13 +8,14 @@ use serde::Serialize;
 
 use super::host::Host;
 use super::runtime::block_on;
-use super::{prune, upgrade};
+use super::{prune, seal, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{ImportStats, Store, StoredImage};
+use crate::store::{ImportStats, Store, StoredImage, Verity};
+use crate::sys::dir;
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -61,6 +63,49 @@ pub struct Pulled {
     pub bytes_fetched: u64,
     /// Bytes of the objects that were written.
     pub bytes_stored: u64,
+}
+
+impl Pulled {
+    /// The image as the store has it.
+    pub(super) fn stored(&self) -> StoredImage {
+        StoredImage {
+            image: self.image.clone(),
+            boot_image: self.boot_image.clone(),
+            manifest_digest: self.stored_manifest.clone(),
+            config_digest: self.config_digest.clone(),
+        }
+    }
+}
+
+/// A repository by its place, made where it is not there.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Its directory.
+    pub path: PathBuf,
+    /// fs-verity algorithm of a new one: that of the image's seal by default, else SHA-256.
+    pub algorithm: Option<Algorithm>,
+    /// Whether it has to be sealed.
+    pub verity: Verity,
+}
+
+/// Pulls into a repository anywhere.
+///
+/// # Errors
+///
+/// Those of [`run`]; [`FailureKind::StoreMismatch`] for a repository of another algorithm than asked for.
+pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let here = dir::open_path(".").context("opening the working directory")?;
+    let open = |algorithm| Store::open_or_init(&here, &repository.path, algorithm, repository.verity);
+    let algorithm = match repository.algorithm {
+        None if !repository.path.join("meta.json").exists() => block_on(async {
+            let source = Source::open(&options.image, &options.source).await?;
+            let algorithm = seal::sealed_with(source.resolved())?;
+            source.close().await?;
+            anyhow::Ok(algorithm)
+        })?,
+        asked => asked,
+    };
+    run(&open(algorithm)?, options, progress)
 }
 
 /// Pulls into the repository of a machine, under its lock.

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::host::Host;
+use super::prune;
 use super::stage::{self, Bootable};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -36,10 +37,15 @@ pub fn run(host: &Host, progress: &dyn Progress) -> Result<Report> {
     let id = target.clone();
     let origin = system.origin(&id)?;
     let store = host.store()?;
-    let bootable = Bootable::open(&store, &id).with_context(|| format!("rolling back to {}", id.short()))?;
+    let stored = prune::stored(&store, &id)?;
+    let bootable = Bootable::open(&store, &stored).with_context(|| format!("rolling back to {}", id.short()))?;
     progress.phase(format!("activating {}", id.short()));
-    let verity_required = system.entry(&id).map_or(store.is_sealed(), |entry| entry.verity_required);
-    let request = stage::entry(&id, verity_required, origin, system.next_serial());
+    let verity_required = match system.entry(&id) {
+        Some(entry) if bootable.seal().is_none() => entry.verity_required,
+        _ => bootable.verity_required(&store)?,
+    };
+    let tries = if system.has_run(&id) { None } else { bootable.tries()? };
+    let request = stage::entry(&id, verity_required, origin, system.next_serial(), tries);
     stage::activate(host, &bootable, &request, progress)?;
     Ok(Report { staged: id, instead_of: system.default_entry().map(|e| e.image.clone()), image: origin.image.clone() })
 }

@@ -2,44 +2,130 @@
 //!
 //! Order (invariant I2): image and tag, deployment, one sync of the physical root, kernel files, and last the entry.
 
-use std::io::Cursor;
-
 use anyhow::{Context, Result};
 
 use super::host::Host;
 use super::prune;
 use super::pull::Pulled;
-use crate::boot::{BootEntry, EntryRequest};
+use crate::boot::{BootEntry, BootFiles, EntryRequest, Tries};
 use crate::cmdline::{Cmdline, RootImage};
+use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
 use crate::image_id::ImageId;
 use crate::origin::Origin;
 use crate::os_release::OsRelease;
 use crate::progress::Progress;
-use crate::store::{self, Kernel, Store, Tree};
+use crate::store::{self, Kernel, Seal, Store, StoredImage, Tree};
 
 /// What the image itself says, once it is in the store and was found fit to boot.
 pub(super) struct Bootable {
     pub(super) tree: Tree,
-    pub(super) kernel: Kernel,
+    pub(super) kind: BootKind,
     pub(super) os: OsRelease,
 }
 
+/// How an image boots.
+pub(super) enum BootKind {
+    /// By a kernel and an initramfs that get their arguments from the entry.
+    Plain(Kernel),
+    /// By the unified kernel image in the tree of the image as its layers give it.
+    Sealed(Box<Seal>, Tree),
+}
+
 impl Bootable {
-    /// Reads the root file system back and looks for what booting needs.
-    pub(super) fn open(store: &Store, image: &ImageId) -> Result<Self> {
-        let tree = store.tree(image)?;
-        let kernel = store::kernel(&tree)?;
+    /// Reads the root file system back and looks for what booting needs. A seal that is not this image's is refused here, before
+    /// anything becomes bootable.
+    pub(super) fn open(store: &Store, stored: &StoredImage) -> Result<Self> {
+        let tree = store.tree(&stored.boot_image)?;
+        let whole = store.tree(&stored.image)?;
+        let kind = match store::seal(&whole)? {
+            Some(seal) => {
+                seal.check(&stored.boot_image)?;
+                BootKind::Sealed(Box::new(seal), whole)
+            }
+            None => BootKind::Plain(store::kernel(&tree)?),
+        };
         store::require_bootable_layout(&tree)?;
         let os = store::os_release(&tree)?;
-        Ok(Self { tree, kernel, os })
+        Ok(Self { tree, kind, os })
     }
+
+    /// Kernel arguments that the image brings for entries that have arguments.
+    pub(super) fn kargs(&self, resolved: &Resolved) -> Result<Vec<String>> {
+        store::kargs(&self.tree, &resolved.architecture()?)
+    }
+
+    /// How often the boot loader may try a root of this image that has not proven itself. For ever where the image has nothing that would take the
+    /// counter away after a good boot.
+    pub(super) fn tries(&self) -> Result<Option<Tries>> {
+        const BLESSING: &str = "/usr/lib/systemd/systemd-bless-boot";
+        const TRIES: u32 = 3;
+        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(TRIES)))
+    }
+
+    /// The seal, for a sealed image.
+    pub(super) fn seal(&self) -> Option<&Seal> {
+        match &self.kind {
+            BootKind::Sealed(seal, _) => Some(seal),
+            BootKind::Plain(_) => None,
+        }
+    }
+
+    /// The files that its entry needs. They are read whole, because that checks the digests: an unsealed repository has no kernel to do it, and
+    /// the ESP never has.
+    pub(super) fn boot_files(&self) -> Result<BootFiles> {
+        match &self.kind {
+            BootKind::Plain(kernel) => Ok(BootFiles::kernel(self.tree.read(&kernel.kernel)?, self.tree.read(&kernel.initrd)?)),
+            BootKind::Sealed(seal, tree) => sealed_files(seal, tree),
+        }
+    }
+
+    /// The boot loader that the image brings for `architecture` (as OCI names it): what UEFI calls that, and the bytes.
+    pub(super) fn loader(&self, architecture: &str) -> Result<(String, Vec<u8>)> {
+        let tree = match &self.kind {
+            BootKind::Plain(_) => &self.tree,
+            BootKind::Sealed(_, tree) => tree,
+        };
+        let loader = store::systemd_boot(tree, architecture)?;
+        Ok((loader.architecture, tree.read(&loader.file)?))
+    }
+
+    /// Whether a root of this image has to have fs-verity. An unsealed repository can boot only what does not insist.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::StoreMismatch`] for a sealed image in a repository without fs-verity: it would not boot.
+    pub(super) fn verity_required(&self, store: &Store) -> Result<bool> {
+        let Some(seal) = self.seal() else { return Ok(store.is_sealed()) };
+        if seal.root.verity_required && !store.is_sealed() {
+            let message = "staging a sealed image: the repository has no fs-verity (expected it, as the image boots only with it)";
+            return Err(Failure::new(FailureKind::StoreMismatch, message)
+                .hint("install the machine anew on a file system with fs-verity, or use an image that is not sealed")
+                .into());
+        }
+        Ok(seal.root.verity_required)
+    }
+
+    /// Arguments of the machine that this image will not boot with, because it brings its own; for people.
+    pub(super) fn unused_arguments(&self, machine: &Cmdline) -> Option<String> {
+        let seal = self.seal()?;
+        let own = Cmdline::parse(seal.uki.cmdline.as_deref().unwrap_or_default());
+        let unused: Vec<&str> = machine.args().filter(|argument| !own.args().any(|a| a == *argument)).collect();
+        (!unused.is_empty()).then(|| unused.join(" "))
+    }
+}
+
+/// The files that the entry of a sealed image needs, from the tree of the image as its layers give it.
+pub(super) fn sealed_files(seal: &Seal, tree: &Tree) -> Result<BootFiles> {
+    let addons = seal.addons.iter().map(|(name, file)| Ok((name.clone(), tree.read(file)?)));
+    Ok(BootFiles::uki(tree.read(&seal.file)?, addons.collect::<Result<_>>()?))
 }
 
 /// Everything that [`origin`] and [`entry`] need to know besides the image.
 pub(super) struct Provenance<'a> {
     pub(super) reference: &'a str,
     pub(super) arguments: &'a Cmdline,
+    pub(super) image_arguments: &'a [String],
     pub(super) made_under: Option<&'a ImageId>,
 }
 
@@ -52,6 +138,7 @@ pub(super) fn origin(resolved: &Resolved, pulled: &Pulled, os: &OsRelease, conte
         index_digest: pulled.index_digest.clone(),
         config_digest: pulled.config_digest.clone(),
         kernel_arguments: context.arguments.to_string(),
+        image_arguments: context.image_arguments.to_vec(),
         os_version: resolved
             .label("org.opencontainers.image.version")
             .or_else(|| os.image_version.clone().or_else(|| os.version_id.clone())),
@@ -61,7 +148,7 @@ pub(super) fn origin(resolved: &Resolved, pulled: &Pulled, os: &OsRelease, conte
 }
 
 /// The entry that boots `image`.
-pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, serial: u64) -> EntryRequest {
+pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, serial: u64, tries: Option<Tries>) -> EntryRequest {
     let digest = origin.manifest_digest.strip_prefix("sha256:").unwrap_or(&origin.manifest_digest);
     let short = &digest[..digest.len().min(12)];
     EntryRequest {
@@ -70,6 +157,7 @@ pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, ser
         version: format!("{} ({short})", origin.os_version.as_deref().unwrap_or("unknown")),
         arguments: Cmdline::parse(&origin.kernel_arguments),
         serial,
+        tries,
     }
 }
 
@@ -83,7 +171,13 @@ pub(super) fn stage(
     progress: &dyn Progress,
 ) -> Result<BootEntry> {
     let id = &pulled.boot_image;
+    let verity_required = bootable.verity_required(store)?;
     progress.phase(format!("staging {}", id.short()));
+    if let Some(unused) = bootable.unused_arguments(&Cmdline::parse(&origin.kernel_arguments)) {
+        progress.note(format!(
+            "the image is sealed and boots with its own kernel arguments; not used are: {unused} (a signed addon could bring them)"
+        ));
+    }
     store.tag(&pulled.stored_manifest, &prune::tag(id))?;
     progress.step("tag image");
     let deployment = host.deployments()?.create(id, origin)?;
@@ -94,14 +188,12 @@ pub(super) fn stage(
     }
     host.sync()?;
     progress.step("sync root");
-    activate(host, bootable, &entry(id, store.is_sealed(), origin, host.system()?.next_serial()), progress)
+    let tries = bootable.tries()?;
+    activate(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial(), tries), progress)
 }
 
 /// Writes kernel and entry; when this returns, the request's root boots next.
 pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
-    // Read whole, because that checks the digests: an unsealed repository has no kernel to do it, and the ESP never has.
-    let mut linux = Cursor::new(bootable.tree.read(&bootable.kernel.kernel)?);
-    let mut initrd = Cursor::new(bootable.tree.read(&bootable.kernel.initrd)?);
-    let staged = host.esp()?.stage(request, &mut linux, &mut initrd, progress);
+    let staged = host.esp()?.stage(request, &bootable.boot_files()?, progress);
     staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?.publish(progress)
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::host::Host;
-use crate::boot::BootEntry;
+use crate::boot::{BootEntry, Tries};
 use crate::image_id::ImageId;
 use crate::system::System;
 
@@ -39,10 +39,14 @@ pub struct Deployment {
     pub os_version: Option<String>,
     /// Name, as os-release calls it.
     pub os_name: Option<String>,
-    /// Kernel arguments without the root image.
+    /// Kernel arguments that it boots with, without the root image.
     pub kernel_arguments: Option<String>,
+    /// Whether it boots by a unified kernel image that names its root; unknown without an entry.
+    pub sealed: Option<bool>,
     /// Whether it boots only with fs-verity; unknown without an entry.
     pub verity_required: Option<bool>,
+    /// Boot counting, while its entry has not proven itself.
+    pub tries: Option<Tries>,
     /// Boot entry file, where it has one.
     pub entry: Option<String>,
     /// Order of activation.
@@ -72,8 +76,13 @@ fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deplo
         manifest_digest: origin.map(|o| o.manifest_digest.clone()),
         os_version: origin.and_then(|o| o.os_version.clone()),
         os_name: origin.and_then(|o| o.os_name.clone()),
-        kernel_arguments: origin.map(|o| o.kernel_arguments.clone()),
+        kernel_arguments: match entry.filter(|e| e.uki.is_some()) {
+            Some(sealed) => Some(sealed.arguments.to_string()),
+            None => origin.map(|o| o.kernel_arguments.clone()),
+        },
+        sealed: entry.map(|e| e.uki.is_some()),
         verity_required: entry.map(|e| e.verity_required),
+        tries: entry.and_then(|e| e.tries),
         entry: entry.map(|e| e.file.clone()),
         serial: entry.map(|e| e.serial),
     }

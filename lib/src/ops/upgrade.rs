@@ -9,11 +9,13 @@ use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
+use super::seal;
 use super::stage::{self, Bootable, Provenance};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::ImageId;
+use crate::kargs;
 use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
@@ -172,16 +174,24 @@ impl Fetch<'_> {
         if !store.is_sealed() {
             self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
         }
+        seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
         self.make_room(&store)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
-        let bootable = Bootable::open(&store, &pulled.boot_image)?;
+        let bootable = Bootable::open(&store, &pulled.stored())?;
         if until == Until::Download {
             store.tag(&pulled.stored_manifest, DOWNLOADED)?;
             self.host.sync()?;
             self.progress.step("tag download");
             report.outcome = Outcome::Downloaded;
         } else {
-            let provenance = Provenance { reference: &report.image, arguments: &arguments, made_under: Some(&self.system.booted) };
+            let image_arguments = bootable.kargs(self.source.resolved())?;
+            let arguments = kargs::carry(&arguments.0, &arguments.1, &image_arguments);
+            let provenance = Provenance {
+                reference: &report.image,
+                arguments: &arguments,
+                image_arguments: &image_arguments,
+                made_under: Some(&self.system.booted),
+            };
             let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
             let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
             let nothing_new = entry.image == self.system.booted && self.system.staged().is_none();
@@ -194,14 +204,18 @@ impl Fetch<'_> {
         Ok(())
     }
 
-    /// The kernel arguments of the new root: those of the running one. Its entry says them, else its origin.
-    fn arguments(&self) -> Result<Cmdline> {
+    /// The kernel arguments of the machine, and those among them that its image brought. The entry of the running root says them, else
+    /// its origin; the entry of a sealed root has the image's own, and the origin keeps those of the machine.
+    fn arguments(&self) -> Result<(Cmdline, Vec<String>)> {
         let booted = &self.system.booted;
-        match self.system.entry(booted) {
-            Some(entry) => Ok(entry.arguments.clone()),
-            None => Ok(Cmdline::parse(
-                &self.system.origin(booted).context("finding out the kernel arguments of this machine")?.kernel_arguments,
-            )),
+        let origin = self.system.origin(booted);
+        let of_image = origin.as_ref().map(|origin| origin.image_arguments.clone()).unwrap_or_default();
+        match self.system.entry(booted).filter(|entry| entry.uki.is_none()) {
+            Some(entry) => Ok((entry.arguments.clone(), of_image)),
+            None => {
+                let origin = origin.context("finding out the kernel arguments of this machine")?;
+                Ok((Cmdline::parse(&origin.kernel_arguments), of_image))
+            }
         }
     }
 

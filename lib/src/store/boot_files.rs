@@ -4,12 +4,15 @@ use anyhow::{Context, Result};
 
 use super::tree::{File, NodeKind, Tree};
 use super::unsuitable;
+use crate::kargs;
 use crate::os_release::OsRelease;
 
 /// Where an image keeps its kernels, each in a directory of its version.
 const MODULES: &str = "/usr/lib/modules";
-/// Where Debian and Fedora keep the boot loader that gets copied to the ESP.
+/// Where Debian and Fedora keep the boot loader that gets copied to the ESP, and the stubs of unified kernel images.
 const LOADERS: &str = "/usr/lib/systemd/boot/efi";
+/// Where sealing puts the boot loader that it has signed.
+pub const SIGNED_LOADERS: &str = "/boot/EFI/systemd";
 
 /// The kernel of an image with its initramfs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,13 +68,37 @@ fn too_many(versions: impl Iterator<Item = String>) -> crate::error::Failure {
 
 /// What the image says that it is: `/etc/os-release`, else `/usr/lib/os-release`, else nothing.
 pub fn os_release(tree: &Tree) -> Result<OsRelease> {
+    Ok(os_release_text(tree)?.map_or_else(OsRelease::default, |text| OsRelease::parse(&text)))
+}
+
+/// The text of that file.
+pub fn os_release_text(tree: &Tree) -> Result<Option<String>> {
     for path in ["/etc/os-release", "/usr/lib/os-release"] {
         if let Some(file) = tree.file(path)? {
             let bytes = tree.read(&file).with_context(|| format!("reading {path}"))?;
-            return Ok(OsRelease::parse(&String::from_utf8_lossy(&bytes)));
+            return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
         }
     }
-    Ok(OsRelease::default())
+    Ok(None)
+}
+
+/// The kernel arguments that the image brings for `architecture`, as OCI names it.
+///
+/// # Errors
+///
+/// [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) where a drop-in file cannot be read: a machine without its arguments may
+/// not come up.
+pub fn kargs(tree: &Tree, architecture: &str) -> Result<Vec<String>> {
+    let mut arguments = Vec::new();
+    for (name, _) in tree.children(kargs::DIRECTORY)? {
+        let Some(name) = name.to_str().filter(|name| name.ends_with(".toml")) else { continue };
+        let path = format!("{}/{name}", kargs::DIRECTORY);
+        let Some(file) = tree.file(&path)? else { continue };
+        let bytes = tree.read(&file).with_context(|| format!("reading {path}"))?;
+        let found = kargs::parse(&String::from_utf8_lossy(&bytes), architecture);
+        arguments.extend(found.map_err(|e| unsuitable(format!("reading {path}: {e}")))?);
+    }
+    Ok(arguments)
 }
 
 /// A boot loader.
@@ -83,7 +110,8 @@ pub struct Loader {
     pub architecture: String,
 }
 
-/// The systemd-boot of the image for `architecture`, as OCI names it; the signed one where there is one.
+/// The systemd-boot of the image for `architecture`, as OCI names it; a signed one where there is one. The one that sealing has signed
+/// comes first; it is in the tree of the image as its layers give it only.
 ///
 /// # Errors
 ///
@@ -91,14 +119,50 @@ pub struct Loader {
 pub fn systemd_boot(tree: &Tree, architecture: &str) -> Result<Loader> {
     let architecture = efi_architecture(architecture);
     let name = format!("systemd-boot{architecture}.efi");
-    for suffix in [".signed", ""] {
-        if let Some(file) = tree.file(format!("{LOADERS}/{name}{suffix}"))? {
+    for path in [format!("{SIGNED_LOADERS}/{name}"), format!("{LOADERS}/{name}.signed"), format!("{LOADERS}/{name}")] {
+        if let Some(file) = tree.file(path)? {
             return Ok(Loader { file, architecture: architecture.to_owned() });
         }
     }
     Err(unsuitable(format!("finding the boot loader: the image has no {LOADERS}/{name}"))
         .hint("install systemd-boot-efi (Debian) or systemd-boot-unsigned (Fedora) in the image")
         .into())
+}
+
+/// What systemd-boot and unified kernel images are made from, found in an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealingTools {
+    /// The stub of unified kernel images.
+    pub stub: File,
+    /// The stub of addons, where the image has one.
+    pub addon_stub: Option<File>,
+    /// The boot loader, unsigned.
+    pub loader: File,
+    /// The architecture as UEFI file names have it: `x64`, `aa64`…
+    pub architecture: String,
+}
+
+/// The stubs and the boot loader in the image for `architecture`, as OCI names it.
+///
+/// # Errors
+///
+/// [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) where a stub or the boot loader is missing.
+pub fn sealing_tools(tree: &Tree, architecture: &str) -> Result<SealingTools> {
+    let architecture = efi_architecture(architecture);
+    let need = |what: &str, name: String| {
+        tree.file(format!("{LOADERS}/{name}"))?.ok_or_else(|| {
+            anyhow::Error::from(
+                unsuitable(format!("finding the {what}: the image has no {LOADERS}/{name}"))
+                    .hint("install systemd-boot-efi (Debian) or systemd-boot-unsigned (Fedora) in the image"),
+            )
+        })
+    };
+    Ok(SealingTools {
+        stub: need("stub of unified kernel images", format!("linux{architecture}.efi.stub"))?,
+        addon_stub: tree.file(format!("{LOADERS}/addon{architecture}.efi.stub"))?,
+        loader: need("boot loader", format!("systemd-boot{architecture}.efi"))?,
+        architecture: architecture.to_owned(),
+    })
 }
 
 /// The name that UEFI files have for an architecture of OCI.

@@ -24,21 +24,29 @@ mod merge;
 mod names;
 mod objects;
 mod open;
+mod sealed;
 mod tags;
 mod tree;
 mod tree_image;
 
-pub use boot_files::{Kernel, Loader, kernel, os_release, systemd_boot};
+pub use boot_files::{
+    Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
+};
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use fitness::require_bootable_layout;
 pub use layers::ImportStats;
-pub use objects::{Object, ObjectId};
+pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;
+pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 
 /// Where the repository of a machine is, seen from the physical root.
 pub const DIRECTORY: &str = "composefs";
+
+/// The recipe by which the boot image is made of the layers. It changes only together with digests: every sealed image names the recipe that
+/// its digest was computed by.
+pub const RECIPE: u32 = 1;
 
 /// An open composefs repository. Clones share the one handle: a second handle in the same process would make garbage
 /// collection wait for ever, because the handles' locks exclude each other.

@@ -5,12 +5,14 @@ use std::fmt;
 use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
+use fs_verity::{FsVerityDigest, InnerHash};
 use rustix::fs::AtFlags;
 use serde::Serialize;
+use sha2::{Digest, Sha256, Sha512};
 
 use super::{Store, hash, with_repository};
 use crate::error::{Failure, FailureKind};
-use crate::image_id::ImageId;
+use crate::image_id::{Algorithm, ImageId};
 use crate::sys::dir;
 
 /// The name of an object: its fs-verity digest in lowercase hexadecimal.
@@ -39,6 +41,15 @@ impl fmt::Display for ObjectId {
     }
 }
 
+/// What [`Store::check_objects`] has read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// An object in the repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Object {
@@ -52,6 +63,34 @@ impl Store {
     /// All that is needed to mount `image`: its EROFS file and the objects of its files, sorted.
     pub fn objects_of(&self, image: &ImageId) -> Result<Vec<Object>> {
         with_repository!(self, repository => objects_of(repository, image)).with_context(|| format!("listing the objects of image {image}"))
+    }
+
+    /// Reads the EROFS file of `image` and the objects of its files, and compares each with its name.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Corrupt`] for the first that is not what its name says, or that the kernel does not let through.
+    pub fn check_objects(&self, image: &ImageId) -> Result<Checked> {
+        let mut checked = Checked::default();
+        for object in self.objects_of(image)? {
+            self.check_object(&object.id).with_context(|| format!("reading object {}", object.id))?;
+            checked.objects += 1;
+            checked.bytes += object.size;
+        }
+        Ok(checked)
+    }
+
+    /// Hashes an object again, in bounded memory, by another implementation of fs-verity than the one that named it.
+    fn check_object(&self, id: &ObjectId) -> Result<()> {
+        let file = with_repository!(self, repository => repository.open_object(&hash(id.hex())?))?.into();
+        let found = match self.algorithm() {
+            Algorithm::Sha256 => rehash::<Sha256>(file)?,
+            Algorithm::Sha512 => rehash::<Sha512>(file)?,
+        };
+        if found == id.hex() {
+            return Ok(());
+        }
+        Err(Failure::new(FailureKind::Corrupt, format!("its digest is {found} (expected its name)")).hint("pull the image again").into())
     }
 
     /// All objects in the repository, sorted.
@@ -81,6 +120,12 @@ fn objects_of<H: FsVerityHashValue>(repository: &Repository<H>, image: &ImageId)
     objects.sort();
     objects.dedup();
     Ok(objects)
+}
+
+fn rehash<D: InnerHash>(mut file: std::fs::File) -> Result<String> {
+    let mut digest = FsVerityDigest::<D>::new();
+    std::io::copy(&mut file, &mut digest)?;
+    Ok(hex::encode(digest.finalize()))
 }
 
 fn missing<H: FsVerityHashValue>(id: &H) -> Failure {

@@ -9,6 +9,42 @@ use super::dir;
 /// The vendor of the Boot Loader Interface's variables.
 const VENDOR: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
+/// The vendor of the variables that the UEFI specification itself defines.
+const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
+
+/// Whether the firmware checks what it starts (UEFI specification, section 32.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecureBoot {
+    /// It starts only what is signed with a key that it trusts.
+    Enforced,
+    /// It has no platform key: everything starts, and keys can be enrolled.
+    SetupMode,
+    /// It does not check.
+    Off,
+}
+
+/// Reads the firmware's mode.
+///
+/// # Errors
+///
+/// A variable that is not one byte.
+pub fn secure_boot(efivars: impl AsFd) -> Result<SecureBoot> {
+    Ok(match (flag(&efivars, "SecureBoot")?, flag(&efivars, "SetupMode")?) {
+        (true, false) => SecureBoot::Enforced,
+        (_, true) => SecureBoot::SetupMode,
+        (false, false) => SecureBoot::Off,
+    })
+}
+
+/// A variable of one byte; `false` where it is not there, as in firmware without Secure Boot.
+fn flag(efivars: impl AsFd, name: &str) -> Result<bool> {
+    match dir::read_optional(efivars, format!("{name}-{GLOBAL}"))?.as_deref() {
+        None => Ok(false),
+        Some([_, _, _, _, value]) => Ok(*value == 1),
+        Some(other) => anyhow::bail!("reading EFI variable {name}: {} bytes (expected 5)", other.len()),
+    }
+}
+
 /// The partition UUID of the ESP that the boot loader was started from, in lower case; `None` where no loader said so.
 ///
 /// `efivars` is the directory where efivarfs is mounted.
@@ -57,6 +93,28 @@ mod tests {
         }
         std::fs::write(temp.path().join(format!("{name}-{VENDOR}")), "odd").unwrap();
         assert!(loader_variable(&efivars, name).unwrap_err().to_string().contains(name));
+    }
+
+    #[test]
+    fn secure_boot_is_enforced_only_with_a_platform_key() {
+        for (secure, setup, mode) in [
+            (Some(1), Some(0), SecureBoot::Enforced),
+            (Some(1), None, SecureBoot::Enforced),
+            (Some(0), Some(1), SecureBoot::SetupMode),
+            (Some(1), Some(1), SecureBoot::SetupMode),
+            (Some(0), Some(0), SecureBoot::Off),
+            (None, None, SecureBoot::Off),
+        ] {
+            let temp = tempfile::tempdir().unwrap();
+            for (name, value) in [("SecureBoot", secure), ("SetupMode", setup)] {
+                if let Some(value) = value {
+                    std::fs::write(temp.path().join(format!("{name}-{GLOBAL}")), [6, 0, 0, 0, value]).unwrap();
+                }
+            }
+            assert_eq!(secure_boot(dir::open_path(temp.path()).unwrap()).unwrap(), mode, "{secure:?} {setup:?}");
+            std::fs::write(temp.path().join(format!("SecureBoot-{GLOBAL}")), [6]).unwrap();
+            assert!(secure_boot(dir::open_path(temp.path()).unwrap()).is_err());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use selkie::boot::{EntryRequest, Esp};
+use selkie::boot::{BootFiles, EntryRequest, Esp};
 use selkie::cmdline::{Cmdline, RootImage};
 use selkie::deploy::Deployments;
 use selkie::image::SourceOptions;
@@ -48,6 +48,7 @@ impl Machine {
             index_digest: None,
             config_digest: pulled.config_digest,
             kernel_arguments: "rw quiet".into(),
+            image_arguments: vec![],
             os_version: Some("1".into()),
             os_name: Some("Debian GNU/Linux 1".into()),
             made_under: None,
@@ -66,10 +67,11 @@ impl Machine {
             version: "1".into(),
             arguments: Cmdline::parse("rw quiet"),
             serial: 1,
+            tries: None,
         };
         let esp = Esp::new(dir::open_path(self.root.join("esp")).unwrap());
-        let (mut linux, mut initrd) = (tree.open(&kernel.kernel).unwrap(), tree.open(&kernel.initrd).unwrap());
-        esp.stage(&request, &mut linux, &mut initrd, &Silent).unwrap().publish(&Silent).unwrap();
+        let files = BootFiles::kernel(tree.read(&kernel.kernel).unwrap(), tree.read(&kernel.initrd).unwrap());
+        esp.stage(&request, &files, &Silent).unwrap().publish(&Silent).unwrap();
     }
 
     /// Pushes an image under a tag.

@@ -120,6 +120,7 @@ pub(crate) fn origin() -> Origin {
         index_digest: None,
         config_digest: "sha256:bb".into(),
         kernel_arguments: "rw".into(),
+        image_arguments: vec![],
         os_version: None,
         os_name: None,
         made_under: None,
