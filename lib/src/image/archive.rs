@@ -6,6 +6,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use tar::EntryType;
 use tokio::io::AsyncRead;
@@ -17,6 +18,10 @@ use super::output::{Sink, check_writable, name, parent, pour};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir;
+use crate::sys::lock::Lock;
+
+/// Permissions of the archive.
+const MODE: u32 = 0o644;
 
 /// Whether a file of this name can be written.
 ///
@@ -38,13 +43,20 @@ pub(super) struct ArchiveWriter {
     pending: dir::Pending,
     written: BTreeSet<String>,
     progress: Arc<dyn Progress>,
+    /// On the temporary file, whose name another process that writes the same archive would use too.
+    _lock: Lock,
 }
 
 impl ArchiveWriter {
     /// Starts writing, under a temporary name in the same directory.
     pub(super) fn create(path: &str, progress: Arc<dyn Progress>) -> Result<Self> {
-        let pending = dir::Pending::create(parent(path)?, name(path)?, 0o644).with_context(|| format!("writing {path}"))?;
-        let mut this = Self { path: path.to_owned(), pending, written: BTreeSet::new(), progress };
+        let (directory, name) = (parent(path)?, name(path)?);
+        // Before the file is opened for writing, which empties it.
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let temporary = rustix::fs::openat(&directory, format!("{}{name}", dir::TEMPORARY), flags, Mode::from_raw_mode(MODE));
+        let lock = Lock::on(temporary.with_context(|| format!("writing {path}"))?, &format!("another selkie process is writing {path}"))?;
+        let pending = dir::Pending::create(directory, name, MODE).with_context(|| format!("writing {path}"))?;
+        let mut this = Self { path: path.to_owned(), pending, written: BTreeSet::new(), progress, _lock: lock };
         this.file("oci-layout", LAYOUT_VERSION)?;
         Ok(this)
     }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode};
+use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
@@ -17,6 +17,7 @@ use super::output::{Sink, check_writable, name, parent, pour};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir;
+use crate::sys::lock::Lock;
 
 const INDEX: &str = "index.json";
 const LAYOUT: &str = "oci-layout";
@@ -58,6 +59,8 @@ pub(super) struct LayoutWriter {
     directory: OwnedFd,
     made: Made,
     progress: Arc<dyn Progress>,
+    /// Two that write the same blob or the index at the same time would each lose what the other does.
+    _lock: Lock,
 }
 
 impl LayoutWriter {
@@ -68,7 +71,8 @@ impl LayoutWriter {
             Some(directory) => directory,
             None => made.directory(&parent(path)?, name(path)?).with_context(|| format!("making directory {path}"))?,
         };
-        let this = Self { path: path.to_owned(), directory, made, progress };
+        let lock = Lock::on(directory.try_clone()?, &format!("another selkie process is writing to {path}"))?;
+        let this = Self { path: path.to_owned(), directory, made, progress, _lock: lock };
         this.with_marker()
     }
 
@@ -83,8 +87,6 @@ impl LayoutWriter {
     /// Lists the image in `index.json`, in place of one that has the same tag.
     pub(super) fn publish(mut self, entry: Value, tag: Option<&str>) -> Result<()> {
         let doing = || format!("writing {}/{INDEX}", self.path);
-        // Held until the directory is closed: others that write to the same layout with selkie list their images before or after.
-        rustix::fs::flock(&self.directory, FlockOperation::LockExclusive).with_context(doing)?;
         let before = dir::read_optional(&self.directory, INDEX).with_context(doing)?;
         let index = with_entry(&self.path, before.as_deref(), entry, tag)?;
         dir::write_durably(&self.directory, INDEX, 0o644, &index).with_context(doing)?;

@@ -80,7 +80,7 @@ fn names_digest(output: &ImageReference) -> bool {
 ///
 /// Those of [`check_output`]. Where a layer of the base is not what its digest says, where there is no room, and where the registry refuses
 /// or cannot be reached: a [`Failure`] as in reading. A `source` that is not the base of `derived`, or that was not opened by
-/// [`Source::open_to_copy`] although it has to.
+/// [`Source::open_to_copy`] although it has to. [`FailureKind::Busy`] while another process writes to the same directory or file.
 pub async fn write(
     source: &Source,
     derived: &Derived,
