@@ -101,6 +101,12 @@ const TRIGGERS: &[(&str, Spoil)] = &[
     ("os-release", |image| image.remove("usr/lib/os-release")),
     ("os-release", |image| image.write("usr/lib/os-release", "ID=debian\n")),
     ("os-release", |image| image.write("usr/lib/os-release", "VERSION_ID=13\n")),
+    ("boot-loader-update", |image| {
+        image.put(symlink(
+            "etc/systemd/system/sysinit.target.wants/systemd-boot-update.service",
+            "/usr/lib/systemd/system/systemd-boot-update.service",
+        ));
+    }),
     ("upgrade-programs", |image| image.remove("usr/bin/skopeo")),
     ("upgrade-programs", |image| image.remove("usr/bin/selkie")),
     ("state-links", |image| image.put(dir("home"))),

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod boot_loader;
+mod boot_loader_update;
 mod container_marker;
 mod directories;
 mod empty_password;
@@ -70,6 +71,7 @@ pub const CHECKS: &[Check] = &[
     initramfs_stale::CHECK,
     mount_points::CHECK,
     os_release::CHECK,
+    boot_loader_update::CHECK,
     upgrade_programs::CHECK,
     state_links::CHECK,
     usr_etc::CHECK,
