@@ -1,5 +1,6 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
+mod digest;
 mod disk;
 mod output;
 mod progress;
@@ -36,6 +37,7 @@ enum Verb {
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
+    Digest(digest::Arguments),
     Disk(disk::Arguments),
     Verify(verify::Arguments),
 }
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Digest(verb) => digest::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),
     };
