@@ -1,5 +1,6 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
+mod digest;
 mod disk;
 mod lint;
 mod output;
@@ -39,6 +40,7 @@ enum Verb {
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
+    Digest(digest::Arguments),
     Disk(disk::Arguments),
     Lint(lint::Arguments),
     Verify(verify::Arguments),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
+        Verb::Digest(verb) => digest::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use selkie::image_id::Algorithm;
 use selkie::store::{Store, Verity};
-use store_common::{Entry, Kind, tar, *};
+use store_common::*;
 
 /// The tool: from the environment, else where cargo puts it, beside the directory of the test program.
 fn cfsctl() -> PathBuf {
@@ -22,47 +22,6 @@ fn run(repository: &Path, args: &[&str]) -> Result<String, String> {
     let output = Command::new(cfsctl()).arg("--repo").arg(repository).args(args).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
-}
-
-/// What an operating system has in miniature, in three layers that use every feature which the library follows.
-fn system() -> Vec<Vec<u8>> {
-    let first: Vec<Entry> = vec![
-        dir("./").mode(0o700),
-        dir("./usr").mtime(1_650_000_000, 999_999_999),
-        dir("./usr/bin"),
-        file("./usr/bin/tool", [7; 5000]).mode(0o4755).xattr("security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0]),
-        hardlink("./usr/bin/other", "./usr/bin/tool"),
-        file("./usr/bin/small", [1; 64]),
-        file("./usr/bin/large", [1; 65]).xattr("user.comment", b"dropped"),
-        symlink("./bin", "usr/bin"),
-        dir("./boot"),
-        file("./boot/vmlinuz", [3; 700]),
-        dir("./sysroot"),
-        dir("./run").mode(0o777),
-        file("./run/left", [4; 100]),
-        dir("./dev"),
-        special("./dev/null", Kind::Char(1, 3)),
-        special("./dev/pipe", Kind::Fifo).owner(1000, 65_534),
-        dir("./etc"),
-        file("./etc/gone", [5; 100]),
-        file("./etc/empty", ""),
-        dir("./opt"),
-        dir("./opt/old"),
-        file("./opt/old/x", "1"),
-    ];
-    let long = format!("usr/{}", "x".repeat(150));
-    let second = vec![
-        dir("etc").owner(0, 42),
-        file("etc/.wh.gone", ""),
-        dir("opt"),
-        file("opt/.wh..wh..opq", ""),
-        file("opt/new", [6; 100]).mtime(5, 1),
-        file(&long, "long"),
-        hardlink("usr/bin/third", "usr/bin/tool"),
-        file(b"usr/\xff\xfe", "bytes"),
-    ];
-    let third = vec![file("bin", "no link any more"), dir("usr"), symlink("opt/new", "../etc")];
-    [first, second, third].iter().map(|layer| tar(layer)).collect()
 }
 
 /// An OCI layout with one image, as `oci:DIR:TAG`.
@@ -101,6 +60,7 @@ fn the_repository_is_accepted_and_the_ids_are_equal() {
         assert!(images.contains(tag) && images.contains("amd64"), "{images}");
         assert_eq!(run(&path, &["oci", "compute-id", tag]).unwrap(), stored.image.hex());
         assert_eq!(run(&path, &["oci", "compute-id", tag, "--bootable"]).unwrap(), stored.boot_image.hex());
+        assert_eq!(measured(&runtime, &layers, algorithm).unwrap(), ids(&stored), "measured without storing");
         let by_digest = format!("@{}", stored.config_digest);
         assert_eq!(run(&path, &["oci", "compute-id", &by_digest]).unwrap(), stored.image.hex(), "layers hash to their diff_ids");
         let manifest = run(&path, &["oci", "inspect", tag, "--manifest"]).unwrap();
@@ -125,31 +85,21 @@ fn the_repository_is_accepted_and_the_ids_are_equal() {
 
 #[test]
 fn selinux_labels_are_equal() {
-    let (runtime, temp) = (runtime(), temporary());
-    let repository = repository(&temp);
-    let contexts = "/.* system_u:object_r:default_t:s0\n/usr/bin/.* -- system_u:object_r:bin_t:s0\n/etc(/.*)? system_u:object_r:etc_t:s0\n";
-    let layers = vec![tar(&[
-        dir("usr"),
-        dir("boot"),
-        dir("sysroot"),
-        file("usr/bin/a", [1; 100]),
-        hardlink("etc/a", "usr/bin/a"),
-        file("etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=targeted\n"),
-        file("etc/selinux/targeted/contexts/files/file_contexts", contexts),
-    ]
-    .into_iter()
-    .flat_map(|entry| {
-        let parents: Vec<_> =
-            std::path::Path::new(std::str::from_utf8(&entry.path).unwrap()).ancestors().skip(1).map(|p| p.to_owned()).collect();
-        let dirs = parents.into_iter().rev().filter(|p| p.components().count() > 0).map(|p| dir(p.to_str().unwrap()));
-        dirs.chain([entry]).collect::<Vec<_>>()
-    })
-    .collect::<Vec<_>>())];
-    let stored = store(&runtime, &repository, &layers, Some("labelled")).unwrap();
-    let path = temp.path().join("repository");
-    assert_eq!(run(&path, &["oci", "compute-id", "labelled", "--bootable"]).unwrap(), stored.boot_image.hex());
-    let tree = repository.tree(&stored.boot_image).unwrap();
-    let label = |path: &str| tree.get(path).unwrap().unwrap().xattrs.iter().find(|(name, _)| name == "security.selinux").unwrap().1.clone();
-    assert_eq!(String::from_utf8(label("/usr/bin/a")).unwrap(), "system_u:object_r:bin_t:s0");
-    assert_eq!(String::from_utf8(label("/etc/a")).unwrap(), "system_u:object_r:etc_t:s0");
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let (runtime, temp) = (runtime(), temporary());
+        let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
+        let repository = Store::open_or_init(parent, "repository", Some(algorithm), Verity::IfPossible).unwrap();
+        let layers = labelled();
+        let stored = store(&runtime, &repository, &layers, Some("labelled")).unwrap();
+        let path = temp.path().join("repository");
+        assert_eq!(run(&path, &["oci", "compute-id", "labelled", "--bootable"]).unwrap(), stored.boot_image.hex());
+        assert_eq!(measured(&runtime, &layers, algorithm).unwrap(), ids(&stored), "measured without storing");
+        let tree = repository.tree(&stored.boot_image).unwrap();
+        let label = |path: &str| {
+            let node = tree.get(path).unwrap().unwrap();
+            String::from_utf8(node.xattrs.iter().find(|(name, _)| name == "security.selinux").unwrap().1.clone()).unwrap()
+        };
+        assert_eq!(label("/usr/bin/a"), "system_u:object_r:bin_t:s0");
+        assert_eq!(label("/etc/a"), "system_u:object_r:etc_t:s0");
+    }
 }

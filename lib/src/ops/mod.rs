@@ -1,6 +1,7 @@
 //! The verbs: the only place where the owners meet. One file per verb: options, a pure plan, and its application.
 
 mod arguments;
+pub mod digest;
 pub mod disk;
 pub mod host;
 pub mod lint;

@@ -74,7 +74,7 @@ fn commit<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, manifest: &[u8]
         return Err(Failure::new(FailureKind::Corrupt, message).into());
     }
     let layers = layers(repository, config)?;
-    let (image, boot_image) = write_images(repository, &layers)?;
+    let (image, boot_image) = write_images(repository, merge::merge(repository, &layers)?)?;
     let boot_images = HashMap::from([(Box::from(BOOT_IMAGE_REF_KEY_V1), boot_image.clone())]);
     let refs = layers.iter().map(|(diff_id, stream)| (Box::from(diff_id.as_str()), stream.clone())).collect();
     let (_, config_stream) = write_config_raw(repository, config, refs, None, Some(&image), &boot_images)?;
@@ -101,9 +101,8 @@ pub(super) fn layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &
     config.rootfs().diff_ids().iter().map(stream).collect()
 }
 
-/// Builds the tree once and writes both images of it.
-fn write_images<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, layers: &[(String, H)]) -> Result<(H, H)> {
-    let mut tree = merge::merge(repository, layers)?;
+/// The recipe: from the tree of all layers to the image and the boot image. What it reads of files' contents is [`super::policy`].
+pub(super) fn write_images<H: FsVerityHashValue>(repository: &Repository<H>, mut tree: FileSystem<H>) -> Result<(H, H)> {
     require_usr(&tree)?;
     // The recipe of the library, step by step the same as what computes the digest at build time.
     tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| unsuitable(format!("preparing the root: {e}")))?;

@@ -77,7 +77,7 @@ async fn import<H: FsVerityHashValue>(
     if complete_layer(repository, diff_id)?.is_some() {
         return Ok(ImportStats::REUSED);
     }
-    let mut watched = Watched { inner: tar, failed: None };
+    let mut watched = Watched::new(tar);
     let split = composefs_oci::tar::split_async(&mut watched, repository.clone(), LAYER_CONTENT_TYPE).await;
     let (stream, stats) = match split {
         Ok(done) => done,
@@ -95,7 +95,7 @@ async fn import<H: FsVerityHashValue>(
 
 /// Finds what really went wrong. A damaged layer often shows as bad tar long before its digest can be known to be wrong,
 /// so the rest is read: when the reader then fails, that is the answer.
-async fn explain<R: AsyncRead + Unpin>(error: anyhow::Error, mut watched: Watched<R>) -> anyhow::Error {
+pub(super) async fn explain<R: AsyncRead + Unpin>(error: anyhow::Error, mut watched: Watched<R>) -> anyhow::Error {
     if watched.failed.is_none() && !is_io(&error) {
         let mut rest = vec![0; 1 << 16];
         while matches!(watched.read(&mut rest).await, Ok(1..)) {}
@@ -132,9 +132,15 @@ fn from_reader(error: io::Error) -> anyhow::Error {
 }
 
 /// A reader that remembers its own failure.
-struct Watched<R> {
+pub(super) struct Watched<R> {
     inner: R,
     failed: Option<io::Error>,
+}
+
+impl<R> Watched<R> {
+    pub(super) fn new(inner: R) -> Self {
+        Self { inner, failed: None }
+    }
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {

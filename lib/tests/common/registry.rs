@@ -1,4 +1,5 @@
 //! A real registry (docker-registry) on a free loopback port, with its storage in a temporary directory.
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 
 use selkie::error::Failure;
-use selkie::store::{NodeKind, Store, StoredImage, Tree, Verity};
+use selkie::image_id::Algorithm;
+use selkie::store::{Commit, Keep, Measured, NodeKind, Scratch, Store, StoredImage, Tree, Verity};
 use sha2::{Digest, Sha256};
 
+pub mod random;
 pub mod reference;
 
 /// An entry of a layer.
@@ -201,6 +203,38 @@ pub fn store(runtime: &tokio::runtime::Runtime, store: &Store, layers: &[Vec<u8>
     store.commit(&manifest, &config, tag)
 }
 
+/// Measures the layers, as often as it takes, and commits them.
+pub fn measure(runtime: &tokio::runtime::Runtime, scratch: &Scratch, layers: &[Vec<u8>]) -> anyhow::Result<Measured> {
+    let read = |layer: &Vec<u8>, keep| runtime.block_on(scratch.measure_layer(&sha256(layer), &layer[..], keep));
+    for layer in layers {
+        read(layer, Keep::Names(|_| false))?;
+    }
+    let (_, config) = documents(layers);
+    let unread = match scratch.commit(&config)? {
+        Commit::Done(measured) => return Ok(measured),
+        Commit::Unread(unread) => unread,
+    };
+    for again in unread {
+        let layer = layers.iter().find(|layer| sha256(layer) == again.diff_id).unwrap();
+        read(layer, Keep::Sizes(again.sizes))?;
+    }
+    match scratch.commit(&config)? {
+        Commit::Done(measured) => Ok(measured),
+        Commit::Unread(unread) => panic!("still unread: {unread:?}"),
+    }
+}
+
+/// The same in a scratch directory of its own.
+pub fn measured(runtime: &tokio::runtime::Runtime, layers: &[Vec<u8>], algorithm: Algorithm) -> anyhow::Result<Measured> {
+    let temp = temporary();
+    measure(runtime, &Scratch::new(temp.path(), algorithm).unwrap(), layers)
+}
+
+/// The ids in short, to compare.
+pub fn ids(stored: &StoredImage) -> Measured {
+    Measured { image: stored.image.clone(), boot_image: stored.boot_image.clone() }
+}
+
 /// A thing in a tree, in the form in which trees are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flat {
@@ -276,4 +310,66 @@ pub fn with_base(mut layers: Vec<Vec<Entry>>) -> Vec<Vec<u8>> {
 
 pub fn failure(error: &anyhow::Error) -> Failure {
     Failure::find(error).unwrap_or_else(|| panic!("not a failure: {error:#}"))
+}
+
+/// What an operating system has in miniature, in three layers that use every feature which the library follows.
+pub fn system() -> Vec<Vec<u8>> {
+    let first: Vec<Entry> = vec![
+        dir("./").mode(0o700),
+        dir("./usr").mtime(1_650_000_000, 999_999_999),
+        dir("./usr/bin"),
+        file("./usr/bin/tool", [7; 5000]).mode(0o4755).xattr("security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0]),
+        hardlink("./usr/bin/other", "./usr/bin/tool"),
+        file("./usr/bin/small", [1; 64]),
+        file("./usr/bin/large", [1; 65]).xattr("user.comment", b"dropped"),
+        symlink("./bin", "usr/bin"),
+        dir("./boot"),
+        file("./boot/vmlinuz", [3; 700]),
+        dir("./sysroot"),
+        dir("./run").mode(0o777),
+        file("./run/left", [4; 100]),
+        dir("./dev"),
+        special("./dev/null", Kind::Char(1, 3)),
+        special("./dev/pipe", Kind::Fifo).owner(1000, 65_534),
+        dir("./etc"),
+        file("./etc/gone", [5; 100]),
+        file("./etc/empty", ""),
+        dir("./opt"),
+        dir("./opt/old"),
+        file("./opt/old/x", "1"),
+    ];
+    let long = format!("usr/{}", "x".repeat(150));
+    let second = vec![
+        dir("etc").owner(0, 42),
+        file("etc/.wh.gone", ""),
+        dir("opt"),
+        file("opt/.wh..wh..opq", ""),
+        file("opt/new", [6; 100]).mtime(5, 1),
+        file(&long, "long"),
+        hardlink("usr/bin/third", "usr/bin/tool"),
+        file(b"usr/\xff\xfe", "bytes"),
+    ];
+    let third = vec![file("bin", "no link any more"), dir("usr"), symlink("opt/new", "../etc")];
+    [first, second, third].iter().map(|layer| tar(layer)).collect()
+}
+
+/// An image with a SELinux policy, in one layer that names all directories.
+pub fn labelled() -> Vec<Vec<u8>> {
+    let contexts = "/.* system_u:object_r:default_t:s0\n/usr/bin/.* -- system_u:object_r:bin_t:s0\n/etc(/.*)? system_u:object_r:etc_t:s0\n";
+    let entries = [
+        dir("usr"),
+        dir("boot"),
+        dir("sysroot"),
+        dir("usr/bin"),
+        file("usr/bin/a", [1; 100]),
+        dir("etc"),
+        hardlink("etc/a", "usr/bin/a"),
+        dir("etc/selinux"),
+        file("etc/selinux/config", "SELINUX=enforcing\nSELINUXTYPE=targeted\n"),
+        dir("etc/selinux/targeted"),
+        dir("etc/selinux/targeted/contexts"),
+        dir("etc/selinux/targeted/contexts/files"),
+        file("etc/selinux/targeted/contexts/files/file_contexts", contexts),
+    ];
+    vec![tar(&entries)]
 }
