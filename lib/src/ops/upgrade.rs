@@ -155,7 +155,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
         (Plan::Stage, until) => Fetch { host, system, source, progress }.run(until, &mut report).await?,
     }
-    report.reboot_needed = host.system()?.staged().is_some();
+    report.reboot_needed = report.outcome == Outcome::Staged || host.system()?.staged().is_some();
     Ok(report)
 }
 
@@ -194,7 +194,10 @@ impl Fetch<'_> {
             };
             let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
             let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
-            let nothing_new = entry.image == self.system.booted && self.system.staged().is_none();
+            // The same root may come with another seal: other arguments or another key.
+            let before = self.system.default_entry();
+            let same = before.is_some_and(|old| old.image == entry.image && old.uki == entry.uki && old.arguments == entry.arguments);
+            let nothing_new = same && entry.image == self.system.booted;
             report.outcome = if nothing_new { Outcome::UpToDate } else { Outcome::Staged };
             report.staged = Some(entry.image);
             store.untag(DOWNLOADED)?;
