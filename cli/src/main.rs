@@ -1,9 +1,13 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
+mod boot_once;
 mod digest;
 mod disk;
+mod gc;
 mod lint;
+mod list;
 mod output;
+mod pin;
 mod progress;
 mod pull;
 mod rollback;
@@ -35,9 +39,16 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Status(status::Arguments),
+    List(list::Arguments),
     Upgrade(upgrade::Arguments),
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
+    BootOnce(boot_once::Arguments),
+    /// Keep a root until it is unpinned, however many come after it.
+    Pin(pin::Arguments),
+    /// Let a pinned root go when its time has come.
+    Unpin(pin::Arguments),
+    Gc(gc::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
     Digest(digest::Arguments),
@@ -51,9 +62,14 @@ fn main() -> ExitCode {
     let output = &arguments.output;
     let answer = match &arguments.verb {
         Verb::Status(verb) => status::run(verb, output),
+        Verb::List(verb) => list::run(verb, output),
         Verb::Upgrade(verb) => upgrade::run(verb, output),
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
+        Verb::BootOnce(verb) => boot_once::run(verb, output),
+        Verb::Pin(verb) => pin::run(verb, true, output),
+        Verb::Unpin(verb) => pin::run(verb, false, output),
+        Verb::Gc(verb) => gc::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),

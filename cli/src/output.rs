@@ -89,6 +89,15 @@ pub fn table(rows: &[(&str, String)]) -> String {
     rows.iter().map(|(name, value)| format!("{:<width$} {value}\n", format!("{name}:"))).collect()
 }
 
+/// Rows of columns, aligned, for people.
+pub fn columns<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = rows.collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect::<String>();
+    rows.iter().map(|row| format!("{}\n", line(row).trim_end())).collect()
+}
+
 /// A number of bytes for people.
 pub fn bytes(n: u64) -> String {
     indicatif::HumanBytes(n).to_string()

@@ -8,9 +8,12 @@ use selkie::ops::rollback;
 use crate::output::{Answer, Output};
 use crate::progress::renderer;
 
-/// Make the root that ran before the one that boots next; or, when an update waits for a reboot, stay on the booted one.
+/// Make the root that ran before the one that boots next; or, when an update waits for a reboot, stay on the booted one; or go to any other that
+/// is here.
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// Where to go: a number of `selkie list`, or at least four digits of the root.
+    id: Option<String>,
     /// Reboot into it at once.
     #[arg(long)]
     apply: bool,
@@ -18,12 +21,17 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let host = Host::running(Access::Write)?;
-    let report = rollback::run(&host, renderer(output).as_ref())?;
+    let progress = renderer(output);
+    let report = match &arguments.id {
+        Some(id) => rollback::to(&host, id, progress.as_ref())?,
+        None => rollback::run(&host, progress.as_ref())?,
+    };
     if arguments.apply {
         selkie::sys::reboot::reboot()?;
     }
     output.print(&report, |r| {
-        format!("{} ({}) boots next. Reboot to run it; a second `selkie rollback` undoes this.\n", r.image, r.staged.short())
+        let undo = if arguments.id.is_some() { "" } else { "; a second `selkie rollback` undoes this" };
+        format!("{} ({}) boots next. Reboot to run it{undo}.\n", r.image, r.staged.short())
     })?;
     Ok(Answer::Done)
 }

@@ -20,6 +20,7 @@ pub fn run(_arguments: &Arguments, output: &Output) -> Result<Answer> {
 fn human(status: &Status) -> String {
     let mut text = section("Booted", &status.booted);
     text.extend(status.staged.as_ref().map(|d| section("Boots next", d)));
+    text.extend(status.once.as_ref().map(|d| section("Boots next, once", d)));
     text.extend(status.rollback.as_ref().map(|d| section("Rollback", d)));
     text.extend(status.other.iter().map(|d| section("Other", d)));
     text.extend((!status.foreign_entries.is_empty()).then(|| format!("Entries of others: {}\n", status.foreign_entries.join(", "))));
@@ -30,9 +31,12 @@ fn human(status: &Status) -> String {
 fn section(role: &str, deployment: &Deployment) -> String {
     let unknown = || "unknown".to_owned();
     let verity = deployment.verity_required.map_or_else(unknown, |v| if v { "required" } else { "optional" }.to_owned());
+    let number = deployment.number.map_or_else(unknown, |number| number.to_string());
     let rows = table(&[
+        ("  Number", if deployment.pinned { format!("{number} (pinned)") } else { number }),
         ("  Image", deployment.image.clone().unwrap_or_else(unknown)),
         ("  Version", deployment.os_version.clone().unwrap_or_else(unknown)),
+        ("  Staged", deployment.date.clone().unwrap_or_else(unknown)),
         ("  Manifest", deployment.manifest_digest.clone().unwrap_or_else(unknown)),
         ("  Root", deployment.id.to_string()),
         ("  fs-verity", verity),

@@ -7,7 +7,7 @@ use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output};
 use crate::source::SourceArguments;
-use crate::upgrade;
+use crate::upgrade::{self, KeepArguments};
 
 /// Follow another image from now on, and make it the root that boots next.
 #[derive(Debug, Args)]
@@ -18,11 +18,18 @@ pub struct Arguments {
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
+    keep: KeepArguments,
+    #[command(flatten)]
     source: SourceArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let options = Options { image: Some(arguments.image.clone()), source: arguments.source.options(), until: Until::Stage };
+    let options = Options {
+        image: Some(arguments.image.clone()),
+        source: arguments.source.options(),
+        until: Until::Stage,
+        keep: arguments.keep.keep,
+    };
     upgrade::carry_out(&options, arguments.apply, output)?;
     Ok(Answer::Done)
 }

@@ -22,7 +22,17 @@ pub struct Arguments {
     #[arg(long)]
     apply: bool,
     #[command(flatten)]
+    keep: KeepArguments,
+    #[command(flatten)]
     source: SourceArguments,
+}
+
+/// How many roots stay.
+#[derive(Debug, Args)]
+pub struct KeepArguments {
+    /// Older roots that stay besides the booted, the next, the previous and the pinned ones, as long as there is room.
+    #[arg(long, value_name = "N", default_value = "0")]
+    pub keep: usize,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
@@ -31,7 +41,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         (_, true) => Until::Download,
         _ => Until::Stage,
     };
-    let options = Options { image: None, source: arguments.source.options(), until };
+    let options = Options { image: None, source: arguments.source.options(), until, keep: arguments.keep.keep };
     let report = carry_out(&options, arguments.apply, output)?;
     let no = until == Until::Check && report.outcome != Outcome::Available;
     Ok(if no { Answer::No } else { Answer::Done })

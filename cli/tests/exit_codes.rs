@@ -23,6 +23,10 @@ fn words_that_are_off_are_usage() {
         &["upgrade", "--check", "--apply"],
         &["disk", "oci:/x", "--output", "y", "--size", "ten"],
         &["lint"],
+        &["boot-once"],
+        &["boot-once", "3", "--cancel"],
+        &["boot-once", "--cancel", "--apply"],
+        &["gc", "--keep", "-1"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
     ] {
@@ -33,7 +37,19 @@ fn words_that_are_off_are_usage() {
 
 #[test]
 fn host_verbs_need_a_selkie_host() {
-    for args in [&["status"][..], &["upgrade"], &["upgrade", "--check"], &["rollback"], &["switch", "quay.io/acme/os:stable"]] {
+    for args in [
+        &["status"][..],
+        &["upgrade"],
+        &["upgrade", "--check"],
+        &["rollback"],
+        &["rollback", "3"],
+        &["list"],
+        &["pin"],
+        &["unpin", "3"],
+        &["boot-once", "3"],
+        &["gc", "--dry-run"],
+        &["switch", "quay.io/acme/os:stable"],
+    ] {
         let output = selkie(args);
         assert_eq!(code(&output), Some(10), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains("hint: "), "{args:?}");

@@ -37,6 +37,12 @@ pub struct Origin {
     /// The deployment that ran when this one was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_under: Option<ImageId>,
+    /// Its number on this machine: the serial of its first activation. It keeps that whatever is activated later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// When it was staged last, in seconds since 1970, for people: nothing is decided by it. Not there where the clock was not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<u64>,
 }
 
 /// An origin that cannot be read.
@@ -82,6 +88,8 @@ mod tests {
             os_version: Some("13".into()),
             os_name: None,
             made_under: Some("ab".repeat(32).parse().unwrap()),
+            number: Some(7),
+            staged: None,
         }
     }
 
@@ -89,6 +97,14 @@ mod tests {
     fn round_trips() {
         let origin = origin();
         assert_eq!(Origin::from_json(&origin.to_json().unwrap()).unwrap(), origin);
+    }
+
+    #[test]
+    fn an_origin_from_before_there_were_numbers_is_read() {
+        let old = Origin { number: None, staged: None, ..origin() };
+        let json = String::from_utf8(old.to_json().unwrap()).unwrap();
+        assert!(!json.contains("number") && !json.contains("staged"), "{json}");
+        assert_eq!(Origin::from_json(json.as_bytes()).unwrap(), old);
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The machine as it is: what runs, what can boot, what boots next. Loaded once by a verb, read-only; plans are made from it.
 
+mod generations;
+
 use anyhow::Result;
 
-use crate::boot::{BootEntry, Choice, Esp, Tries};
+use crate::boot::{BootEntry, Choice, Esp, Tries, Variable};
 use crate::deploy::{DEPLOY, Deployments, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -19,6 +21,10 @@ pub struct System {
     pub deployments: Vec<Found>,
     /// Boot entries of other systems, and entries that cannot be read, by file name.
     pub foreign: Vec<String>,
+    /// The root that the firmware is told to boot next, once; the default is what it was after that.
+    pub once: Option<ImageId>,
+    /// The root that the firmware is told to boot whatever comes first in the order of the entries.
+    pub preferred: Option<ImageId>,
     /// What is not as it should be, one sentence each. A problem never hides the rest.
     pub problems: Vec<String>,
     /// The highest serial of any entry of ours, also of one that cannot be read any further: the boot loader sorts it all the same.
@@ -47,14 +53,32 @@ impl System {
         problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
         let last_serial = menu.last_serial;
-        Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems, last_serial }
+        let (entries, foreign) = (menu.entries, menu.foreign);
+        Self { booted, entries, deployments: listing.found, foreign, once: None, preferred: None, problems, last_serial }
     }
 
-    /// Adds the problem that the firmware holds choices of other entries than the one that is to boot next. Without a look at the entries
-    /// nothing is known about them.
+    /// Notes which roots the firmware is told to boot.
+    #[must_use]
+    pub fn with_choices(mut self, choices: &[Choice]) -> Self {
+        let chosen = |variable: Variable| {
+            let choice = choices.iter().find(|choice| choice.variable == variable)?;
+            self.entries.iter().find(|entry| choice.is(&entry.file)).map(|entry| entry.image.clone())
+        };
+        (self.once, self.preferred) = (chosen(Variable::OneShot), chosen(Variable::Default));
+        self
+    }
+
+    /// Adds the problem that the firmware holds choices of other entries than the one that is to boot next. One boot of a root that can boot is
+    /// none: that was asked for, and [`Self::once`] tells it. Without a look at the entries nothing is known about them.
     pub fn check_choices(&mut self, choices: &[Choice]) {
         let default = self.default_entry().map(|e| e.file.clone());
-        self.problems.extend(choices.iter().filter_map(|choice| choice.problem(default.as_deref())));
+        let asked_for = |choice: &Choice| {
+            let mut chosen = self.entries.iter().filter(|entry| choice.is(&entry.file));
+            choice.variable == Variable::OneShot && chosen.any(|entry| self.can_boot(entry))
+        };
+        let problems: Vec<String> =
+            choices.iter().filter(|choice| !asked_for(choice)).filter_map(|choice| choice.problem(default.as_deref())).collect();
+        self.problems.extend(problems);
     }
 
     /// The entry that boots next: the first that the boot loader offers, whether that can boot or not ([`Self::can_boot`]).
@@ -104,17 +128,25 @@ impl System {
         }
     }
 
-    /// The serial of the next activation.
-    pub fn next_serial(&self) -> u64 {
-        self.last_serial + 1
-    }
-
-    /// Deployments that are kept: what runs, what boots next, one to go back to, and whatever the first boot of one of these will carry
-    /// `/etc` from (invariants I3 and I4).
-    pub fn kept(&self) -> Vec<&ImageId> {
+    /// Deployments that are kept: what runs, what boots next, what the firmware is told to boot, one to go back to, what is pinned, `more` of
+    /// the newest others that can boot, and whatever the first boot of one of these will carry `/etc` from (invariants I3 and I4).
+    pub fn kept(&self, more: usize) -> Vec<&ImageId> {
+        let roles =
+            [self.default_entry().map(|e| &e.image), self.once.as_ref(), self.preferred.as_ref(), self.previous().map(|e| &e.image)];
+        let pinned = self.deployments.iter().filter(|d| d.pinned).map(|d| &d.id);
         let mut kept = vec![&self.booted];
-        kept.extend(self.default_entry().map(|e| &e.image));
-        kept.extend(self.previous().map(|e| &e.image));
+        for id in roles.into_iter().flatten().chain(pinned) {
+            if !kept.contains(&id) {
+                kept.push(id);
+            }
+        }
+        let mut left = more;
+        for entry in self.entries.iter().filter(|e| self.can_boot(e) && !e.tries.is_some_and(Tries::is_bad)) {
+            if left > 0 && !kept.contains(&&entry.image) {
+                kept.push(&entry.image);
+                left -= 1;
+            }
+        }
         let sources = self.deployments.iter().filter(|d| kept.contains(&&d.id)).filter_map(|d| d.etc_from.as_ref());
         let sources: Vec<&ImageId> = sources.collect();
         kept.extend(sources);
@@ -226,9 +258,9 @@ mod tests {
 
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
         let deployments: Vec<Found> =
-            entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None }).collect();
+            entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None, pinned: false }).collect();
         let last_serial = entries.iter().map(|e| e.serial).max().unwrap_or(0);
-        System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![], last_serial }
+        System { booted: id(booted), entries, deployments, foreign: vec![], once: None, preferred: None, problems: vec![], last_serial }
     }
 
     #[test]
@@ -253,7 +285,7 @@ mod tests {
         (broken.offered, broken.missing) = (false, vec!["/EFI/selkie/x.linux".into()]);
         let system = system(1, vec![broken, entry(2, 5), entry(1, 4)]);
         assert_eq!(system.staged(), Some(&entry(2, 5)));
-        assert_eq!(system.kept(), [&id(1), &id(2)]);
+        assert_eq!(system.kept(0), [&id(1), &id(2)]);
     }
 
     #[test]
@@ -293,16 +325,67 @@ mod tests {
     #[test]
     fn what_a_first_boot_carries_etc_from_is_kept() {
         let mut system = system(3, vec![entry(4, 9), entry(3, 7), entry(2, 5), entry(1, 4)]);
-        assert_eq!(system.kept(), [&id(3), &id(4), &id(2)]);
+        assert_eq!(system.kept(0), [&id(3), &id(4), &id(2)]);
         system.deployments[0].etc_from = Some(id(1));
-        assert_eq!(system.kept(), [&id(3), &id(4), &id(2), &id(1)]);
+        assert_eq!(system.kept(0), [&id(3), &id(4), &id(2), &id(1)]);
+    }
+
+    #[test]
+    fn pins_choices_and_a_number_of_older_ones_are_kept() {
+        let entries = || [6, 5, 4, 3, 2, 1].map(|n| entry(n, u64::from(n))).to_vec();
+        let ids = |kept: Vec<&ImageId>| kept.into_iter().map(|kept| (1..7).find(|n| id(*n) == *kept).unwrap()).collect::<Vec<u8>>();
+        for (booted, once, pinned, more, kept) in [
+            (6, None, None, 0, vec![6, 5]),
+            (6, None, None, 2, vec![6, 5, 4, 3]),
+            (6, None, None, 99, vec![6, 5, 4, 3, 2, 1]),
+            (6, None, Some(1), 0, vec![6, 5, 1]),
+            (6, None, Some(4), 1, vec![6, 5, 4, 3]),
+            (6, Some(2), None, 0, vec![6, 2, 5]),
+            // An old root was chosen in the menu: the default is still the default, and what runs stays.
+            (2, None, None, 0, vec![2, 6, 5]),
+            (5, None, None, 0, vec![5, 6, 4]),
+        ] {
+            let mut system = system(booted, entries());
+            system.once = once.map(id);
+            system.deployments.iter_mut().for_each(|d| d.pinned = pinned.is_some_and(|n| d.id == id(n)));
+            assert_eq!(ids(system.kept(more)), kept, "{booted} {once:?} {pinned:?} {more}");
+        }
+        let mut bad = system(6, entries());
+        bad.entries[2].tries = Some(Tries { left: 0, done: 3 });
+        bad.entries[3].missing = vec!["/x".into()];
+        assert_eq!(ids(bad.kept(1)), [6, 5, 2], "neither a bad one nor one that cannot boot is worth keeping");
+        bad.deployments[1].etc_from = Some(id(1));
+        assert_eq!(ids(bad.kept(0)), [6, 2, 5, 1][..2], "one that never ran is no place to go back to");
+        bad.deployments[0].etc_from = Some(id(1));
+        assert_eq!(ids(bad.kept(0)), [6, 2, 1]);
+    }
+
+    #[test]
+    fn two_entries_of_one_root_are_one_older_root() {
+        let system = system(6, vec![entry(6, 9), entry(5, 8), entry(4, 7), entry(4, 6), entry(3, 5), entry(2, 4)]);
+        assert_eq!(system.kept(2), [&id(6), &id(5), &id(4), &id(3)]);
+    }
+
+    #[test]
+    fn the_firmware_chooses_by_variables() {
+        let choice = |variable, entry: &str| Choice { variable, entry: entry.into() };
+        let problems = |choices: &[Choice]| {
+            let mut system = system(3, vec![entry(3, 9), entry(2, 5)]).with_choices(choices);
+            system.check_choices(choices);
+            (system.once, system.preferred, system.problems.len())
+        };
+        assert_eq!(problems(&[choice(Variable::OneShot, "selkie-2.conf")]), (Some(id(2)), None, 0));
+        assert_eq!(problems(&[choice(Variable::OneShot, "windows")]), (None, None, 1));
+        assert_eq!(problems(&[choice(Variable::Default, "selkie-2.conf")]), (None, Some(id(2)), 1));
+        assert_eq!(problems(&[choice(Variable::Default, "selkie-*")]), (None, Some(id(3)), 0));
+        assert_eq!(problems(&[]), (None, None, 0));
     }
 
     #[test]
     fn problems_are_told_one_by_one() {
         let mut broken = entry(3, 9);
         broken.missing = vec!["/EFI/selkie/x.initrd".into()];
-        let found = Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None };
+        let found = Found { id: id(3), origin: Err("reading origin: gone".into()), etc_from: None, pinned: false };
         let told = problems(&id(1), Some(&[broken, entry(2, 5)]), Some(&[found]));
         assert_eq!(told.len(), 5, "{told:#?}");
         assert_eq!(told[0], "boot entry selkie-3.conf boots next and cannot");
@@ -310,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_default_that_boots_is_no_problem() {
-        let found = |n| Found { id: id(n), origin: Err("none".into()), etc_from: None };
+        let found = |n| Found { id: id(n), origin: Err("none".into()), etc_from: None, pinned: false };
         let next = |entries: &[BootEntry], deployments: &[Found]| {
             problems(&id(1), Some(entries), Some(deployments)).iter().any(|p| p.contains("boots next and cannot"))
         };

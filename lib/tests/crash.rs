@@ -15,8 +15,8 @@ use common::host::Machine;
 use common::layout;
 use selkie::image::SourceOptions;
 use selkie::image_id::ImageId;
-use selkie::ops::rollback;
 use selkie::ops::upgrade::{self, Options, Until};
+use selkie::ops::{boot_once, gc, pin, rollback};
 use selkie::progress::{Event, Progress, Silent};
 
 /// Variables by which a child knows that it is one.
@@ -48,10 +48,15 @@ fn child() {
     let host = Machine { root: directory.into() }.host(&booted);
     match std::env::var(VERB).unwrap().as_str() {
         "rollback" => drop(rollback::run(&host, killer.as_ref()).unwrap()),
+        "rollback to 1" => drop(rollback::to(&host, "1", killer.as_ref()).unwrap()),
+        "pin" => drop(pin::run(&host, Some("1"), true, killer.as_ref()).unwrap()),
+        "unpin" => drop(pin::run(&host, Some("1"), false, killer.as_ref()).unwrap()),
+        "boot-once" => drop(boot_once::run(&host, "1", killer.as_ref()).unwrap()),
+        "gc" => drop(gc::run(&host, gc::Options::default(), killer.as_ref()).unwrap()),
         verb => {
             let until = if verb == "download" { Until::Download } else { Until::Stage };
             let progress: Arc<dyn Progress> = killer;
-            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until }, &progress).unwrap();
+            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, keep: 0 }, &progress).unwrap();
         }
     }
 }
@@ -161,5 +166,55 @@ fn rollback_survives_a_stop_after_every_step() {
         rollback::run(&machine.host(&second), &Silent).unwrap();
         rollback::run(&machine.host(&second), &Silent).unwrap();
         (machine, second.clone(), vec![first, second])
+    });
+}
+
+/// A machine that runs the last of five generations and has kept all of them.
+fn five(root: &Path) -> (Machine, Vec<ImageId>) {
+    let (machine, first) = Machine::install(root);
+    std::fs::create_dir(root.join("efivars")).unwrap();
+    let mut ids = vec![first];
+    for version in ["2", "3", "4", "5"] {
+        ids.push(machine.next(ids.last().unwrap(), version, 9));
+    }
+    assert_eq!(machine.host(&ids[4]).system().unwrap().entries.len(), 5);
+    (machine, ids)
+}
+
+#[test]
+fn rollback_to_an_old_root_survives_a_stop_after_every_step() {
+    kill_at_every_step("rollback to 1", 2, |root| {
+        let (machine, ids) = five(root);
+        (machine, ids[4].clone(), vec![ids[4].clone(), ids[0].clone()])
+    });
+}
+
+#[test]
+fn a_pin_survives_a_stop_after_every_step() {
+    for verb in ["pin", "unpin"] {
+        kill_at_every_step(verb, 1, |root| {
+            let (machine, ids) = five(root);
+            pin::run(&machine.host(&ids[4]), Some("1"), verb == "unpin", &Silent).unwrap();
+            (machine, ids[4].clone(), vec![ids[4].clone()])
+        });
+    }
+}
+
+#[test]
+fn one_boot_of_an_old_root_survives_a_stop_after_every_step() {
+    kill_at_every_step("boot-once", 1, |root| {
+        let (machine, ids) = five(root);
+        boot_once::run(&machine.host(&ids[4]), "2", &Silent).unwrap();
+        (machine, ids[4].clone(), vec![ids[4].clone()])
+    });
+}
+
+#[test]
+fn gc_survives_a_stop_after_every_step() {
+    kill_at_every_step("gc", 10, |root| {
+        let (machine, ids) = five(root);
+        // What nobody may remove: it is checked by its entry.
+        pin::run(&machine.host(&ids[4]), Some("2"), true, &Silent).unwrap();
+        (machine, ids[4].clone(), vec![ids[4].clone()])
     });
 }

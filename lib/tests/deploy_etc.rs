@@ -139,6 +139,8 @@ fn origin() -> Origin {
         os_version: None,
         os_name: None,
         made_under: None,
+        number: None,
+        staged: None,
     }
 }
 

@@ -24,7 +24,7 @@ impl Variable {
     }
 }
 
-/// What the firmware holds. Nothing here is ever written by selkie: a human said so, with `bootctl` or in the boot menu.
+/// What the firmware holds. A human said so: with `bootctl`, in the boot menu, or with `selkie boot-once`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     /// Where it stands.
@@ -48,7 +48,7 @@ impl Choice {
         let (name, entry) = (self.variable.name(), &self.entry);
         Some(match self.variable {
             Variable::OneShot => format!(
-                "the boot loader's variable {name} names {entry}: that boots next, once, whatever selkie staged; `bootctl set-oneshot ''` removes it"
+                "the boot loader's variable {name} names {entry}: that boots next, once, whatever selkie staged; `selkie boot-once --cancel` removes it"
             ),
             Variable::Default => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, whatever selkie staged; `bootctl set-default ''` removes it"

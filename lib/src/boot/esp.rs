@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 
-use super::files::brought_by;
+use super::files::{ADDONS, brought_by};
 use super::{BootFiles, ENTRIES, Entry, FILES, Tries};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
@@ -60,6 +60,13 @@ pub struct EntryUki {
     pub path: String,
     /// Whether it bears a signature. Whose that is, the firmware finds out.
     pub signed: bool,
+}
+
+impl BootEntry {
+    /// What the boot loader calls it: the name of its file in lower case, without the counter.
+    pub fn id(&self) -> String {
+        Tries::split(&self.file.to_lowercase()).0
+    }
 }
 
 impl Esp {
@@ -177,6 +184,23 @@ impl Esp {
     pub fn is_dead(&self, entry: &Entry) -> bool {
         let path = entry.get("efi").filter(|path| path.starts_with(&format!("/{FILES}/")));
         entry.serial().is_some() && path.is_some_and(|path| matches!(self.uki(path), Ok(None)))
+    }
+
+    /// Bytes of the files that `entry` needs and that are there, the addons of its unified kernel image among them.
+    pub fn size_of(&self, entry: &BootEntry) -> Result<u64> {
+        let Some(text) = dir::read_optional(&self.root, format!("{ENTRIES}/{}", entry.file))? else { return Ok(0) };
+        let parsed = Entry::parse(&text).with_context(|| format!("reading {}", entry.file))?;
+        let mut bytes = 0;
+        for path in parsed.files() {
+            let path = path.trim_start_matches('/');
+            bytes += dir::file_size(&self.root, path)?;
+            let addons = format!("{path}{ADDONS}");
+            let Some(directory) = dir::open_optional(&self.root, &addons).with_context(|| format!("opening {addons}"))? else { continue };
+            for name in dir::names(&directory).with_context(|| format!("listing {addons}"))? {
+                bytes += dir::file_size(&directory, name)?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Removes the entry, and after it the files that no entry of anyone needs any more.

@@ -124,7 +124,7 @@ impl fmt::Debug for BootFile {
 
 const UKI: &str = ".efi";
 /// What systemd-stub appends to the name of an image to find its addons.
-const ADDONS: &str = ".extra.d";
+pub(super) const ADDONS: &str = ".extra.d";
 
 /// The file that brings `name`, a name in our directory, or the directory of addons beside it; `None` for a name that we never gave.
 pub(super) fn brought_by(name: &str) -> Option<&str> {

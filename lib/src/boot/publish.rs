@@ -77,13 +77,8 @@ impl Esp {
         );
         let files = dir::ensure(self.root(), FILES, 0o755)?;
         let entries = dir::ensure(self.root(), ENTRIES, 0o755)?;
-        let mut missing: Vec<&BootFile> = Vec::new();
-        for file in boot.iter() {
-            if !file.is_in(&files)? {
-                missing.push(file);
-            }
-        }
-        self.check_space(missing.iter().map(|file| file.bytes().len() as u64).sum())?;
+        let missing = absent(boot, &files)?;
+        self.check_space(sum(&missing))?;
         for file in missing {
             file.write(&files)?;
             progress.step(&format!("write {file}"));
@@ -99,6 +94,16 @@ impl Esp {
         Ok(StagedEntry { esp, pending, live })
     }
 
+    /// Checks that what is missing of `boot` fits.
+    ///
+    /// # Errors
+    ///
+    /// [`crate::error::FailureKind::NoSpace`] with both numbers.
+    pub fn check_space_for(&self, boot: &BootFiles) -> Result<()> {
+        let files = dir::ensure(self.root(), FILES, 0o755)?;
+        self.check_space(sum(&absent(boot, &files)?))
+    }
+
     /// The entry as the machine will see it; it must boot what was asked for.
     fn read_back(&self, request: &EntryRequest, entry: &Entry) -> Result<BootEntry> {
         match self.boot_entry(request.file(), entry) {
@@ -110,6 +115,21 @@ impl Esp {
             }
         }
     }
+}
+
+/// The files that are not there as they should be.
+fn absent<'a>(boot: &'a BootFiles, files: &OwnedFd) -> Result<Vec<&'a BootFile>> {
+    let mut absent = Vec::new();
+    for file in boot.iter() {
+        if !file.is_in(files)? {
+            absent.push(file);
+        }
+    }
+    Ok(absent)
+}
+
+fn sum(files: &[&BootFile]) -> u64 {
+    files.iter().map(|file| file.bytes().len() as u64).sum()
 }
 
 impl StagedEntry {

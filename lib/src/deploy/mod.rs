@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! state/deploy/<image id>/origin.json     where the image came from
+//! state/deploy/<image id>/pinned          mark: it is never removed
 //! state/deploy/<image id>/etc-from.json   request: at the first boot, carry local changes of /etc from that deployment
 //! state/deploy/<image id>/etc/upper       the local changes of /etc: the upper directory of its overlay
 //! state/deploy/<image id>/etc/work        what that overlay needs for itself
@@ -9,6 +10,7 @@
 //! ```
 
 pub mod etc;
+mod pin;
 mod skeleton;
 
 pub use skeleton::{origin_path, skeleton};
@@ -54,6 +56,8 @@ pub struct Found {
     pub origin: Result<Origin, String>,
     /// The deployment whose local changes of /etc its first boot carries over, while that is still to come. It must not be removed.
     pub etc_from: Option<ImageId>,
+    /// Whether somebody said that it has to stay.
+    pub pinned: bool,
 }
 
 /// All that is in the directory of deployments.
@@ -102,11 +106,13 @@ impl Deployments {
     }
 
     fn look_at(&self, id: ImageId) -> Found {
-        let opened = dir::open(&self.dir, id.hex()).context("opening its directory");
+        let opened = dir::open(&self.dir, id.hex()).context("opening its directory").map(|dir| Deployment { id: id.clone(), dir });
+        // A mark that cannot be read may be there, and then nothing may be removed.
+        let pinned = opened.as_ref().is_ok_and(|found| found.is_pinned().unwrap_or(true));
         // The request counts whatever the origin looks like: a boot fulfils it, and until then its source has to stay.
-        let read = opened.map(|dir| Deployment { id: id.clone(), dir }).and_then(|found| Ok((found.requested_etc()?, found.origin())));
+        let read = opened.and_then(|found| Ok((found.requested_etc()?, found.origin())));
         let (etc_from, origin) = read.unwrap_or_else(|error| (None, Err(error)));
-        Found { id, origin: origin.map_err(|error| format!("{error:#}")), etc_from }
+        Found { id, origin: origin.map_err(|error| format!("{error:#}")), etc_from, pinned }
     }
 
     /// The deployment of an image; `None` where there is none. Nothing in it is read.
@@ -204,6 +210,8 @@ mod tests {
             os_version: None,
             os_name: None,
             made_under: None,
+            number: None,
+            staged: None,
         }
     }
 
@@ -233,7 +241,7 @@ mod tests {
         let upper = temp.path().join(DEPLOY).join(id("ab").hex()).join("etc/upper");
         std::fs::create_dir_all(&upper).unwrap();
         deployments.create(&id("ab"), &origin("two")).unwrap();
-        assert_eq!(deployments.list().unwrap().found, [Found { id: id("ab"), origin: Ok(origin("two")), etc_from: None }]);
+        assert_eq!(deployments.list().unwrap().found, [Found { id: id("ab"), origin: Ok(origin("two")), etc_from: None, pinned: false }]);
         assert!(upper.is_dir());
     }
 

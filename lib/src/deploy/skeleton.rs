@@ -49,6 +49,8 @@ mod tests {
             os_version: None,
             os_name: None,
             made_under: None,
+            number: None,
+            staged: None,
         };
         std::fs::write(temp.path().join(origin_path(&id)), origin.to_json().unwrap()).unwrap();
         let deployments = Deployments::open(crate::sys::dir::open_path(temp.path()).unwrap()).unwrap();

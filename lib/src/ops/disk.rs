@@ -174,7 +174,7 @@ impl Machine<'_> {
         let target = self.target();
         let provenance =
             Provenance { reference: &target, arguments: &self.arguments, image_arguments: &self.image_arguments, made_under: None };
-        let origin = stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance);
+        let origin = Origin { number: Some(1), ..stage::origin(self.resolved, self.pulled, &self.bootable.os, &provenance) };
         let esp = self.esp(&origin, keys)?;
         let root = self.root(&scratch.join(store::DIRECTORY), &origin)?;
         let written = disk::write(&self.layout()?, &esp, &root, scratch, &self.options.output, progress)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::boot::{Choice, Esp, Variable};
+use crate::boot::{BootEntry, Choice, Esp, Variable};
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -148,18 +148,32 @@ impl Host {
 
     /// The machine as it is now, whole: what is to be changed is decided on this.
     pub fn system(&self) -> Result<System> {
-        System::load(self.deployments()?, self.esp()?, self.booted.clone())
+        Ok(System::load(self.deployments()?, self.esp()?, self.booted.clone())?.with_choices(&self.choices().0))
     }
 
     /// The machine as far as it can be read. What cannot is among its problems, and so is what the firmware prefers to it.
     pub fn survey(&self) -> System {
-        let mut system = System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone());
         let (choices, unreadable) = self.choices();
+        let mut system = System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone()).with_choices(&choices);
         if self.esp.is_ok() {
             system.check_choices(&choices);
         }
         system.problems.extend(unreadable);
         system
+    }
+
+    /// Tells the boot loader to start `entry` next, once; or, with `None`, what it starts anyway.
+    ///
+    /// # Errors
+    ///
+    /// There are no EFI variables, or the firmware refuses.
+    pub fn boot_once(&self, entry: Option<&BootEntry>) -> Result<()> {
+        let efivars = self.efivars.as_ref().context("looking for EFI variables: there are none")?;
+        let name = Variable::OneShot.name();
+        match entry {
+            Some(entry) => efi::set_loader_variable(efivars, name, &entry.id()),
+            None => efi::remove_loader_variable(efivars, name).map(drop),
+        }
     }
 
     /// What the firmware's variables choose, and why some of them cannot be read.

@@ -8,7 +8,7 @@ use crate::boot::BootEntry;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::{Store, StoredImage};
+use crate::store::{GcStats, Store, StoredImage};
 use crate::system::System;
 
 /// What will be removed.
@@ -45,9 +45,9 @@ pub(super) fn stored(store: &Store, id: &ImageId) -> Result<StoredImage> {
 /// Tags that begin so are this machine's bookkeeping.
 pub const TAG: &str = "deployment/";
 
-/// A set difference: everything of ours, less what [`System::kept`] names.
-pub fn plan(system: &System, tags: &[String]) -> Plan {
-    let kept = system.kept();
+/// A set difference: everything of ours, less what [`System::kept`] names, with `keep` older roots.
+pub fn plan(system: &System, tags: &[String], keep: usize) -> Plan {
+    let kept = system.kept(keep);
     let gone = |id: &ImageId| !kept.contains(&id);
     Plan {
         entries: system.entries.iter().filter(|e| gone(&e.image)).cloned().collect(),
@@ -78,9 +78,14 @@ pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -
 
 /// Removes the objects that neither a tag nor a root with a role leads to. Layers of a pull that was cut short are among them: call it
 /// when nothing is going to be resumed.
-pub fn collect(system: &System, host: &Host, store: &Store, progress: &dyn Progress) -> Result<()> {
-    store.gc(&system.kept())?;
+pub fn collect(system: &System, host: &Host, store: &Store, keep: usize, progress: &dyn Progress) -> Result<GcStats> {
+    let collected = store.gc(&system.kept(keep))?;
     host.sync()?;
     progress.step("collect objects");
-    Ok(())
+    Ok(collected)
+}
+
+/// The names of all tags.
+pub(super) fn tags(store: &Store) -> Result<Vec<String>> {
+    Ok(store.tags()?.into_iter().map(|(tag, _)| tag).collect())
 }

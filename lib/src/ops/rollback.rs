@@ -1,4 +1,4 @@
-//! `selkie rollback`: the root that ran before boots next. Nothing is fetched, nothing is lost.
+//! `selkie rollback`: the root that ran before, or any other on this machine, boots next. Nothing is fetched, nothing is lost.
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -9,6 +9,7 @@ use super::stage::{self, Bootable};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
+use crate::system::System;
 
 /// What was done.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -22,19 +23,33 @@ pub struct Report {
     pub image: String,
 }
 
-/// Runs the verb.
+/// Goes back to the root that ran before, or stays on the booted one where another waits for a reboot.
 ///
 /// # Errors
 ///
 /// [`FailureKind::NotFound`] when there is no other root to go to.
 pub fn run(host: &Host, progress: &dyn Progress) -> Result<Report> {
+    go(host, progress, |system| {
+        system.rollback_target().ok_or_else(|| {
+            Failure::new(FailureKind::NotFound, "rolling back: there is no other root on this machine")
+                .hint("`selkie switch IMAGE` goes to any image, an older one too")
+        })
+    })
+}
+
+/// Goes to the generation that `asked` names ([`System::find`]), older or newer.
+///
+/// # Errors
+///
+/// [`FailureKind::NotFound`] where there is none of that name, [`FailureKind::Usage`] where several are.
+pub fn to(host: &Host, asked: &str, progress: &dyn Progress) -> Result<Report> {
+    go(host, progress, |system| system.find(asked))
+}
+
+fn go(host: &Host, progress: &dyn Progress, target: impl FnOnce(&System) -> Result<&ImageId, Failure>) -> Result<Report> {
     let _lock = host.lock()?;
     let system = host.system()?;
-    let target = system.rollback_target().ok_or_else(|| {
-        Failure::new(FailureKind::NotFound, "rolling back: there is no other root on this machine")
-            .hint("`selkie switch IMAGE` goes to any image, an older one too")
-    })?;
-    let id = target.clone();
+    let id = target(&system)?.clone();
     let origin = system.origin(&id)?;
     let store = host.store()?;
     let stored = prune::stored(&store, &id)?;

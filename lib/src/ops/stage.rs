@@ -8,6 +8,7 @@ use super::host::Host;
 use super::prune;
 use super::pull::Pulled;
 use crate::boot::{BootEntry, BootFiles, EntryRequest, Tries};
+use crate::calendar;
 use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
@@ -16,6 +17,7 @@ use crate::origin::Origin;
 use crate::os_release::OsRelease;
 use crate::progress::Progress;
 use crate::store::{self, Kernel, Seal, Store, StoredImage, Tree};
+use crate::sys::clock;
 
 /// What the image itself says, once it is in the store and was found fit to boot.
 pub(super) struct Bootable {
@@ -146,7 +148,19 @@ pub(super) fn origin(resolved: &Resolved, pulled: &Pulled, os: &OsRelease, conte
             .or_else(|| os.image_version.clone().or_else(|| os.version_id.clone())),
         os_name: Some(os.title().to_owned()),
         made_under: context.made_under.cloned(),
+        number: None,
+        staged: None,
     }
+}
+
+/// What the boot menu shows: number, name, version, date of staging, digest. systemd-boot shows nothing else where titles differ. A part that
+/// is not known is left out.
+fn title(image: &ImageId, origin: &Origin) -> String {
+    let number = origin.number.map(|number| format!("{number}: ")).unwrap_or_default();
+    let name = origin.os_name.clone().unwrap_or_else(|| "selkie".to_owned());
+    let date = origin.staged.and_then(calendar::rfc3339).map(|moment| moment[..10].to_owned());
+    let parts = [Some(name), origin.os_version.clone(), date, Some(image.short().to_owned())];
+    format!("{number}{}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
 }
 
 /// The entry that boots `image`.
@@ -155,7 +169,7 @@ pub(super) fn entry(image: &ImageId, verity_required: bool, origin: &Origin, ser
     let short = &digest[..digest.len().min(12)];
     EntryRequest {
         root: RootImage::new(image.clone(), verity_required),
-        title: origin.os_name.clone().unwrap_or_else(|| "selkie".to_owned()),
+        title: title(image, origin),
         version: format!("{} ({short})", origin.os_version.as_deref().unwrap_or("unknown")),
         arguments: Cmdline::parse(&origin.kernel_arguments),
         serial,
@@ -180,6 +194,10 @@ pub(super) fn stage(
             "the image is sealed and boots with its own kernel arguments; not used are: {unused} (a signed addon could bring them)"
         ));
     }
+    let system = host.system()?;
+    let serial = system.next_serial();
+    // Of a root that is here already, /etc stays, and so does its number.
+    let origin = &Origin { number: Some(system.number(id).unwrap_or(serial)), staged: clock::seconds(), ..origin.clone() };
     store.tag(&pulled.stored_manifest, &prune::tag(id))?;
     progress.step("tag image");
     let deployment = host.deployments()?.create(id, origin)?;
@@ -191,7 +209,7 @@ pub(super) fn stage(
     host.sync()?;
     progress.step("sync root");
     let tries = bootable.tries()?;
-    activate(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial(), tries), progress)
+    activate(host, bootable, &entry(id, verity_required, origin, serial, tries), progress)
 }
 
 /// Writes kernel and entry; when this returns, the request's root boots next.

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::host::Host;
 use crate::boot::{BootEntry, Tries};
+use crate::calendar;
 use crate::image_id::ImageId;
 use crate::system::System;
 
@@ -15,6 +16,8 @@ pub struct Status {
     pub booted: Deployment,
     /// What boots next, if that is another root.
     pub staged: Option<Deployment>,
+    /// What boots next instead, once.
+    pub once: Option<Deployment>,
     /// Where `selkie rollback` goes.
     pub rollback: Option<Deployment>,
     /// Everything else that can boot.
@@ -51,6 +54,12 @@ pub struct Deployment {
     pub entry: Option<String>,
     /// Order of activation.
     pub serial: Option<u64>,
+    /// Its number on this machine, as in `selkie list`.
+    pub number: Option<u64>,
+    /// When it was staged last, as RFC 3339 has it.
+    pub date: Option<String>,
+    /// Whether it stays until it is unpinned.
+    pub pinned: bool,
 }
 
 /// Reads the machine, as far as it can be read; what cannot is among the problems.
@@ -63,9 +72,11 @@ pub fn status(system: &System) -> Status {
     let of = |id: &ImageId| deployment(system, id, system.entry(id));
     let booted = of(&system.booted);
     let (staged, rollback) = (system.staged().map(|e| of(&e.image)), system.rollback_target().map(of));
-    let named: Vec<&ImageId> = [Some(&booted), staged.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
+    let once = system.once.as_ref().map(of);
+    let named: Vec<&ImageId> =
+        [Some(&booted), staged.as_ref(), once.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
     let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
-    Status { booted, staged, rollback, other, foreign_entries: system.foreign.clone(), problems: system.problems.clone() }
+    Status { booted, staged, once, rollback, other, foreign_entries: system.foreign.clone(), problems: system.problems.clone() }
 }
 
 fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deployment {
@@ -85,5 +96,8 @@ fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deplo
         tries: entry.and_then(|e| e.tries),
         entry: entry.map(|e| e.file.clone()),
         serial: entry.map(|e| e.serial),
+        number: system.number(id),
+        date: origin.and_then(|o| o.staged).and_then(calendar::rfc3339),
+        pinned: system.deployments.iter().any(|d| d.id == *id && d.pinned),
     }
 }

@@ -9,11 +9,10 @@ use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
-use super::seal;
 use super::stage::{self, Bootable, Provenance};
+use super::{seal, space};
 use crate::cmdline::Cmdline;
-use crate::error::{Failure, FailureKind};
-use crate::image::{Resolved, Source, SourceOptions};
+use crate::image::{Source, SourceOptions};
 use crate::image_id::ImageId;
 use crate::kargs;
 use crate::origin::Origin;
@@ -42,6 +41,8 @@ pub struct Options {
     pub source: SourceOptions,
     /// How far to go.
     pub until: Until,
+    /// How many older roots stay besides those with a role, where there is room.
+    pub keep: usize,
 }
 
 /// How it ended.
@@ -153,7 +154,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
             report.outcome = Outcome::Followed;
         }
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
-        (Plan::Stage, until) => Fetch { host, system, source, progress }.run(until, &mut report).await?,
+        (Plan::Stage, until) => Fetch { host, system, source, progress, keep: options.keep }.run(until, &mut report).await?,
     }
     report.reboot_needed = report.outcome == Outcome::Staged || host.system()?.staged().is_some();
     Ok(report)
@@ -165,6 +166,7 @@ struct Fetch<'a> {
     system: &'a System,
     source: &'a Source,
     progress: &'a Arc<dyn Progress>,
+    keep: usize,
 }
 
 impl Fetch<'_> {
@@ -175,7 +177,7 @@ impl Fetch<'_> {
             self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
         }
         seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
-        self.make_room(&store)?;
+        self.make_room(&store, until)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
         if until == Until::Download {
@@ -193,6 +195,7 @@ impl Fetch<'_> {
                 made_under: Some(&self.system.booted),
             };
             let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
+            self.make_room_on_esp(&store, &bootable)?;
             let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
             // The same root may come with another seal: other arguments or another key.
             let before = self.system.default_entry();
@@ -222,27 +225,56 @@ impl Fetch<'_> {
         }
     }
 
-    /// Takes away what an earlier call left half-done and what has no role, and checks that the layers can fit at all. Objects stay:
-    /// they may be what a pull that was cut short goes on from.
-    fn make_room(&self, store: &Store) -> Result<()> {
-        prune::apply(&prune::plan(self.system, &tags(store)?), self.host, store, self.progress.as_ref())?;
-        match check_space(self.host, store, self.source.resolved()) {
-            Err(_) => {
-                prune::collect(self.system, self.host, store, self.progress.as_ref())?;
-                check_space(self.host, store, self.source.resolved())
-            }
-            fits => fits,
+    /// Takes away what an earlier call left half-done and what has no role, and checks that what is missing can fit at all. Objects stay at
+    /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one.
+    fn make_room(&self, store: &Store, until: Until) -> Result<()> {
+        self.prune(store, self.keep)?;
+        if self.check_space(store, until).is_ok() {
+            return Ok(());
         }
+        self.prune(store, 0)?;
+        prune::collect(self.system, self.host, store, 0, self.progress.as_ref())?;
+        self.check_space(store, until)
+    }
+
+    fn prune(&self, store: &Store, keep: usize) -> Result<()> {
+        prune::apply(&prune::plan(self.system, &prune::tags(store)?, keep), self.host, store, self.progress.as_ref())
+    }
+
+    /// Refuses before anything is fetched what cannot fit. A kernel that is not inside a unified image may be the one that is on the ESP
+    /// already, and only the layers tell: there, being short of room is only told.
+    fn check_space(&self, store: &Store, until: Until) -> Result<()> {
+        let resolved = self.source.resolved();
+        let missing = space::missing(store, resolved)?;
+        space::check_root(self.host, store, &self.system.booted, &resolved.reference, missing)?;
+        if until != Until::Stage {
+            return Ok(());
+        }
+        match space::check_esp(self.host, self.system, missing) {
+            Err(error) if seal::sealed_root(resolved)?.is_none() => {
+                self.progress.note(format!("{error:#}; it is enough if the image has the kernel that is there already"));
+                Ok(())
+            }
+            checked => checked,
+        }
+    }
+
+    /// Lets older roots go where the kernel does not fit beside theirs; whether that is enough, staging finds out.
+    fn make_room_on_esp(&self, store: &Store, bootable: &Bootable) -> Result<()> {
+        if self.keep > 0 && self.host.esp()?.check_space_for(&bootable.boot_files()?).is_err() {
+            self.prune(store, 0)?;
+        }
+        Ok(())
     }
 
     /// Removes what lost its role. The work is done by then, so trouble here is told and does not undo it.
     fn clean_up(&self, store: &Store) {
         let cleaned = (|| {
             let system = self.host.system()?;
-            prune::apply(&prune::plan(&system, &tags(store)?), self.host, store, self.progress.as_ref())?;
-            prune::collect(&system, self.host, store, self.progress.as_ref())
+            prune::apply(&prune::plan(&system, &prune::tags(store)?, self.keep), self.host, store, self.progress.as_ref())?;
+            prune::collect(&system, self.host, store, self.keep, self.progress.as_ref())
         })();
-        if let Err(e) = cleaned {
+        if let Err(e) = cleaned.map(drop) {
             self.progress.note(format!("removing what is no longer needed: {e:#}; the next upgrade tries again"));
         }
     }
@@ -250,25 +282,3 @@ impl Fetch<'_> {
 
 /// Tag of an image that was fetched ahead of its staging.
 pub const DOWNLOADED: &str = "downloaded";
-
-fn tags(store: &Store) -> Result<Vec<String>> {
-    Ok(store.tags()?.into_iter().map(|(tag, _)| tag).collect())
-}
-
-/// Refuses before anything is fetched when not even the compressed layers would fit.
-fn check_space(host: &Host, store: &Store, resolved: &Resolved) -> Result<()> {
-    let mut need = 0;
-    for layer in &resolved.layers {
-        if !store.has_layer(&layer.diff_id)? {
-            need += layer.size;
-        }
-    }
-    let free = host.free_bytes()?;
-    if free >= need {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let message =
-        format!("pulling {}: the root file system has {} MiB free (expected at least {} MiB)", resolved.reference, mib(free), mib(need));
-    Err(Failure::new(FailureKind::NoSpace, message).hint("free some space in /var, or enlarge the root partition").into())
-}

@@ -20,6 +20,7 @@ mod changeset;
 mod commit;
 mod directory;
 mod fitness;
+mod garbage;
 mod layers;
 mod layers_tree;
 mod measure;

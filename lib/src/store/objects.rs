@@ -93,6 +93,11 @@ impl Store {
         Err(Failure::new(FailureKind::Corrupt, format!("its digest is {found} (expected its name)")).hint("pull the image again").into())
     }
 
+    /// Bytes of the EROFS file of `image`; `None` where it is not here.
+    pub fn image_size(&self, image: &ImageId) -> Result<Option<u64>> {
+        with_repository!(self, repository => size(repository, &hash(image.hex())?))
+    }
+
     /// All objects in the repository, sorted.
     pub fn objects(&self) -> Result<Vec<Object>> {
         let mut found = Vec::new();
@@ -137,7 +142,8 @@ pub(super) fn exists<H: FsVerityHashValue>(repository: &Repository<H>, id: &H) -
     Ok(size(repository, id)?.is_some())
 }
 
-fn size<H: FsVerityHashValue>(repository: &Repository<H>, id: &H) -> Result<Option<u64>> {
+/// Its size in bytes; `None` where it is not there.
+pub(super) fn size<H: FsVerityHashValue>(repository: &Repository<H>, id: &H) -> Result<Option<u64>> {
     let path = format!("objects/{}", id.to_object_pathname());
     let stat =
         dir::optional(rustix::fs::statat(repository.repo_fd(), &path, AtFlags::empty())).with_context(|| format!("looking for {path}"))?;

@@ -56,6 +56,13 @@ pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// The size of a file in bytes; 0 where there is none.
+pub fn file_size(parent: impl AsFd, path: impl AsRef<Path>) -> Result<u64> {
+    let path = path.as_ref();
+    let stat = optional(rustix::fs::statat(parent, path, AtFlags::empty())).with_context(|| format!("looking at {}", path.display()))?;
+    Ok(stat.map_or(0, |stat| stat.st_size as u64))
+}
+
 /// Reads a whole file; `None` where there is none.
 pub fn read_optional(parent: impl AsFd, path: impl AsRef<Path>) -> Result<Option<Vec<u8>>> {
     let path = path.as_ref();

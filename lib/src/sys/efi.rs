@@ -1,8 +1,11 @@
-//! EFI variables that the boot loader leaves for the operating system (systemd's Boot Loader Interface).
+//! EFI variables by which the boot loader and the operating system talk to each other (systemd's Boot Loader Interface).
 
+use std::io::Write;
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{AtFlags, IFlags, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::dir;
 
@@ -59,6 +62,45 @@ pub fn loader_variable(efivars: impl AsFd, name: &str) -> Result<Option<String>>
     Ok((!text.is_empty()).then_some(text))
 }
 
+/// Gives a variable of the boot loader a text. A variable that is there goes first: a stop in between leaves none, never a part of one.
+///
+/// # Errors
+///
+/// The firmware refuses, or other bytes come back than were written.
+pub fn set_loader_variable(efivars: impl AsFd, name: &str, text: &str) -> Result<()> {
+    /// Kept without power, and seen by the boot loader as well as by the operating system.
+    const ATTRIBUTES: [u8; 4] = [7, 0, 0, 0];
+    let writing = || format!("writing EFI variable {name}");
+    remove_loader_variable(&efivars, name)?;
+    let value = text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes);
+    let bytes: Vec<u8> = ATTRIBUTES.into_iter().chain(value).collect();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(&efivars, format!("{name}-{VENDOR}"), flags, Mode::from_raw_mode(0o644)).with_context(writing)?;
+    // efivarfs takes attributes and value in one write; a second one would be another value.
+    let written = std::fs::File::from(file).write(&bytes).with_context(writing)?;
+    ensure!(written == bytes.len(), "{}: {written} bytes were taken (expected {})", writing(), bytes.len());
+    let found = loader_variable(&efivars, name)?;
+    ensure!(found.as_deref() == Some(text), "{}: {found:?} came back (expected {text:?})", writing());
+    Ok(())
+}
+
+/// Removes a variable of the boot loader; whether there was one.
+pub fn remove_loader_variable(efivars: impl AsFd, name: &str) -> Result<bool> {
+    let removing = || format!("removing EFI variable {name}");
+    let file = format!("{name}-{VENDOR}");
+    let Some(variable) = dir::open_file_optional(&efivars, &file).with_context(removing)? else { return Ok(false) };
+    // efivarfs makes variables immutable, so that nobody breaks the firmware by chance.
+    match rustix::fs::ioctl_getflags(&variable) {
+        Ok(flags) if flags.contains(IFlags::IMMUTABLE) => {
+            rustix::fs::ioctl_setflags(&variable, flags.difference(IFlags::IMMUTABLE)).with_context(removing)?;
+        }
+        Ok(_) | Err(Errno::NOTTY | Errno::OPNOTSUPP) => {}
+        Err(errno) => return Err(errno).with_context(removing),
+    }
+    rustix::fs::unlinkat(&efivars, &file, AtFlags::empty()).with_context(removing)?;
+    Ok(true)
+}
+
 /// efivarfs puts four bytes of attributes before the value, which is UTF-16LE with a final NUL.
 fn parse_string(bytes: &[u8]) -> Result<String> {
     ensure!(bytes.len() >= 4 && bytes.len().is_multiple_of(2), "{} bytes (expected four and UTF-16 text)", bytes.len());
@@ -93,6 +135,36 @@ mod tests {
         }
         std::fs::write(temp.path().join(format!("{name}-{VENDOR}")), "odd").unwrap();
         assert!(loader_variable(&efivars, name).unwrap_err().to_string().contains(name));
+    }
+
+    #[test]
+    fn a_variable_is_set_replaced_and_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let efivars = dir::open_path(temp.path()).unwrap();
+        let name = "LoaderEntryOneShot";
+        for text in ["selkie-ab.conf", "b"] {
+            set_loader_variable(&efivars, name, text).unwrap();
+            assert_eq!(loader_variable(&efivars, name).unwrap().as_deref(), Some(text));
+        }
+        let bytes = std::fs::read(temp.path().join(format!("{name}-{VENDOR}"))).unwrap();
+        assert_eq!(bytes, [7, 0, 0, 0, b'b', 0, 0, 0]);
+        assert!(remove_loader_variable(&efivars, name).unwrap());
+        assert!(!remove_loader_variable(&efivars, name).unwrap());
+        assert_eq!(dir::names(&efivars).unwrap(), [""; 0]);
+    }
+
+    /// As in efivarfs. Needs root and a file system with such flags: ext4, or tmpfs since Linux 6.6.
+    #[test]
+    fn an_immutable_variable_is_replaced() {
+        let temp = tempfile::tempdir().unwrap();
+        let efivars = dir::open_path(temp.path()).unwrap();
+        set_loader_variable(&efivars, "A", "one").unwrap();
+        let variable = dir::open_file_optional(&efivars, format!("A-{VENDOR}")).unwrap().unwrap();
+        let flags = rustix::fs::ioctl_getflags(&variable).unwrap();
+        rustix::fs::ioctl_setflags(&variable, flags | IFlags::IMMUTABLE).unwrap();
+        std::fs::write(temp.path().join(format!("A-{VENDOR}")), "x").unwrap_err();
+        set_loader_variable(&efivars, "A", "two").unwrap();
+        assert_eq!(loader_variable(&efivars, "A").unwrap().as_deref(), Some("two"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The edge: the only place for unsafe code, raw syscalls and child processes.
 
+pub mod clock;
 pub mod dir;
 pub mod efi;
 pub mod lock;

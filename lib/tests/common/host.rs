@@ -52,6 +52,8 @@ impl Machine {
             os_version: Some("1".into()),
             os_name: Some("Debian GNU/Linux 1".into()),
             made_under: None,
+            number: Some(1),
+            staged: Some(1_700_000_000),
         };
         Deployments::open_or_create(machine.sysroot()).unwrap().create(&id, &origin).unwrap();
         machine.first_entry(&store, &id);
@@ -79,20 +81,37 @@ impl Machine {
         layout::write(&self.root.join("images"), tag, files);
     }
 
+    /// Releases a version under the tag that is followed, and upgrades to it.
+    pub fn next(&self, booted: &ImageId, version: &str, keep: usize) -> ImageId {
+        self.release("stable", &layout::bootable(version));
+        self.upgrade_keeping(booted, None, Until::Stage, keep).unwrap().staged.unwrap()
+    }
+
+    /// What the first boot of a root does to its deployment.
+    pub fn boot(&self, id: &ImageId) {
+        let _ = std::fs::remove_file(self.root.join(format!("sysroot/state/deploy/{id}/etc-from.json")));
+    }
+
     /// The reference of a tag.
     pub fn reference(&self, tag: &str) -> String {
         format!("oci:{}:{tag}", self.root.join("images").display())
     }
 
-    /// The machine while `booted` runs.
+    /// The machine while `booted` runs. Where there is a directory `efivars`, its firmware has variables.
     pub fn host(&self, booted: &ImageId) -> Host {
         let open = |part: &str| dir::open_path(self.root.join(part)).unwrap();
-        Host::at(open("sysroot"), open("esp"), open("run"), booted.clone()).unwrap()
+        let host = Host::at(open("sysroot"), open("esp"), open("run"), booted.clone()).unwrap();
+        if self.root.join("efivars").exists() { host.with_efivars(open("efivars")) } else { host }
     }
 
     /// Runs `upgrade`, or `switch` where `image` is given.
     pub fn upgrade(&self, booted: &ImageId, image: Option<&str>, until: Until) -> anyhow::Result<Report> {
-        let options = Options { image: image.map(|i| i.parse().unwrap()), source: SourceOptions::default(), until };
+        self.upgrade_keeping(booted, image, until, 0)
+    }
+
+    /// The same with a number of older roots that stay.
+    pub fn upgrade_keeping(&self, booted: &ImageId, image: Option<&str>, until: Until, keep: usize) -> anyhow::Result<Report> {
+        let options = Options { image: image.map(|i| i.parse().unwrap()), source: SourceOptions::default(), until, keep };
         upgrade::run(&self.host(booted), &options, &silent())
     }
 

@@ -124,6 +124,8 @@ pub(crate) fn origin() -> Origin {
         os_version: None,
         os_name: None,
         made_under: None,
+        number: None,
+        staged: None,
     }
 }
 
