@@ -174,11 +174,19 @@ fn odd_archives_give_the_digests_or_the_failures_of_a_pull() {
 }
 
 #[test]
-fn what_a_pull_would_hold_in_memory_is_refused() {
-    let (runtime, mut layer) = (runtime(), Vec::new());
-    block(&mut layer, b'5', b"usr/d", b"", &vec![1; (1 << 20) + 1], 0o755, (0, 0), 0, (0, 0));
-    let found = failure(&measured(&runtime, &[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
-    assert!(found.kind == FailureKind::Unsuitable && found.message.contains("1048577 bytes of content and is no file"), "{found}");
+fn what_would_take_all_memory_or_for_ever_is_refused() {
+    let runtime = runtime();
+    let mut large = Vec::new();
+    block(&mut large, b'5', b"usr/d", b"", &vec![1; (1 << 20) + 1], 0o755, (0, 0), 0, (0, 0));
+    // A sparse file whose map has no end: the parser asks for what it has got.
+    let mut endless = Vec::new();
+    let records = [record("GNU.sparse.major", b"1"), record("GNU.sparse.minor", b"0"), record("GNU.sparse.realsize", b"9")].concat();
+    block(&mut endless, b'x', b"pax", b"", &records, 0o644, (0, 0), 0, (0, 0));
+    block(&mut endless, b'0', b"usr/x", b"", &[b'1'; 4096], 0o644, (0, 0), 0, (0, 0));
+    for (layer, words) in [(large, "1048577 bytes of content and is no file"), (endless, "a header that does not end")] {
+        let found = failure(&measured(&runtime, &[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
+        assert!(found.kind == FailureKind::Unsuitable && found.message.contains(words), "{found}");
+    }
 }
 
 /// A policy whose files are more than 64 bytes, `at` a directory of the archive.
