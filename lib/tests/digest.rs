@@ -14,7 +14,7 @@ use registry::{Registry, copy, push};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::SourceOptions;
 use selkie::image_id::Algorithm;
-use selkie::ops::{digest, pull};
+use selkie::ops::{digest, pull, seal};
 use selkie::progress::{Progress, Silent};
 use selkie::store::{Keep, Measured, Scratch, Store, Verity};
 use store_common::random::Random;
@@ -312,6 +312,24 @@ fn all_five_digests_are_those_of_a_pull_by_the_same_names() {
         assert!(names.iter().all(|name| expected.contains(name)), "{names:?}");
         assert_eq!(found["index-digest"].is_string(), tag == "policy");
     }
+}
+
+#[test]
+fn a_sealed_image_says_how_it_is_measured() {
+    let mut layout = Layout::new();
+    let layers = system();
+    let boot_image = measured(&runtime(), &layers, Algorithm::Sha512).unwrap().boot_image;
+    let image = layout.image("amd64", &layers.into_iter().map(|layer| (Compression::Gzip, layer)).collect::<Vec<_>>());
+    let sealed = format!("v1-sha512-12:{boot_image}");
+    let recipe = selkie::store::RECIPE.to_string();
+    layout.publish(Some("sealed"), &layout.annotated(&image, &[(seal::BOOT_IMAGE, &sealed), (seal::RECIPE, &recipe)]));
+    layout.publish(Some("newer"), &layout.annotated(&image, &[(seal::BOOT_IMAGE, &sealed), (seal::RECIPE, "1000")]));
+    let reference = layout.reference(Some("sealed"));
+    let found = digest_of(&reference, None).unwrap();
+    assert_eq!((found.algorithm, found.boot_image), (Algorithm::Sha512, boot_image));
+    let kind = |error: anyhow::Error| failure(&error).kind;
+    assert_eq!(kind(digest_of(&reference, Some(Algorithm::Sha256)).unwrap_err()), FailureKind::StoreMismatch);
+    assert_eq!(kind(digest_of(&layout.reference(Some("newer")), None).unwrap_err()), FailureKind::Unsuitable);
 }
 
 #[test]
