@@ -2,10 +2,12 @@
 
 mod digest;
 mod disk;
+mod lint;
 mod output;
 mod progress;
 mod pull;
 mod rollback;
+mod seal;
 mod source;
 mod status;
 mod switch;
@@ -37,8 +39,10 @@ enum Verb {
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
     Pull(pull::Arguments),
+    Seal(seal::Arguments),
     Digest(digest::Arguments),
     Disk(disk::Arguments),
+    Lint(lint::Arguments),
     Verify(verify::Arguments),
 }
 
@@ -51,8 +55,10 @@ fn main() -> ExitCode {
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Seal(verb) => seal::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
+        Verb::Lint(verb) => lint::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),
     };
     match answer {

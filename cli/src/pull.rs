@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
 use selkie::ops::host::{Access, Host};
-use selkie::ops::pull::{self, Options, Pulled};
+use selkie::ops::pull::{self, Options, Pulled, Repository};
 use selkie::reference::ImageReference;
-use selkie::store::{Store, Verity};
+use selkie::store::Verity;
 
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
@@ -23,7 +23,7 @@ pub struct Arguments {
     /// The repository; it is made if it is not there. Without it, this machine's own.
     #[arg(long, value_name = "DIR")]
     repo: Option<PathBuf>,
-    /// fs-verity algorithm of a new repository: sha256 (default) or sha512.
+    /// fs-verity algorithm of a new repository: sha256 or sha512 (default: the one of a sealed image, else sha256).
     #[arg(long, requires = "repo")]
     algorithm: Option<Algorithm>,
     /// Name to keep the image under (default: the reference).
@@ -40,7 +40,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let options = Options { image: arguments.image.clone(), source: arguments.source.options(), tag: arguments.tag.clone() };
     let progress = renderer(output);
     let pulled = match &arguments.repo {
-        Some(repo) => pull::run(&open(repo, arguments)?, &options, &progress)?,
+        Some(repo) => pull::run_into(&repository(repo, arguments), &options, &progress)?,
         None => pull::run_on_host(&Host::running(Access::Write).map_err(|e| no_repository(&e))?, &options, &progress)?,
     };
     output.print(&pulled, human)?;
@@ -54,10 +54,9 @@ fn no_repository(error: &anyhow::Error) -> anyhow::Error {
     Failure::new(kind, message).hint("on a selkie host run it as root; elsewhere name a directory with --repo DIR").into()
 }
 
-fn open(repo: &Path, arguments: &Arguments) -> Result<Store> {
+fn repository(repo: &Path, arguments: &Arguments) -> Repository {
     let verity = if arguments.require_verity { Verity::Required } else { Verity::IfPossible };
-    let here = selkie::sys::dir::open_path(".").context("opening the working directory")?;
-    Store::open_or_init(here, repo, arguments.algorithm, verity)
+    Repository { path: repo.to_owned(), algorithm: arguments.algorithm, verity }
 }
 
 fn human(pulled: &Pulled) -> String {

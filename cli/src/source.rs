@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use selkie::image::SourceOptions;
+use selkie::image::{OutputOptions, SourceOptions};
 
 /// How to reach registries. Mirrors, TLS and signature policy come from registries.conf, certs.d and policy.json as for skopeo.
 #[derive(Debug, Args)]
@@ -20,5 +20,10 @@ impl SourceArguments {
     /// The library's form.
     pub fn options(&self) -> SourceOptions {
         SourceOptions { authfile: self.authfile.clone(), tls_verify: self.tls_verify, ..SourceOptions::default() }
+    }
+
+    /// The same for a place that an image is written to.
+    pub fn output_options(&self) -> OutputOptions {
+        OutputOptions { authfile: self.authfile.clone(), tls_verify: self.tls_verify }
     }
 }

@@ -23,6 +23,9 @@ fn words_that_are_off_are_usage() {
         &["digest", "quay.io/acme/os:stable", "--algorithm", "md5"],
         &["upgrade", "--check", "--apply"],
         &["disk", "oci:/x", "--output", "y", "--size", "ten"],
+        &["lint"],
+        &["lint", "oci:/x", "--rootfs", "/"],
+        &["lint", "--rootfs", "/", "--skip", "no-such-check"],
     ] {
         let output = selkie(args);
         assert_eq!(code(&output), Some(2), "{args:?}: {}", stderr(&output));
@@ -73,4 +76,29 @@ fn a_repository_of_another_algorithm_is_a_mismatch() {
         let output = selkie(&["pull", &image, "--repo", repo.to_str().unwrap(), "--algorithm", algorithm]);
         assert_eq!(code(&output), Some(expected), "{algorithm}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn lint_answers_by_its_exit_code() {
+    let temp = tempfile::tempdir().unwrap();
+    let root = temp.path().join("root");
+    std::fs::create_dir_all(root.join("usr")).unwrap();
+    let scratch = temp.path().to_str().unwrap();
+    let args = ["lint", "--rootfs", root.to_str().unwrap(), "--scratch", scratch, "--json"];
+    let output = selkie(&args);
+    assert_eq!(code(&output), Some(1), "{}", stderr(&output));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = json["findings"].as_array().unwrap();
+    assert!(findings.iter().any(|finding| finding["id"] == "kernel" && finding["severity"] == "error"), "{json}");
+    assert_eq!(json["counts"]["errors"], findings.iter().filter(|finding| finding["severity"] == "error").count());
+
+    let errors: Vec<&str> = findings.iter().filter(|finding| finding["severity"] == "error").map(|f| f["id"].as_str().unwrap()).collect();
+    let skipped: Vec<&str> = args.into_iter().chain(errors.iter().flat_map(|id| ["--skip", id])).collect();
+    assert_eq!(code(&selkie(&skipped)), Some(0));
+    assert_eq!(code(&selkie(&[&skipped[..], &["--fatal-warnings"]].concat())), Some(1));
+
+    let human = String::from_utf8(selkie(&args[..5]).stdout).unwrap();
+    assert!(human.contains("Errors:") && human.contains("  kernel: ") && human.contains("    -> "), "{human}");
+    let list = selkie(&["lint", "--list"]);
+    assert!(code(&list) == Some(0) && String::from_utf8(list.stdout).unwrap().contains("var-content"));
 }

@@ -46,6 +46,7 @@ pub(crate) fn run(options: &LabOptions) -> Result<()> {
         images.releases(registry::choose_port(&lab)?, tell)?;
         images.example_web(WEB, DEBIAN, tell)
     })?;
+    story.step("looking for what is wrong with them", |tell| images.lint(&programs, &[DEBIAN, WEB], tell))?;
     story.table();
     Ok(())
 }
@@ -105,6 +106,18 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
+    /// Lets `selkie lint` look at local images; a warning is an error.
+    pub(crate) fn lint(&self, programs: &build::Programs, images: &[&str], tell: &Teller) -> Result<()> {
+        for image in images {
+            tell.say(format!("linting {image}"));
+            let scratch = self.lab.subdir("scratch")?;
+            let argv = Argv::new([&programs.selkie]).with(["lint", "--fatal-warnings", "--progress", "none", "--scratch"]).with([&scratch]);
+            let name = image.trim_start_matches("localhost/");
+            argv.with([self.storage.reference(image)]).by_root().log(&self.lab.log(&format!("lint-{name}")))?;
+        }
+        Ok(())
+    }
+
     /// Pushes a local image to a registry on loopback.
     pub(crate) fn push(&self, image: &str, to: &str) -> Result<()> {
         let log = self.lab.log("push");
@@ -152,6 +165,11 @@ struct Storage {
 }
 
 impl Storage {
+    /// An image of this storage, as every program names it.
+    fn reference(&self, image: &str) -> String {
+        format!("containers-storage:[overlay@{}+{}]{image}", self.dir.join("root").display(), self.dir.join("run").display())
+    }
+
     /// buildah on this storage. The overlay driver needs root, which `vfs` would too; it does not copy a tree per layer.
     fn buildah<const N: usize>(&self, words: [&str; N]) -> Argv {
         let (root, run) = (self.dir.join("root"), self.dir.join("run"));

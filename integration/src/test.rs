@@ -133,6 +133,8 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
         images.releases(port, tell)?;
         images.example_web(images::LAB_WEB, images::AGENT, tell)
     })?;
+    let linted = story.step("looking for what is wrong with them", |tell| images.lint(&programs, &[images::DEBIAN, images::LAB_WEB], tell));
+    tally.count(linted);
     let accel = story.step("finding out how virtual machines run here", |tell| {
         let accel = Accel::choose(lab, options.accel, &images.kernel(images::DEBIAN)?)?;
         tell.say(accel.to_string());

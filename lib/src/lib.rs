@@ -5,6 +5,7 @@
 //! machine as it is, read-only), and `ops` (the verbs, where owners meet). `ARCHITECTURE.md` is the map and
 //! `tests/architecture.rs` enforces it.
 
+pub mod calendar;
 pub mod cmdline;
 pub mod error;
 pub mod image_id;
@@ -24,6 +25,7 @@ pub mod image;
 pub mod signing;
 pub mod store;
 
+pub mod lint;
 pub mod system;
 
 pub mod ops;

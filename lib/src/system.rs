@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::boot::{BootEntry, Choice, Esp};
+use crate::boot::{BootEntry, Choice, Esp, Tries};
 use crate::deploy::{DEPLOY, Deployments, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -21,6 +21,8 @@ pub struct System {
     pub foreign: Vec<String>,
     /// What is not as it should be, one sentence each. A problem never hides the rest.
     pub problems: Vec<String>,
+    /// The highest serial of any entry of ours, also of one that cannot be read any further: the boot loader sorts it all the same.
+    pub last_serial: u64,
 }
 
 impl System {
@@ -44,7 +46,8 @@ impl System {
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
         problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
-        Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
+        let last_serial = menu.last_serial;
+        Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems, last_serial }
     }
 
     /// Adds the problem that the firmware holds choices of other entries than the one that is to boot next. Without a look at the entries
@@ -64,10 +67,14 @@ impl System {
         self.default_entry().filter(|e| e.image != self.booted)
     }
 
-    /// The newest entry that neither runs nor boots next. One that has run comes before one that was staged and never did.
+    /// The newest entry that neither runs nor boots next, and that the boot loader has not given up. One that has run comes before one that was staged and never did.
     pub fn previous(&self) -> Option<&BootEntry> {
         let default = self.default_entry().map(|e| &e.image);
-        let others = || self.entries.iter().filter(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e));
+        let given_up = |entry: &BootEntry| entry.tries.is_some_and(Tries::is_bad);
+        let others = || {
+            let other = |e: &&BootEntry| e.image != self.booted && Some(&e.image) != default && self.can_boot(e) && !given_up(e);
+            self.entries.iter().filter(other)
+        };
         others().find(|e| self.has_run(&e.image)).or_else(|| others().next())
     }
 
@@ -99,7 +106,7 @@ impl System {
 
     /// The serial of the next activation.
     pub fn next_serial(&self) -> u64 {
-        self.entries.iter().map(|e| e.serial).max().map_or(1, |last| last + 1)
+        self.last_serial + 1
     }
 
     /// Deployments that are kept: what runs, what boots next, one to go back to, and whatever the first boot of one of these will carry
@@ -112,6 +119,11 @@ impl System {
         let sources: Vec<&ImageId> = sources.collect();
         kept.extend(sources);
         kept
+    }
+
+    /// Whether a root has an entry that is known to boot: one whose boot went well took the counter away.
+    pub fn is_proven(&self, id: &ImageId) -> bool {
+        self.has_run(id) && self.entries.iter().any(|e| e.image == *id && e.tries.is_none())
     }
 
     /// Whether a root has been booted: the first boot takes the request to carry `/etc` away.
@@ -140,23 +152,25 @@ struct Menu {
     entries: Vec<BootEntry>,
     foreign: Vec<String>,
     problems: Vec<String>,
+    last_serial: u64,
 }
 
 impl Menu {
     fn read(esp: &Esp) -> Result<Self> {
         let entries = esp.entries()?;
-        let ours = |file: &String| entries.iter().any(|e| e.file == *file);
-        let (mut foreign, mut problems) = (Vec::new(), Vec::new());
-        for found in esp.found()?.into_iter().filter(|found| !ours(&found.file)) {
-            if found.entry.as_ref().is_ok_and(|entry| entry.serial().is_some()) {
-                problems.push(format!(
-                    "boot entry {} names no root that can be read: its unified kernel image is missing or damaged",
-                    found.file
-                ));
+        let (mut foreign, mut problems, mut last_serial) = (Vec::new(), Vec::new(), 0);
+        for found in esp.found()? {
+            match found.entry.as_ref().ok().and_then(|entry| Some((entry, entry.serial()?))) {
+                Some((entry, serial)) => {
+                    last_serial = last_serial.max(serial);
+                    if esp.is_dead(entry) {
+                        problems.push(format!("boot entry {} starts nothing: its unified kernel image is missing or damaged", found.file));
+                    }
+                }
+                None => foreign.push(found.file),
             }
-            foreign.push(found.file);
         }
-        Ok(Self { entries, foreign, problems })
+        Ok(Self { entries, foreign, problems, last_serial })
     }
 }
 
@@ -213,7 +227,8 @@ mod tests {
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
         let deployments: Vec<Found> =
             entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None }).collect();
-        System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![] }
+        let last_serial = entries.iter().map(|e| e.serial).max().unwrap_or(0);
+        System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![], last_serial }
     }
 
     #[test]

@@ -111,7 +111,10 @@ fn only_a_missing_image_moves_on() {
     // A repository without fs-verity is no reason to try the next.
     let (root, _) = machine.boot_with(&format!("composefs={id} composefs=?{id}"), |_| ());
     let text = format!("{:#}", root.unwrap_err());
-    assert!(text.contains("looking for fs-verity on the repository (expected it, as the kernel argument has no '?')"), "{text}");
+    assert!(
+        text.contains("looking for fs-verity on meta.json of the repository (expected it, as the kernel argument has no '?')"),
+        "{text}"
+    );
 }
 
 /// What is taken away, the kernel arguments, what is said, and the kind of failure.

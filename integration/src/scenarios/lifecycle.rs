@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, TAG, same};
+use super::{Bench, TAG, same, sealed};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 const WEB_TAG: &str = "web:stable";
@@ -30,6 +30,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), "v2")?;
     root_is_sealed(&mut machine, v2.booted()?)?;
     changes_are_kept(&mut machine)?;
+    has_proven_itself(&mut machine)?;
     v2_is_current(&mut machine)?;
 
     machine.read(&["selkie", "rollback"])?;
@@ -40,7 +41,38 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     same("the image after the rollback", back.booted()?, v1.as_str())?;
     same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), "v1")?;
     same("the file in /var", machine.shell("cat /var/lib/lab-data")?.as_str(), "data")?;
-    becomes_a_web_server(bench, &mut machine, tell)
+    becomes_a_web_server(bench, &mut machine, tell)?;
+    becomes_a_sealed_one_and_goes_back(bench, &mut machine, tell)
+}
+
+/// A sealed image on a host of plain ones, without Secure Boot, and back.
+fn becomes_a_sealed_one_and_goes_back(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<()> {
+    const TAG: &str = "os:sealed-unsigned";
+    let sealed = sealed::seal(bench, None, "v3", TAG)?;
+    machine.read(&["selkie", "switch", &bench.registry.for_guest(TAG)])?;
+    let took = machine.reboot()?;
+    tell.say(format!("a sealed v3 is up after {} s", took.as_secs()));
+    let status = Status::of(machine)?;
+    status.expect("v3", None, Some("1.0"))?;
+    same("the sealed root", status.get("/booted/id"), &sealed["boot-image"])?;
+    same("whether it is sealed", status.get("/booted/sealed"), &serde_json::Value::Bool(true))?;
+    let outcome = machine.run(&["selkie", "verify", "--json"])?;
+    let report: serde_json::Value = serde_json::from_str(&outcome.stdout).context("reading selkie verify")?;
+    same("the exit code of verify without Secure Boot", outcome.code, 1)?;
+    let broken: Vec<_> =
+        report["links"].as_array().into_iter().flatten().filter(|link| link["holds"] == false).map(|link| &link["name"]).collect();
+    same(
+        "the links that are broken without Secure Boot and a signature",
+        format!("{broken:?}").as_str(),
+        r#"[String("firmware"), String("loader")]"#,
+    )?;
+
+    machine.read(&["selkie", "rollback"])?;
+    let took = machine.reboot()?;
+    tell.say(format!("the plain web server is back after {} s", took.as_secs()));
+    let status = Status::of(machine)?;
+    status.expect("1.0", None, Some("v3"))?;
+    same("whether it is sealed", status.get("/booted/sealed"), &serde_json::Value::Bool(false))
 }
 
 /// `selkie switch` to the example that is derived from the base: its service, its user and its directories in /var are there.
@@ -62,6 +94,15 @@ fn becomes_a_web_server(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller)
     same("the visits that the image's own service counts", visits.as_str(), "1")?;
     same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;
     same("the file that was made under v1", machine.shell("cat /etc/lab/mine.conf")?.as_str(), "mine")
+}
+
+/// A boot that went well takes the counter of tries away.
+fn has_proven_itself(machine: &mut Machine) -> Result<()> {
+    machine.shell("systemctl is-system-running --wait || true")?;
+    let status = Status::of(machine)?;
+    same("the counter of tries", status.get("/booted/tries"), &serde_json::Value::Null)?;
+    let entry = status.text("/booted/entry")?;
+    same("a counter in the entry's name", entry.contains('+'), false)
 }
 
 /// A machine that has only just been installed; the result is the id of its image.

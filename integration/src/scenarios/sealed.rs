@@ -27,7 +27,7 @@ const TRIES: usize = 3;
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     let keys = Keys::make(bench.lab)?;
-    let v1 = seal(bench, &keys, "v1")?;
+    let v1 = seal(bench, Some(&keys), "v1", SEALED)?;
     same("the boot image of the sealed image", &v1["boot-image"], &bench.pulled["boot-image"])?;
     same("its digest, computed anew", digest(bench)?, v1["boot-image"].clone())?;
     let disk = disk(bench, &keys)?;
@@ -38,7 +38,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     tell.say("v1 is proven, from the firmware to every object");
     refuses_arguments_of_its_own(&mut machine)?;
 
-    let v2 = seal(bench, &keys, "v2")?;
+    let v2 = seal(bench, Some(&keys), "v2", SEALED)?;
     let uki = upgraded(&mut machine)?;
     let good = read_esp(&machine.disk(), &uki)?;
     write_esp(&machine.disk(), &uki, &with_another_command_line(&good)?)?;
@@ -65,15 +65,17 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     same("the counter of tries after a good boot", Status::of(&mut machine)?.get("/booted/tries"), &Value::Null)
 }
 
-/// Seals a release and pushes it to the tag.
-fn seal(bench: &Bench<'_>, keys: &Keys, version: &str) -> Result<Value> {
+/// Seals a release, pushes it to `tag`, and tells what `selkie seal --json` says.
+pub(super) fn seal(bench: &Bench<'_>, keys: Option<&Keys>, version: &str, tag: &str) -> Result<Value> {
     let plain = format!("os:plain-{version}");
     bench.images.push(&images::release(version), &bench.registry.here(&plain))?;
-    let [key, certificate] = keys.signing();
-    let argv = Argv::new([&bench.programs.selkie])
-        .with(["seal", &bench.registry.here(&plain), "--tls-verify=false", "--json", "--output", &bench.registry.here(SEALED)])
-        .with(["--scratch".into(), bench.lab.dir.clone(), "--key".into(), key, "--cert".into(), certificate])
+    let mut argv = Argv::new([&bench.programs.selkie])
+        .with(["seal", &bench.registry.here(&plain), "--tls-verify=false", "--json", "--output", &bench.registry.here(tag)])
+        .with([Path::new("--scratch"), &bench.lab.dir])
         .with(selkie::kargs());
+    if let Some([key, certificate]) = keys.map(Keys::signing) {
+        argv = argv.with(["--key".into(), key, "--cert".into(), certificate]);
+    }
     json(&argv)
 }
 

@@ -46,14 +46,14 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.cut_power()?;
     tell.say("another file in the place of the root image stops in the initramfs, and the console names its digest");
 
-    unseal(&machine.disk())?;
-    machine.boot_until("looking for fs-verity on the repository")?;
-    machine.cut_power()?;
-    tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
-
     boot_another_image(&machine.disk(), &id)?;
     machine.boot_until("looking for the root image: composefs/images has none of")?;
+    machine.cut_power()?;
     tell.say("an entry for an image that is not there stops in the initramfs, and the console says so");
+
+    unseal(&machine.disk())?;
+    machine.boot_until("looking for fs-verity on meta.json")?;
+    tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
     Ok(())
 }
 
@@ -89,7 +89,7 @@ fn change(disk: &Path, request: &str) -> Result<()> {
 
 /// Makes the boot entry name an image that is not in the repository.
 fn boot_another_image(disk: &Path, id: &str) -> Result<()> {
-    let path = format!("/loader/entries/selkie-{}.conf", &id[..12]);
+    let path = format!("/loader/entries/selkie-{}-1.conf", &id[..12]);
     let entry = String::from_utf8(read_esp(disk, &path)?).context("reading a boot entry")?;
     write_esp(disk, &path, entry.replace(id, &"0".repeat(id.len())).as_bytes())
 }

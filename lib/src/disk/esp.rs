@@ -12,6 +12,7 @@ use super::dots::Dots;
 use super::size::MIB;
 use super::tree::{Content, EspTree};
 use super::window::Window;
+use crate::calendar::Moment;
 use crate::error::{Failure, FailureKind};
 
 /// FAT32 is what has at least 65525 clusters, and a cluster has at least one sector: with its tables that is a little less than this.
@@ -128,22 +129,11 @@ fn fat_time(seconds: u64) -> DateTime {
     const FIRST: u64 = 315_532_800;
     const LAST: u64 = 4_354_819_199;
     let seconds = seconds.clamp(FIRST, LAST);
-    let (year, month, day) = civil((seconds / 86400) as u32);
-    let (hour, min, sec) = ((seconds / 3600 % 24) as u16, (seconds / 60 % 60) as u16, (seconds % 60) as u16);
-    DateTime { date: Date { year, month, day }, time: Time { hour, min, sec, millis: 0 } }
-}
-
-/// Days since 1970 as year, month, day. Counts in eras of 400 years from March on, so that the leap day is the last of its year.
-fn civil(days: u32) -> (u16, u16, u16) {
-    let days = days + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + u32::from(month <= 2);
-    (year as u16, month as u16, day as u16)
+    let Moment { year, month, day, hour, minute, second } = Moment::at(seconds);
+    DateTime {
+        date: Date { year: year as u16, month: month.into(), day: day.into() },
+        time: Time { hour: hour.into(), min: minute.into(), sec: second.into(), millis: 0 },
+    }
 }
 
 #[cfg(test)]

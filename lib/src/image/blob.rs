@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use crate::progress::{Event, Progress, Unit};
 
 use super::digest::Hasher;
+use super::manifest::Layer;
 
 /// How many bytes lie between two reports of progress.
 const REPORT_EVERY: u64 = 256 * 1024;
@@ -23,6 +24,13 @@ pub(super) struct Expected {
     pub(super) digest: String,
     /// Its size in bytes; `None` where the source does not say.
     pub(super) size: Option<u64>,
+}
+
+impl Expected {
+    /// The blob of `layer`, as the manifest has it.
+    pub(super) fn of(layer: &Layer) -> Self {
+        Self { digest: layer.digest.clone(), size: Some(layer.size) }
+    }
 }
 
 /// What was seen of a blob that was read to its end.

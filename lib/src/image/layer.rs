@@ -1,4 +1,4 @@
-//! [`LayerReader`]: the uncompressed tar of a layer, whose end is only reached when everything was verified.
+//! [`LayerReader`]: the uncompressed tar of a layer, or its blob as it is, whose end is only reached when everything was verified.
 
 use std::future::Future;
 use std::io;
@@ -23,17 +23,17 @@ const BUFFER: usize = 256 * 1024;
 /// The other end of a blob's pipe: why it stopped early, where it did and knows. Ready only after the pipe was closed.
 pub(super) type Sender = Pin<Box<dyn Future<Output = Option<Failure>> + Send>>;
 
-/// Reads the uncompressed tar of a layer.
+/// Reads the uncompressed tar of a layer, or its blob as it is.
 ///
 /// The end of file (`Ok` with nothing read) is returned only after the blob was read to its end, its size and digest equal
-/// what the manifest says, and the digest of the uncompressed bytes equals the diff_id. Otherwise that read fails, with
+/// what the manifest says, and, of a tar, the digest of the uncompressed bytes equals the diff_id. Otherwise that read fails, with
 /// an [`io::Error`] around a [`Failure`] of kind [`FailureKind::Corrupt`] (or [`FailureKind::Unreachable`], where the
 /// connection broke), and so does every read after it. Bytes that were handed out before are unverified until then.
 pub struct LayerReader {
     layer: Layer,
     decoded: Reader,
     blob: Blob,
-    /// `None` where blob and tar are the same bytes with the same digest, so that hashing once is enough.
+    /// `None` where the blob is handed out as it is, with a digest that says all, so that hashing once is enough.
     diff: Option<Hasher>,
     sender: Option<Sender>,
     state: State,
@@ -79,6 +79,14 @@ impl LayerReader {
             compressed => composefs_oci::layer::decompress_async(blob.clone(), &compressed)?,
         };
         Ok(Self { layer: layer.clone(), decoded, blob, diff, sender, state })
+    }
+
+    /// Wraps `source`, which delivers the blob, and hands it out as it is.
+    pub(super) fn raw(layer: &Layer, source: Reader, sender: Option<Sender>, progress: Arc<dyn Progress>) -> Result<Self> {
+        let source: Reader = Box::new(BufReader::with_capacity(BUFFER, source));
+        let blob = Blob::new(source, Expected::of(layer), layer.digest.clone(), progress)?;
+        let decoded: Reader = Box::new(blob.clone());
+        Ok(Self { layer: layer.clone(), decoded, blob, diff: None, sender, state: State::Decoding })
     }
 
     fn poll_decode(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {

@@ -1,6 +1,7 @@
 //! Reads an OCI image layout directory, without skopeo. Every blob is checked against its digest. Read-only.
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -12,14 +13,14 @@ use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 
-use super::blob::Expected;
+use super::blob::{Expected, Reader};
 use super::digest;
 use super::layer::LayerReader;
 use super::manifest::{self, Fetched, Layer, Resolved};
 use super::platform::{self, Candidate, Leads};
 
 /// The annotation that names a tag.
-const TAG: &str = "org.opencontainers.image.ref.name";
+pub(super) const TAG: &str = "org.opencontainers.image.ref.name";
 
 /// Indexes may hold indexes; more levels than this are nonsense.
 const MAX_DEPTH: usize = 8;
@@ -34,13 +35,13 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Opens the directory of `reference` and resolves its tag.
-    pub(super) fn open(reference: &ImageReference, architecture: &str) -> Result<(Self, Resolved)> {
-        let path = reference.name().to_owned();
+    /// Opens the directory `path` and resolves `tag`, which together are what `reference` names.
+    pub(super) fn open(path: &Path, tag: Option<&str>, reference: &ImageReference, architecture: &str) -> Result<(Self, Resolved)> {
+        let path = path.display().to_string();
         let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|e| absent(&path, e))?;
         let dir = OciDir::open(dir).map_err(|e| no_layout(&path, &e))?;
         let layout = Self { dir, path };
-        let chosen = layout.choose(reference, architecture)?;
+        let chosen = layout.choose(reference, tag, architecture)?;
         let manifest = layout.json("manifest", &chosen.manifest)?;
         let manifest_digest = chosen.manifest.digest().to_string();
         let config = layout.json("configuration", &manifest::config_descriptor(&manifest_digest, &manifest)?)?;
@@ -48,20 +49,27 @@ impl Layout {
         Ok((layout, manifest::resolve(reference, fetched, architecture)?))
     }
 
-    /// Opens the blob of `layer`.
+    /// Opens the tar of `layer`.
     pub(super) async fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
-        let file = self.blob("layer", &layer.digest)?;
-        let source = Box::new(tokio::fs::File::from_std(file.into_std()));
-        let expected = Expected { digest: layer.digest.clone(), size: Some(layer.size) };
-        LayerReader::new(layer, expected, source, None, progress).await
+        LayerReader::new(layer, Expected::of(layer), self.reader(layer)?, None, progress).await
     }
 
-    fn choose(&self, reference: &ImageReference, architecture: &str) -> Result<Candidate> {
+    /// Opens the blob of `layer` as it is.
+    pub(super) fn open_blob(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        LayerReader::raw(layer, self.reader(layer)?, None, progress)
+    }
+
+    fn reader(&self, layer: &Layer) -> Result<Reader> {
+        let file = self.blob("layer", &layer.digest)?;
+        Ok(Box::new(tokio::fs::File::from_std(file.into_std())))
+    }
+
+    fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {
         let index = self.dir.read_index().map_err(|e| no_layout(&self.path, &e))?;
-        let tagged = |d: &&Descriptor| reference.tag().is_none_or(|tag| tag_of(d) == Some(tag));
+        let tagged = |d: &&Descriptor| tag.is_none_or(|tag| tag_of(d) == Some(tag));
         let entries: Vec<&Descriptor> = index.manifests().iter().filter(tagged).collect();
         if entries.is_empty() {
-            return Err(self.no_such_tag(reference.tag(), &index).into());
+            return Err(self.no_such_tag(tag, &index).into());
         }
         let (mut all, mut fitting) = (Vec::new(), Vec::<Candidate>::new());
         for entry in entries {
@@ -70,7 +78,7 @@ impl Layout {
             let new = platform::choose(&self.path, found, architecture).ok();
             fitting.extend(new.filter(|new| fitting.iter().all(|old| old.manifest.digest() != new.manifest.digest())));
         }
-        if fitting.len() > 1 && reference.tag().is_none() {
+        if fitting.len() > 1 && tag.is_none() {
             return Err(self.ambiguous(&index).into());
         }
         // Fails where nothing fits, with the list of what is there.

@@ -1,13 +1,21 @@
-//! Images where they come from: references are resolved, blobs are fetched, and nothing leaves unverified. Read-only.
+//! Images where they come from and where they go to: references are resolved, blobs are fetched, images with a layer more are written, and
+//! nothing leaves unverified.
 //!
 //! Layouts (`oci:`) are read here, without another program; registries and everything else through skopeo's image proxy. On both
-//! ways every blob is checked against its digest and every layer against its diff_id.
+//! ways every blob is checked against its digest and every layer against its diff_id. [`Derived`] is an image that does not exist yet;
+//! [`write()`] is the one way to make it exist: layouts and `oci-archive:` files are written here, registries and `containers-storage:`
+//! through `skopeo copy`.
 
+mod archive;
 mod blob;
+mod derive;
 mod digest;
 mod layer;
+mod layer_tar;
 mod layout;
+mod layout_writer;
 mod manifest;
+mod output;
 mod platform;
 mod policy;
 mod proxy;
@@ -15,13 +23,16 @@ mod proxy_error;
 mod skopeo;
 mod tap;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+pub use derive::{Derived, NewLayer};
 pub use layer::LayerReader;
+pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
+pub use output::{OutputOptions, Written, check_output, write};
 
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
@@ -39,10 +50,21 @@ pub struct SourceOptions {
     pub architecture: Option<String>,
 }
 
+impl SourceOptions {
+    fn architecture(&self) -> String {
+        self.architecture.clone().unwrap_or_else(platform::this_machine)
+    }
+}
+
+/// The layout in a scratch directory to which skopeo copies an image, and its tag there.
+const COPY: &str = "image";
+
 /// An image that was resolved and whose layers can be read.
 pub struct Source {
     resolved: Resolved,
     from: From,
+    /// Where the image is read from, if it had to be copied.
+    _scratch: Option<tempfile::TempDir>,
 }
 
 enum From {
@@ -58,15 +80,36 @@ impl Source {
     /// A [`Failure`](crate::error::Failure) where there is no such image, where it is not for this architecture, where credentials
     /// or signature policy forbid it, where the registry cannot be reached, or where a digest does not match.
     pub async fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
-        let architecture = options.architecture.clone().unwrap_or_else(platform::this_machine);
+        let architecture = options.architecture();
         let (from, resolved) = if reference.transport() == Transport::Oci {
-            let (layout, resolved) = Layout::open(reference, &architecture)?;
+            let (layout, resolved) = Layout::open(Path::new(reference.name()), reference.tag(), reference, &architecture)?;
             (From::Layout(layout), resolved)
         } else {
             let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
             (From::Proxy(Box::new(proxy)), resolved)
         };
-        Ok(Source { resolved, from })
+        Ok(Source { resolved, from, _scratch: None })
+    }
+
+    /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by
+    /// [`open_blob`](Self::open_blob).
+    ///
+    /// `containers-storage:` and `docker-archive:` do not keep those blobs. Of an image from there, skopeo first makes a layout in `scratch`,
+    /// with its layers compressed and a manifest of its own, which is what was resolved then; it goes away with the source.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`open`](Self::open), and where there is no room for the copy.
+    pub async fn open_to_copy(reference: &ImageReference, options: &SourceOptions, scratch: &Path) -> Result<Source> {
+        if !proxy::unpacks(reference.transport()) {
+            return Self::open(reference, options).await;
+        }
+        let scratch = tempfile::Builder::new().prefix(".selkie-base-").tempdir_in(scratch).context("making a scratch directory")?;
+        let argv = skopeo::copy_from(reference, &format!("oci:{COPY}:{COPY}"), options)?;
+        let copied = skopeo::run_in(scratch.path(), argv).await;
+        copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
+        let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
+        Ok(Source { resolved, from: From::Layout(layout), _scratch: Some(scratch) })
     }
 
     /// What the reference led to.
@@ -84,6 +127,19 @@ impl Source {
         match &self.from {
             From::Layout(layout) => layout.open_layer(layer, progress).await,
             From::Proxy(proxy) => proxy.open_layer(layer, progress).await,
+        }
+    }
+
+    /// Starts reading the blob of layer `index` as it is: compressed, where it is compressed. Otherwise like [`open_layer`](Self::open_layer).
+    ///
+    /// # Errors
+    ///
+    /// As there; and where the source keeps no blobs and was not opened by [`open_to_copy`](Self::open_to_copy).
+    pub async fn open_blob(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
+        match &self.from {
+            From::Layout(layout) => layout.open_blob(layer, progress),
+            From::Proxy(proxy) => proxy.open_blob(layer, progress).await,
         }
     }
 

@@ -76,10 +76,19 @@ impl Proxy {
         let expected = if self.transport == Transport::ContainersStorage {
             Expected { digest: layer.diff_id.clone(), size: None }
         } else {
-            Expected { digest: layer.digest.clone(), size: Some(layer.size) }
+            Expected::of(layer)
         };
         let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &expected).await?;
         LayerReader::new(layer, expected, source, Some(sender), progress).await
+    }
+
+    /// Opens the blob of `layer` as it is.
+    pub(super) async fn open_blob(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        if unpacks(self.transport) {
+            bail!("reading layer {}: this source has no blobs (expected an image opened to be copied)", layer.digest);
+        }
+        let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &Expected::of(layer)).await?;
+        LayerReader::raw(layer, source, Some(sender), progress)
     }
 
     /// Ends skopeo and waits for it.
@@ -121,6 +130,11 @@ impl Proxy {
         let reader = opening.await.context("asking skopeo for a blob: the task ended early")??;
         Ok((reader, Box::pin(async move { answered.await.ok().flatten() })))
     }
+}
+
+/// Whether images of this transport have lost the blobs that their manifest lists: layers are kept as plain tar files, or as directories.
+pub(super) fn unpacks(transport: Transport) -> bool {
+    matches!(transport, Transport::ContainersStorage | Transport::DockerArchive)
 }
 
 type Opened = tokio::sync::oneshot::Sender<Result<Reader>>;
@@ -212,7 +226,7 @@ async fn raw_manifest(reference: &ImageReference, options: &SourceOptions, manif
 }
 
 /// The manifest or index that a reference names, as it is.
-async fn raw(reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
+pub(super) async fn raw(reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
     let argv = skopeo::inspect_raw(&reference.skopeo(), options);
     let output = tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")?;
     output.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))

@@ -10,7 +10,8 @@ const SIGNATURES: &str =
 const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credentials with --authfile";
 const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
 const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
-const STORAGE: &str = "read the storage of podman as root, or inside `podman unshare`";
+const ROOM: &str = "free some space, then run the same command again";
+const STORAGE: &str = "use the storage of podman as root, or inside `podman unshare`";
 const AGAIN: &str = "check the registry's name, the network and the mirrors, then run the same command again";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
 
@@ -36,7 +37,8 @@ const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
         Some("build the image for this architecture, or name another"),
         &["no image found in manifest list for architecture", "no image found in image index for architecture"],
     ),
-    (FailureKind::NotPermitted, None, &["permission denied"]),
+    (FailureKind::NoSpace, Some(ROOM), &["no space left on device", "disk quota exceeded"]),
+    (FailureKind::NotPermitted, None, &["permission denied", "read-only file system"]),
     (FailureKind::NotPermitted, Some(STORAGE), &["operation not permitted"]),
     (
         FailureKind::Corrupt,
@@ -173,7 +175,7 @@ mod tests {
 
     #[test]
     fn what_skopeo_says_is_understood() {
-        use FailureKind::{Corrupt, Denied, NotFound, NotPermitted, Unreachable, Unsuitable};
+        use FailureKind::{Corrupt, Denied, NoSpace, NotFound, NotPermitted, Unreachable, Unsuitable};
         let table = [
             (NotFound, "reading manifest nope in 127.0.0.1:5931/os: manifest unknown: manifest unknown"),
             (NotFound, "reading manifest x in quay.io/acme/none: name unknown: repository not found"),
@@ -197,6 +199,7 @@ mod tests {
             (Denied, "Source image rejected: A signature was required, but no signature exists"),
             (Denied, "Error loading trust policy: open nopol.json: no such file or directory"),
             (Denied, "getting username and password: 1 error occurred:\n\t* reading JSON file \"/a\": unexpected end of JSON input"),
+            (NoSpace, "writing blob: write /srv/layout/oci-put-blob123: no space left on device"),
             (NotPermitted, "chown /home/a/storage/vfs: operation not permitted"),
             (NotPermitted, "open /run/containers/0/auth.json: permission denied"),
             (

@@ -4,6 +4,7 @@ mod arguments;
 pub mod digest;
 pub mod disk;
 pub mod host;
+pub mod lint;
 pub mod prune;
 pub mod pull;
 pub mod rollback;

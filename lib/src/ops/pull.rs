@@ -1,5 +1,6 @@
 //! `selkie pull`: an image from a registry or a layout into a composefs repository.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -7,13 +8,14 @@ use serde::Serialize;
 
 use super::host::Host;
 use super::runtime::block_on;
-use super::{prune, upgrade};
+use super::{prune, seal, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{ImportStats, Store, StoredImage};
+use crate::store::{ImportStats, Store, StoredImage, Verity};
+use crate::sys::dir;
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -75,6 +77,37 @@ impl Pulled {
     }
 }
 
+/// A repository by its place, made where it is not there.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    /// Its directory.
+    pub path: PathBuf,
+    /// fs-verity algorithm of a new one: that of the image's seal by default, else SHA-256.
+    pub algorithm: Option<Algorithm>,
+    /// Whether it has to be sealed.
+    pub verity: Verity,
+}
+
+/// Pulls into a repository anywhere.
+///
+/// # Errors
+///
+/// Those of [`run`]; [`FailureKind::StoreMismatch`] for a repository of another algorithm than asked for.
+pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let here = dir::open_path(".").context("opening the working directory")?;
+    let open = |algorithm| Store::open_or_init(&here, &repository.path, algorithm, repository.verity);
+    let algorithm = match repository.algorithm {
+        None if !repository.path.join("meta.json").exists() => block_on(async {
+            let source = Source::open(&options.image, &options.source).await?;
+            let algorithm = seal::sealed_with(source.resolved())?;
+            source.close().await?;
+            anyhow::Ok(algorithm)
+        })?,
+        asked => asked,
+    };
+    run(&open(algorithm)?, options, progress)
+}
+
 /// Pulls into the repository of a machine, under its lock.
 pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let _lock = host.lock()?;
@@ -111,6 +144,14 @@ pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Re
 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    let (stats, bytes_fetched) = fetch_layers(store, source, progress).await?;
+    let resolved = source.resolved();
+    let stored = commit(store, resolved, progress)?;
+    Ok(report(store, resolved, stored, &stats, bytes_fetched))
+}
+
+/// Fetches the layers that are missing: what that did to the repository, and how many compressed bytes were fetched.
+pub(super) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<(ImportStats, u64)> {
     let resolved = source.resolved();
     progress.phase(format!("pulling {}", resolved.reference));
     let mut stats = ImportStats::default();
@@ -128,11 +169,16 @@ pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Pro
         bytes_fetched += layer.size;
         progress.step("import layer");
     }
+    Ok((stats, bytes_fetched))
+}
+
+/// Makes an image of layers that are all here.
+pub(super) fn commit(store: &Store, resolved: &Resolved, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
     progress.phase("building the root file system".to_owned());
     let (_, manifest) = resolved.oci_manifest()?;
     let stored = store.commit(&manifest, &resolved.config, None)?;
     progress.step("commit image");
-    Ok(report(store, resolved, stored, &stats, bytes_fetched))
+    Ok(stored)
 }
 
 fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &ImportStats, bytes_fetched: u64) -> Pulled {

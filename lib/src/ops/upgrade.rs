@@ -9,6 +9,7 @@ use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
+use super::seal;
 use super::stage::{self, Bootable, Provenance};
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
@@ -154,7 +155,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
         (Plan::Stage, until) => Fetch { host, system, source, progress }.run(until, &mut report).await?,
     }
-    report.reboot_needed = host.system()?.staged().is_some();
+    report.reboot_needed = report.outcome == Outcome::Staged || host.system()?.staged().is_some();
     Ok(report)
 }
 
@@ -173,6 +174,7 @@ impl Fetch<'_> {
         if !store.is_sealed() {
             self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
         }
+        seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
         self.make_room(&store)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
@@ -192,7 +194,10 @@ impl Fetch<'_> {
             };
             let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
             let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
-            let nothing_new = entry.image == self.system.booted && self.system.staged().is_none();
+            // The same root may come with another seal: other arguments or another key.
+            let before = self.system.default_entry();
+            let same = before.is_some_and(|old| old.image == entry.image && old.uki == entry.uki && old.arguments == entry.arguments);
+            let nothing_new = same && entry.image == self.system.booted;
             report.outcome = if nothing_new { Outcome::UpToDate } else { Outcome::Staged };
             report.staged = Some(entry.image);
             store.untag(DOWNLOADED)?;

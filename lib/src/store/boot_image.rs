@@ -41,7 +41,9 @@ fn open<H: FsVerityHashValue>(physical_root: impl AsFd, wanted: &RootImage) -> R
     let repository = Repository::<H>::open_path(physical_root, DIRECTORY)
         .with_context(|| format!("opening the {} repository {DIRECTORY} on the root file system", wanted.id.algorithm()))?;
     if wanted.verity_required {
-        repository.require_verity().context("looking for fs-verity on the repository (expected it, as the kernel argument has no '?')")?;
+        repository
+            .require_verity()
+            .context("looking for fs-verity on meta.json of the repository (expected it, as the kernel argument has no '?')")?;
     }
     // Not by the library's `open_image`: that falls back to a named reference, whose contents nothing verifies.
     let directory = repository.repo_fd();

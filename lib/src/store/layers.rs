@@ -108,10 +108,16 @@ pub(super) async fn explain<R: AsyncRead + Unpin>(error: anyhow::Error, mut watc
     }
     let failure = unsuitable(format!("reading its tar stream: {error:#}"));
     if error.root_cause().to_string().contains("sparse tar entries") {
-        return failure.hint("it has GNU sparse files: build the image with buildah or podman, which never write them").into();
+        let failure = failure.hint("it has GNU sparse files: build the image with buildah or podman, which never write them");
+        return anyhow::Error::new(failure).context(SparseEntries);
     }
     failure.into()
 }
+
+/// The mark in the chain of an error of [`Store::import_layer`] that GNU sparse files caused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("it has GNU sparse files")]
+pub struct SparseEntries;
 
 /// The error that a reader meant: readers can only say `io::Error`, and a [`Failure`] inside one is not in its chain.
 fn from_reader(error: io::Error) -> anyhow::Error {

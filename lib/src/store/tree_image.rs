@@ -36,7 +36,11 @@ fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: 
         let message = format!("its bytes have the digest {} (expected its id)", found.to_hex());
         return Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into());
     }
-    let read: FileSystem<H> = erofs_to_filesystem(&bytes)?;
+    from_filesystem(store, &erofs_to_filesystem::<H>(&bytes)?)
+}
+
+/// The neutral form of a tree whose objects are in `store`.
+pub(super) fn from_filesystem<H: FsVerityHashValue>(store: &Store, read: &FileSystem<H>) -> Result<Tree> {
     let links = read.nlinks();
     let leaves = read.leaves.iter().enumerate().map(|(number, leaf)| from_leaf(number, leaf, links[number])).collect::<Result<_>>()?;
     Ok(Tree { store: store.clone(), root: from_directory(&read.root), leaves })

@@ -1,4 +1,6 @@
-//! The one lock of a machine: taken by a verb, never by a helper, and it dies with the process.
+//! Locks: files and directories that one process has to itself. They die with the process.
+//!
+//! A machine has one, taken by a verb, never by a helper; what is written elsewhere is locked by who writes it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -21,12 +23,18 @@ impl Lock {
     pub fn take(dir: impl AsFd, name: &str) -> Result<Self> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o600)).with_context(|| format!("opening lock {name}"))?;
+        Self::on(fd, "another selkie process is changing this machine").with_context(|| format!("taking lock {name}"))
+    }
+
+    /// Locks an open file or directory. Does not wait. `busy` says what another process that holds it is doing. Errors are those of
+    /// [`take`](Self::take).
+    pub fn on(fd: OwnedFd, busy: &str) -> Result<Self> {
         match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(fd)),
-            Err(Errno::WOULDBLOCK) => Err(Failure::new(FailureKind::Busy, "another selkie process is changing this machine")
-                .hint("wait until it has ended, then run the same command again")
-                .into()),
-            Err(e) => Err(e).with_context(|| format!("taking lock {name}")),
+            Err(Errno::WOULDBLOCK) => {
+                Err(Failure::new(FailureKind::Busy, busy).hint("wait until it has ended, then run the same command again").into())
+            }
+            Err(e) => Err(e.into()),
         }
     }
 }
@@ -44,5 +52,8 @@ mod tests {
         assert_eq!(Failure::find(&refused).unwrap().kind, FailureKind::Busy);
         drop(held);
         Lock::take(&dir, "lock").unwrap();
+        let _held = Lock::on(dir.try_clone().unwrap(), "it is here").unwrap();
+        let refused = Lock::on(crate::sys::dir::open_path(temp.path()).unwrap(), "it is here").unwrap_err();
+        assert_eq!(Failure::find(&refused).unwrap().message, "it is here");
     }
 }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::cmdline::Cmdline;
+use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::image::Resolved;
 use crate::image_id::Algorithm;
@@ -13,13 +13,19 @@ pub const BOOT_IMAGE: &str = "dev.selkie.boot-image";
 /// Annotation of a sealed image: the recipe by which the boot image is made of the layers.
 pub const RECIPE: &str = "dev.selkie.recipe";
 
+/// The annotations of an image that is sealed for `root`.
+pub(super) fn annotations(root: &RootImage) -> Vec<(String, String)> {
+    let description = format!("v1-{}-12:{}", root.id.algorithm(), root.id);
+    vec![(BOOT_IMAGE.to_owned(), description), (RECIPE.to_owned(), store::RECIPE.to_string())]
+}
+
 /// Refuses an image whose recipe this version does not know: its boot image would come out otherwise.
 ///
 /// # Errors
 ///
 /// [`FailureKind::Unsuitable`].
 pub fn check_recipe(resolved: &Resolved) -> Result<()> {
-    match resolved.label(RECIPE) {
+    match resolved.annotation(RECIPE) {
         Some(recipe) if recipe != store::RECIPE.to_string() => {
             let message = format!("reading annotation {RECIPE}: {recipe:?} (expected {})", store::RECIPE);
             Err(Failure::new(FailureKind::Unsuitable, message)
@@ -30,27 +36,45 @@ pub fn check_recipe(resolved: &Resolved) -> Result<()> {
     }
 }
 
-/// The algorithm for a repository of `resolved`: what was asked for, else what a sealed image was sealed with.
+/// The algorithm that an image was sealed with; `None` for one that is not sealed.
 ///
 /// # Errors
 ///
-/// [`FailureKind::StoreMismatch`] where another algorithm is asked for than the image was sealed with, [`FailureKind::Unsuitable`] for an
-/// annotation that cannot be read.
-pub fn algorithm(resolved: &Resolved, asked: Option<Algorithm>) -> Result<Option<Algorithm>> {
+/// [`FailureKind::Unsuitable`] for annotations that cannot be read, or of a recipe that is not known.
+pub fn sealed_with(resolved: &Resolved) -> Result<Option<Algorithm>> {
+    Ok(sealed_root(resolved)?.map(|root| root.id.algorithm()))
+}
+
+/// The root that a sealed image boots, as its manifest says; the layers are not looked at.
+///
+/// # Errors
+///
+/// Those of [`sealed_with`].
+pub fn sealed_root(resolved: &Resolved) -> Result<Option<RootImage>> {
     check_recipe(resolved)?;
-    let Some(annotation) = resolved.label(BOOT_IMAGE) else { return Ok(asked) };
+    let Some(annotation) = resolved.annotation(BOOT_IMAGE) else { return Ok(None) };
     let roots = Cmdline::parse(&format!("composefs.digest={annotation}")).root_images().ok();
     let Some([root]) = roots.as_deref() else {
         let message = format!("reading annotation {BOOT_IMAGE}: {annotation:?} (expected v1-<algorithm>-12:<digest>)");
         return Err(Failure::new(FailureKind::Unsuitable, message).hint("seal the image again").into());
     };
-    let sealed = root.id.algorithm();
-    match asked.filter(|asked| *asked != sealed) {
-        None => Ok(Some(sealed)),
-        Some(asked) => {
+    Ok(Some(root.clone()))
+}
+
+/// The algorithm for a repository of `resolved`: `wanted`, else what the image was sealed with.
+///
+/// # Errors
+///
+/// [`FailureKind::StoreMismatch`] where `wanted` is another than the image was sealed with; those of [`sealed_with`].
+pub fn algorithm(resolved: &Resolved, wanted: Option<Algorithm>) -> Result<Option<Algorithm>> {
+    let sealed = sealed_with(resolved)?;
+    match (wanted, sealed) {
+        (Some(wanted), Some(sealed)) if wanted != sealed => {
             let message =
-                format!("choosing the fs-verity algorithm: {asked} was asked for (expected {sealed}, which the image was sealed with)");
-            Err(Failure::new(FailureKind::StoreMismatch, message).hint("leave --algorithm out").into())
+                format!("looking at the seal of {}: it is of {sealed} (expected {wanted}, as the repository)", resolved.reference);
+            let hint = format!("seal the image with --algorithm {wanted}; a new machine or repository can have {sealed}");
+            Err(Failure::new(FailureKind::StoreMismatch, message).hint(hint).into())
         }
+        _ => Ok(wanted.or(sealed)),
     }
 }
