@@ -1,11 +1,13 @@
 //! Signing EFI binaries for Secure Boot (Authenticode), with a key of one's own, one on a token, or a command that signs.
 //!
 //! Whoever signs, the result is looked at before it is believed: it must be the bytes that were to be signed with a signature of them, and
-//! where the certificate is known, one that it verifies.
+//! where the certificate is known, one that it verifies. What firmware will say to it is in [`database`].
 
 mod command;
 mod credentials;
+pub mod database;
 mod sbsign;
+mod signature;
 
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
