@@ -147,7 +147,9 @@ fn a_command_may_sign() {
     let desk = Desk::new();
     let (key, certificate) = (desk.path("db.key"), desk.path("db.crt"));
     let command = format!("sbsign --key {} --cert {} --output \"$SELKIE_OUTPUT\" \"$SELKIE_INPUT\"", key.display(), certificate.display());
-    let report = desk.seal(&Options { signer: Some(Signer::Command(command)), ..desk.options("plain", "sealed") }).unwrap();
+    let report = desk
+        .seal(&Options { signer: Some(Signer::Command { command, certificate: Some(certificate) }), ..desk.options("plain", "sealed") })
+        .unwrap();
     assert!(report.signed);
 }
 
@@ -266,7 +268,8 @@ fn what_cannot_be_sealed_leaves_the_output_untouched() {
     let name = Options { addons: vec![("../a".into(), "quiet".into())], ..desk.options("plain", "x") };
     let root = Options { arguments: vec!["composefs=ab".into()], ..desk.options("plain", "x") };
     let mixed = Options { signer: Some(desk.signer("other.key", "db.crt")), ..desk.options("plain", "x") };
-    let cheat = Options { signer: Some(Signer::Command("cp \"$1\" \"$2\"".into())), ..desk.options("plain", "x") };
+    let cheat =
+        Options { signer: Some(Signer::Command { command: "cp \"$1\" \"$2\"".into(), certificate: None }), ..desk.options("plain", "x") };
     let registry = Options { output: "127.0.0.1:9/os:x".parse().unwrap(), ..desk.options("plain", "x") };
     let table = [
         (desk.options("sealed", "x"), FailureKind::Unsuitable, "already"),

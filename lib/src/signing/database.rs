@@ -67,10 +67,12 @@ impl Database {
     }
 
     fn take_list<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], DatabaseError> {
-        let (kind, sizes) = bytes.get(..LIST).and_then(<[u8]>::split_first_chunk::<GUID>).ok_or(DatabaseError("a list that is cut short"))?;
+        let (kind, sizes) =
+            bytes.get(..LIST).and_then(<[u8]>::split_first_chunk::<GUID>).ok_or(DatabaseError("a list that is cut short"))?;
         let size = |at: usize| u32::from_le_bytes([sizes[at], sizes[at + 1], sizes[at + 2], sizes[at + 3]]) as usize;
         let (list, header, each) = (size(0), size(4), size(8));
-        let body = bytes.get(LIST..list).and_then(|body| body.get(header..)).ok_or(DatabaseError("a list with another size than it says"))?;
+        let body =
+            bytes.get(LIST..list).and_then(|body| body.get(header..)).ok_or(DatabaseError("a list with another size than it says"))?;
         if each <= GUID || body.len() % each != 0 {
             return Err(DatabaseError("a list that its signatures do not fill"));
         }
@@ -157,7 +159,7 @@ fn signatures(binary: &[u8]) -> Result<Vec<Signature>, UkiError> {
 }
 
 /// Who says to have signed, quoted.
-fn signers(binary: &[u8]) -> Vec<String> {
+pub(super) fn signers(binary: &[u8]) -> Vec<String> {
     signatures(binary).unwrap_or_default().iter().flat_map(Signature::signers).collect()
 }
 

@@ -44,7 +44,7 @@ impl Signature {
 
 /// The common name of a certificate's owner, or what there is of a name.
 fn name(certificate: &openssl::x509::X509Ref) -> String {
-    let text = |entry: &openssl::x509::X509NameEntryRef| entry.data().as_utf8().map(|text| text.to_string()).ok();
+    let text = |entry: &openssl::x509::X509NameEntryRef| entry.data().to_string().ok();
     let common = certificate.subject_name().entries_by_nid(openssl::nid::Nid::COMMONNAME).find_map(text);
     let any = || certificate.subject_name().entries().find_map(text);
     // It comes from the binary, and goes to terminals.
