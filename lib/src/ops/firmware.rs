@@ -37,7 +37,10 @@ const HINT: &str = "seal the image with the key that the firmware trusts (selkie
 /// What firmware that goes by `trust` would not start of an image, and why; `None` if it starts everything: the unified kernel image, its
 /// addons, and `more` (each with its name).
 pub(super) fn objection(trust: &Trust, bootable: &Bootable, more: &[(&str, &[u8])]) -> Result<Option<String>> {
-    let Some(files) = bootable.checked_files()? else { return Ok(Some("the image is not sealed".to_owned())) };
+    if bootable.seal().is_none() {
+        return Ok(Some("the image is not sealed".to_owned()));
+    }
+    let files = bootable.checked_files()?;
     let files = more.iter().copied().chain(files.iter().map(|(name, bytes)| (*name, bytes.as_slice())));
     Ok(files.filter_map(|(name, bytes)| Some(format!("{name} is {}", trust.objection(bytes)?))).next())
 }

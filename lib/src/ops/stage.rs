@@ -81,13 +81,13 @@ impl Bootable {
         }
     }
 
-    /// What the firmware checks of a sealed image before it starts: the unified kernel image and the addons, each with its name; `None` for
-    /// a plain one.
-    pub(super) fn checked_files(&self) -> Result<Option<Vec<(&str, Vec<u8>)>>> {
-        let BootKind::Sealed(seal, tree) = &self.kind else { return Ok(None) };
+    /// What the firmware checks of a sealed image before it starts: the unified kernel image and the addons, each with its name. Nothing of a
+    /// plain one.
+    pub(super) fn checked_files(&self) -> Result<Vec<(&str, Vec<u8>)>> {
+        let BootKind::Sealed(seal, tree) = &self.kind else { return Ok(Vec::new()) };
         let addons = seal.addons.iter().map(|(name, file)| (name.as_str(), file));
         let files = std::iter::once((seal.path.as_str(), &seal.file)).chain(addons);
-        files.map(|(name, file)| Ok((name, tree.read(file).with_context(|| format!("reading {name}"))?))).collect::<Result<_>>().map(Some)
+        files.map(|(name, file)| Ok((name, tree.read(file).with_context(|| format!("reading {name}"))?))).collect()
     }
 
     /// The boot loader that the image brings for `architecture` (as OCI names it): what UEFI calls that, and the bytes.

@@ -38,7 +38,7 @@ impl Signature {
     /// Who says to have signed, for people.
     pub(super) fn signers(&self) -> Vec<String> {
         let found = Stack::new().and_then(|none| self.pkcs7.signers(&none, Pkcs7Flags::empty()));
-        found.map(|signers| signers.iter().map(|signer| name(signer)).collect()).unwrap_or_default()
+        found.map(|signers| signers.iter().map(name).collect()).unwrap_or_default()
     }
 }
 
