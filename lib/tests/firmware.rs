@@ -68,11 +68,11 @@ impl Desk {
         sealed::sealed(version).into_iter().map(sign).collect()
     }
 
-    /// The same with an addon; any EFI binary will do.
+    /// The same with an addon.
     fn with_addon(&self, mut files: Files, signer: &str) -> Files {
         let directory = "boot/EFI/Linux/selkie.efi.extra.d";
         files.push((directory.to_owned(), What::Directory));
-        files.push((format!("{directory}/more.addon.efi"), What::File(self.sign(signer, &sealed::uki("quiet")))));
+        files.push((format!("{directory}/more.addon.efi"), What::File(self.sign(signer, &sealed::addon("quiet")))));
         files
     }
 

@@ -18,7 +18,6 @@ use selkie::ops::seal::{self, BOOT_IMAGE, Options, RECIPE, Report};
 use selkie::signing::{KeySource, Signer};
 use selkie::store::{self, Store, Verity};
 use selkie::sys::dir;
-use selkie::uki::pe::Pe;
 use selkie::uki::{Kind, Uki};
 
 /// A directory with images in `images/`, keys, and room to work.
@@ -314,24 +313,9 @@ fn every_part_of_a_disk_counts() {
     }
 }
 
-/// The files with a stub for addons, which the systemd of this machine may be too old to have: that of images, with the other name in it. What
-/// only addons have, its sections, stays as it is.
+/// The files with a stub for addons.
 fn with_addon_stub(files: Files) -> Files {
-    layout::with_other(files, "usr/lib/systemd/boot/efi/addonx64.efi.stub", What::File(addon_stub()))
-}
-
-fn addon_stub() -> Vec<u8> {
-    let mut stub = std::fs::read(format!("{STUBS}/linuxx64.efi.stub")).expect("package systemd-boot-efi");
-    let magic = b"#### LoaderInfo: systemd-stub ";
-    let at = stub.windows(magic.len()).position(|window| window == magic).unwrap();
-    // Longer by one byte than what it replaces; the version behind it makes room.
-    stub[at..at + magic.len() + 1].copy_from_slice(b"#### LoaderInfo: systemd-addon ");
-    let sbat = Pe::read(&mut std::io::Cursor::new(&stub)).unwrap();
-    if sbat.section(".sbat").is_some() {
-        let at = stub[..4096].windows(8).position(|window| window == b".sbat\0\0\0").unwrap();
-        stub[at..at + 8].copy_from_slice(b".nosbat\0");
-    }
-    stub
+    layout::with_other(files, "usr/lib/systemd/boot/efi/addonx64.efi.stub", What::File(sealed::addon_stub()))
 }
 
 /// The addons of a sealed image: name and what it says.
@@ -362,7 +346,7 @@ fn addons_are_for_this_kernel_and_go_with_the_seal() {
     let mut derived = sealed::with_uki(layout::with(with_addon_stub(sealable("1")), "usr/derived", "x"), "selkie.efi", &root);
     let directory = "boot/EFI/Linux/selkie.efi.extra.d";
     derived.push((directory.to_owned(), What::Directory));
-    derived.push((format!("{directory}/serial.addon.efi"), What::File(sealed::uki("quiet"))));
+    derived.push((format!("{directory}/serial.addon.efi"), What::File(sealed::addon("quiet"))));
     layout::write(&desk.path("images"), "derived", &derived);
     desk.seal(&Options { addons: with("verbose", "debug"), ..desk.options("derived", "derived-sealed") }).unwrap();
     let found = addons(&desk, "derived-sealed");
