@@ -15,7 +15,7 @@ use selkie::progress::Silent;
 fn generations(count: usize) -> (tempfile::TempDir, Machine, Vec<ImageId>) {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first) = Machine::install(temp.path());
-    std::fs::create_dir(temp.path().join("efivars")).unwrap();
+    std::fs::create_dir(temp.path().join("firmware")).unwrap();
     let mut ids = vec![first];
     for version in 2..=count {
         let next = machine.next(ids.last().unwrap(), &version.to_string(), 99);
@@ -44,7 +44,7 @@ fn kind(error: &anyhow::Error) -> Option<FailureKind> {
 }
 
 fn variable(machine: &Machine) -> Option<Vec<u8>> {
-    std::fs::read(machine.root.join("efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")).ok()
+    std::fs::read(machine.root.join("firmware/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f")).ok()
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_old_root_that_runs_once_is_not_removed_and_the_default_stays() {
     let (_temp, machine, ids) = generations(4);
     boot_once::run(&machine.host(&ids[3]), "1", &Silent).unwrap();
     // The boot loader takes the variable away before it starts the entry.
-    std::fs::remove_dir_all(machine.root.join("efivars")).unwrap();
+    std::fs::remove_dir_all(machine.root.join("firmware")).unwrap();
     let told = status::run(&machine.host(&ids[0]));
     assert_eq!((told.booted.id, told.staged.map(|d| d.id)), (ids[0].clone(), Some(ids[3].clone())));
     assert_eq!((told.rollback.map(|d| d.id), told.problems), (Some(ids[0].clone()), vec![]));

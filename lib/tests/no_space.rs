@@ -83,3 +83,82 @@ fn a_disk_that_fills_up_during_a_pull_loses_nothing() {
     resize(&temp.path().join("sysroot"), "64m");
     assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Staged);
 }
+
+/// Bytes that do not compress.
+fn noise(length: usize) -> String {
+    let mut state = length as u64;
+    let next = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (state >> 33) as u8 % 90)
+    });
+    next.take(length).collect()
+}
+
+fn free(directory: &Path) -> u64 {
+    selkie::sys::dir::free_bytes(selkie::sys::dir::open_path(directory).unwrap()).unwrap()
+}
+
+/// Leaves so many bytes free.
+fn fill(directory: &Path, leave: u64) {
+    std::fs::write(directory.join("other"), vec![1; (free(directory) - leave) as usize]).unwrap();
+}
+
+#[test]
+fn a_sealed_image_is_not_fetched_where_the_esp_is_short() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "64m", "8m");
+    // Room for what a sealed image of this kind needs is known from the one that runs.
+    let sealed = |version: &str| common::sealed::sealed(version);
+    machine.release("stable", &sealed("2"));
+    let second = machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap();
+    let esp = temp.path().join("esp");
+    fill(&esp, 1 << 20);
+    // As `selkie seal` does, so that it is known before anything is fetched.
+    let third = sealed("3");
+    let root = format!("?v1-sha256-12:{}", common::sealed::boot_image(&layout::bootable("3")));
+    layout::write_annotated(&machine.root.join("images"), "stable", &third, &[(selkie::ops::seal::BOOT_IMAGE, root)]);
+    let objects = || machine.host(&second).store().unwrap().objects().unwrap().len();
+    let before = objects();
+    let error = machine.upgrade(&second, None, Until::Stage).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    assert!(failure.message.contains("the ESP has 1 MiB free (expected at least 2 MiB)"), "{failure}");
+    assert!(objects() <= before, "nothing was fetched");
+    std::fs::remove_file(esp.join("other")).unwrap();
+    assert_eq!(machine.upgrade(&second, None, Until::Stage).unwrap().outcome, Outcome::Staged);
+}
+
+#[test]
+fn older_roots_go_where_the_esp_is_short() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "64m", "16m");
+    let big = |version: &str| {
+        let files = layout::without(layout::bootable(version), &["usr/lib/modules/6.1/vmlinuz"]);
+        layout::with(files, "usr/lib/modules/6.1/vmlinuz", &format!("kernel {version} {}", version.repeat(3 << 20)))
+    };
+    let mut booted = first;
+    for version in ["2", "3", "4", "5", "6", "7"] {
+        machine.release("stable", &big(version));
+        booted = machine.upgrade_keeping(&booted, None, Until::Stage, 9).unwrap().staged.unwrap();
+        machine.boot(&booted);
+        let system = machine.host(&booted).system().unwrap();
+        assert_eq!((system.default_entry().map(|e| &e.image), system.problems.len()), (Some(&booted), 0), "{version}");
+    }
+    let left = machine.host(&booted).system().unwrap().entries.len();
+    assert!((3..6).contains(&left), "{left} entries are left");
+}
+
+#[test]
+fn roots_that_nobody_needs_make_room_on_the_root_file_system() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = installed(temp.path(), "24m", "8m");
+    let big = |version: usize| layout::with(layout::bootable(&version.to_string()), "usr/noise", &noise(4_000_000 + version));
+    let mut booted = first;
+    for version in 2..9 {
+        machine.release("stable", &big(version));
+        booted = machine.upgrade_keeping(&booted, None, Until::Stage, 9).unwrap().staged.unwrap();
+        machine.boot(&booted);
+    }
+    let list = selkie::ops::list::run(&machine.host(&booted));
+    assert!(list.generations.len() >= 3 && list.problems.is_empty(), "{list:#?}");
+}

@@ -74,6 +74,8 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Digests> {
 
 /// A scratch directory below `within` for an image, with the algorithm that was asked for or that the image was sealed with.
 pub(super) fn scratch(source: &Source, asked: Option<Algorithm>, within: &Path) -> Result<Scratch> {
+    // By another recipe the boot image would be another, whatever the algorithm.
+    seal::check_recipe(source.resolved())?;
     let algorithm = match asked {
         Some(asked) => asked,
         None => seal::sealed_with(source.resolved())?.unwrap_or(Algorithm::Sha256),

@@ -4,6 +4,7 @@ mod arguments;
 pub mod boot_once;
 pub mod digest;
 pub mod disk;
+mod firmware;
 pub mod gc;
 pub mod host;
 pub mod lint;

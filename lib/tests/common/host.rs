@@ -97,11 +97,11 @@ impl Machine {
         format!("oci:{}:{tag}", self.root.join("images").display())
     }
 
-    /// The machine while `booted` runs. Where there is a directory `efivars`, its firmware has variables.
+    /// The machine while `booted` runs. Where there is a directory `firmware`, that has its EFI variables.
     pub fn host(&self, booted: &ImageId) -> Host {
         let open = |part: &str| dir::open_path(self.root.join(part)).unwrap();
         let host = Host::at(open("sysroot"), open("esp"), open("run"), booted.clone()).unwrap();
-        if self.root.join("efivars").exists() { host.with_efivars(open("efivars")) } else { host }
+        if self.root.join("firmware").exists() { host.with_efivars(open("firmware")) } else { host }
     }
 
     /// Runs `upgrade`, or `switch` where `image` is given.

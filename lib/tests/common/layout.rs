@@ -1,5 +1,6 @@
 //! Small images in OCI layout. The files are tiny; the formats are real.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
@@ -76,6 +77,11 @@ pub fn with_other(mut files: Files, path: &str, what: What) -> Files {
 
 /// Writes an image of one gzip layer into the layout at `dir` under `tag`, replacing what the tag named.
 pub fn write(dir: &Path, tag: &str, files: &Files) {
+    write_annotated(dir, tag, files, &[]);
+}
+
+/// The same with annotations of the manifest.
+pub fn write_annotated(dir: &Path, tag: &str, files: &Files, annotations: &[(&str, String)]) {
     std::fs::create_dir_all(dir).unwrap();
     let oci = OciDir::ensure(Dir::open_ambient_dir(dir, ambient_authority()).unwrap()).unwrap();
     let mut blob = oci.create_gzip_layer(None).unwrap();
@@ -96,6 +102,7 @@ pub fn write(dir: &Path, tag: &str, files: &Files) {
         .media_type(MediaType::ImageManifest)
         .config(config)
         .layers(vec![layer])
+        .annotations(annotations.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect::<HashMap<_, _>>())
         .build()
         .unwrap();
     let platform = PlatformBuilder::default().architecture(Arch::default()).os(Os::Linux).build().unwrap();
