@@ -7,4 +7,5 @@ pub mod lock;
 pub mod mount;
 pub mod process;
 pub mod reboot;
+pub mod scratch;
 pub mod tree;
