@@ -219,6 +219,11 @@ fn one_boot_of_an_old_root_survives_a_stop_after_every_step() {
         boot_once::run(&machine.host(&ids[4]), "2", &Silent).unwrap();
         (machine, ids[4].clone(), vec![ids[4].clone()])
     });
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, ids) = five(temp.path());
+    boot_once::run(&machine.host(&ids[4]), "2", &Silent).unwrap();
+    assert!(killed("boot-once", temp.path(), &ids[4], 1));
+    assert_eq!(machine.host(&ids[4]).system().unwrap().once, Some(ids[0].clone()), "it is durable when it is told");
 }
 
 #[test]
