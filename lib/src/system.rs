@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use crate::boot::{BootEntry, Choice, Esp};
-use crate::deploy::{DEPLOY, Deployments, Found, Listing};
+use crate::boot::{BootEntry, Choice, Esp, Tries};
+use crate::deploy::{Cause, DEPLOY, Deployments, FailedBoot, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
@@ -17,6 +17,10 @@ pub struct System {
     pub entries: Vec<BootEntry>,
     /// Every deployment that has state on the disk, sorted by id.
     pub deployments: Vec<Found>,
+    /// Roots that failed here: those on record, and those that the boot loader has given up without a word from them.
+    pub failed: Vec<FailedBoot>,
+    /// Roots whose record of a failure cannot be read: they failed, and nothing else is known.
+    pub failed_unreadable: Vec<ImageId>,
     /// Boot entries of other systems, and entries that cannot be read, by file name.
     pub foreign: Vec<String>,
     /// What is not as it should be, one sentence each. A problem never hides the rest.
@@ -44,7 +48,39 @@ impl System {
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
         problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
-        Self { booted, entries: menu.entries, deployments: listing.found, foreign: menu.foreign, problems }
+        problems.extend(listing.failed_unreadable.iter().map(|(_, reason)| reason.clone()));
+        let failed_unreadable = listing.failed_unreadable.into_iter().map(|(id, _)| id).collect();
+        let (entries, deployments, foreign) = (menu.entries, listing.found, menu.foreign);
+        let mut system = Self { booted, entries, deployments, failed: listing.failed, failed_unreadable, foreign, problems };
+        system.failed.extend(system.given_up());
+        system
+    }
+
+    /// What is known about roots that the boot loader has given up and that are not on record. The one that runs has come up after all.
+    fn given_up(&self) -> Vec<FailedBoot> {
+        let silent = |entry: &&BootEntry| {
+            let given_up = entry.tries.is_some_and(Tries::is_bad) && entry.image != self.booted;
+            given_up && !self.failed.iter().any(|f| f.id == entry.image) && !self.failed_unreadable.contains(&entry.image)
+        };
+        self.entries.iter().filter(silent).map(|entry| self.failure(&entry.image, Cause::DidNotComeUp)).collect()
+    }
+
+    /// A new record of a failure of root `id`, with what its origin says.
+    pub fn failure(&self, id: &ImageId, cause: Cause) -> FailedBoot {
+        let origin = self.origin(id).ok();
+        FailedBoot {
+            version: FailedBoot::VERSION,
+            id: id.clone(),
+            image: origin.map(|o| o.image.clone()),
+            manifest_digest: origin.map(|o| o.manifest_digest.clone()),
+            os_version: origin.and_then(|o| o.os_version.clone()),
+            cause,
+            at: None,
+            boot_id: None,
+            tries_left: self.entry(id).and_then(|entry| entry.tries).map(|tries| tries.left),
+            reboots: 0,
+            checks: Vec::new(),
+        }
     }
 
     /// Adds the problem that the firmware holds choices of other entries than the one that is to boot next. Without a look at the entries
@@ -213,7 +249,7 @@ mod tests {
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
         let deployments: Vec<Found> =
             entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None }).collect();
-        System { booted: id(booted), entries, deployments, foreign: vec![], problems: vec![] }
+        System { booted: id(booted), entries, deployments, failed: vec![], failed_unreadable: vec![], foreign: vec![], problems: vec![] }
     }
 
     #[test]
@@ -281,6 +317,18 @@ mod tests {
         assert_eq!(system.kept(), [&id(3), &id(4), &id(2)]);
         system.deployments[0].etc_from = Some(id(1));
         assert_eq!(system.kept(), [&id(3), &id(4), &id(2), &id(1)]);
+    }
+
+    #[test]
+    fn a_root_that_was_given_up_without_a_word_has_failed() {
+        let tried = |n, left| BootEntry { tries: Some(Tries { left, done: 3 - left }), ..entry(n, 9) };
+        let mut system = system(1, vec![tried(4, 0), tried(3, 0), tried(2, 1), tried(1, 0)]);
+        let on_record = system.failure(&id(3), Cause::ChecksFailed);
+        system.failed.push(on_record);
+        let told: Vec<_> = system.given_up().into_iter().map(|f| (f.id, f.cause, f.tries_left)).collect();
+        assert_eq!(told, [(id(4), Cause::DidNotComeUp, Some(0))]);
+        system.failed_unreadable.push(id(4));
+        assert_eq!(system.given_up(), []);
     }
 
     #[test]
