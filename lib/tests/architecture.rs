@@ -34,6 +34,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "ops",
         &[
             "boot",
+            "calendar",
             "cmdline",
             "deploy",
             "disk",

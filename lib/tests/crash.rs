@@ -51,7 +51,7 @@ fn child() {
         verb => {
             let until = if verb == "download" { Until::Download } else { Until::Stage };
             let progress: Arc<dyn Progress> = killer;
-            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until }, &progress).unwrap();
+            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, retry: true }, &progress).unwrap();
         }
     }
 }

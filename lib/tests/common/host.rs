@@ -92,7 +92,7 @@ impl Machine {
 
     /// Runs `upgrade`, or `switch` where `image` is given.
     pub fn upgrade(&self, booted: &ImageId, image: Option<&str>, until: Until) -> anyhow::Result<Report> {
-        let options = Options { image: image.map(|i| i.parse().unwrap()), source: SourceOptions::default(), until };
+        let options = Options { image: image.map(|i| i.parse().unwrap()), source: SourceOptions::default(), until, retry: false };
         upgrade::run(&self.host(booted), &options, &silent())
     }
 

@@ -51,13 +51,8 @@ pub fn limited(argv: &[OsString], limit: Duration) -> Result<Ended> {
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
     let errors = writer.try_clone().context("making a pipe")?;
     let started = Instant::now();
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(errors)
-        .process_group(0)
-        .spawn()
-        .with_context(|| format!("running {name}"))?;
+    let mut child =
+        command.stdin(Stdio::null()).stdout(writer).stderr(errors).process_group(0).spawn().with_context(|| format!("running {name}"))?;
     // It holds the child's ends of the pipe, which would keep it open.
     drop(command);
     let mut tail = Tail::new(reader)?;
