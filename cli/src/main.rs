@@ -2,6 +2,7 @@
 
 mod digest;
 mod disk;
+mod health;
 mod lint;
 mod output;
 mod progress;
@@ -38,6 +39,7 @@ enum Verb {
     Upgrade(upgrade::Arguments),
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
+    Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
     Digest(digest::Arguments),
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Verb::Upgrade(verb) => upgrade::run(verb, output),
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
+        Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),

@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let options = Options { image: Some(arguments.image.clone()), source: arguments.source.options(), until: Until::Stage };
+    let options = Options { image: Some(arguments.image.clone()), source: arguments.source.options(), until: Until::Stage, retry: true };
     upgrade::carry_out(&options, arguments.apply, output)?;
     Ok(Answer::Done)
 }

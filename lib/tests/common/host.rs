@@ -96,6 +96,12 @@ impl Machine {
         upgrade::run(&self.host(booted), &options, &silent())
     }
 
+    /// Runs `upgrade --retry`.
+    pub fn retry(&self, booted: &ImageId) -> anyhow::Result<Report> {
+        let options = Options { image: None, source: SourceOptions::default(), until: Until::Stage, retry: true };
+        upgrade::run(&self.host(booted), &options, &silent())
+    }
+
     /// Every path on the machine with its size, but not the times: what a verb that only reads must not change.
     pub fn snapshot(&self) -> Vec<(PathBuf, u64)> {
         let mut found = Vec::new();
