@@ -181,7 +181,8 @@ struct Menu {
 impl Menu {
     fn read(esp: &Esp) -> Result<Self> {
         let entries = esp.entries()?;
-        let ours = |file: &String| entries.iter().any(|e| e.file == *file);
+        let superseded = esp.superseded()?;
+        let ours = |file: &String| entries.iter().chain(&superseded).any(|e| e.file == *file);
         let (mut foreign, mut problems) = (Vec::new(), Vec::new());
         for found in esp.found()?.into_iter().filter(|found| !ours(&found.file)) {
             if found.entry.as_ref().is_ok_and(|entry| entry.serial().is_some()) {

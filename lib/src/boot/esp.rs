@@ -94,6 +94,12 @@ impl Esp {
         Ok(ours)
     }
 
+    /// Entries of ours whose root has a newer one, as a power cut in the middle of staging it again leaves them. They count for nothing, and
+    /// [`Esp::sweep`] removes them.
+    pub fn superseded(&self) -> Result<Vec<BootEntry>> {
+        Ok(self.current_and_superseded()?.1)
+    }
+
     /// Our entries, newest first, and those of a root that has a newer one.
     fn current_and_superseded(&self) -> Result<(Vec<BootEntry>, Vec<BootEntry>)> {
         let mut all = Vec::new();
