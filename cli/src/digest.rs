@@ -22,7 +22,7 @@ pub struct Arguments {
     algorithm: Option<Algorithm>,
     /// Where a scratch directory is made, for names and headers of files; it is removed at the end.
     #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
-    tmpdir: PathBuf,
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -32,7 +32,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         image: arguments.image.clone(),
         source: arguments.source.options(),
         algorithm: arguments.algorithm,
-        scratch: arguments.tmpdir.clone(),
+        scratch: arguments.scratch.clone(),
     };
     output.print(&digest::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)

@@ -1,5 +1,7 @@
 //! `selkie verify`
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::Args;
 use selkie::ops::host::{Access, Host};
@@ -21,6 +23,9 @@ pub struct Arguments {
     /// Read every object of the root and compare it with its digest.
     #[arg(long)]
     deep: bool,
+    /// Where a scratch directory is made for an image to compare with that is not sealed; it is removed at the end.
+    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -28,7 +33,12 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let kernel = KernelState::running()?;
     let host = Host::running(Access::Read)?;
-    let options = Options { against: arguments.against.clone(), source: arguments.source.options(), deep: arguments.deep };
+    let options = Options {
+        against: arguments.against.clone(),
+        source: arguments.source.options(),
+        deep: arguments.deep,
+        scratch: arguments.scratch.clone(),
+    };
     let report = verify::run(&host, &kernel, &options, &renderer(output))?;
     output.print(&report, human)?;
     Ok(if report.proven { Answer::Done } else { Answer::No })

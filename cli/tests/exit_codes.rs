@@ -20,6 +20,7 @@ fn words_that_are_off_are_usage() {
         &["frobnicate"][..],
         &["pull"],
         &["pull", "short-name"],
+        &["digest", "quay.io/acme/os:stable", "--algorithm", "md5"],
         &["upgrade", "--check", "--apply"],
         &["disk", "oci:/x", "--output", "y", "--size", "ten"],
         &["lint"],
@@ -58,10 +59,12 @@ fn an_image_that_is_not_there_is_not_found_and_json_says_it_too() {
     let temp = tempfile::tempdir().unwrap();
     let repo = temp.path().join("repo");
     let image = format!("oci:{}", temp.path().join("nowhere").display());
-    let output = selkie(&["pull", &image, "--repo", repo.to_str().unwrap(), "--json"]);
-    assert_eq!(code(&output), Some(3), "{}", stderr(&output));
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json["error"]["kind"], &json["error"]["exit-code"]), (&"not-found".into(), &3.into()));
+    for verb in [&["pull", "--repo", repo.to_str().unwrap()][..], &["digest"]] {
+        let output = selkie(&[verb, &[&image, "--json"]].concat());
+        assert_eq!(code(&output), Some(3), "{}", stderr(&output));
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&json["error"]["kind"], &json["error"]["exit-code"]), (&"not-found".into(), &3.into()));
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod build;
 mod cli;
 mod command;
 mod demo;
+mod digests;
 mod disk;
 mod images;
 mod keys;

@@ -28,6 +28,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("debian-archive-keyring", "keys of the Debian archive"),
     ("ca-certificates", "TLS"),
     ("buildah", "building images"),
+    ("podman", "another builder: its images have the same digests"),
     ("skopeo", "selkie's way to registries"),
     ("docker-registry", "a registry on the loopback interface"),
     ("qemu-system-x86", "virtual machines"),

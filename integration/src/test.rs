@@ -11,7 +11,7 @@ use crate::{
     build::{self, Programs, cargo},
     cli::{LabOptions, Suite, TestOptions},
     command::{Argv, is_root},
-    disk,
+    digests, disk,
     images::{self, Images},
     lab::Lab,
     packages,
@@ -144,6 +144,10 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
         let registry = Registry::start(lab, port, options.keep)?;
         images.push(&images::release("v1"), &registry.here(TAG)).map(|()| registry)
     })?;
+    let digests = story.step("computing the digests of one tree, from every builder and transport", |tell| {
+        digests::check(lab, &programs, &registry, tell)
+    });
+    tally.count(digests);
     let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
     let disk = story.step("writing the disk image twice, as user nobody", |tell| disk::write(lab, &programs, &registry, tell))?;
     tally.passed += 2;

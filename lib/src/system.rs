@@ -25,6 +25,8 @@ pub struct System {
     pub foreign: Vec<String>,
     /// What is not as it should be, one sentence each. A problem never hides the rest.
     pub problems: Vec<String>,
+    /// The highest serial of any entry of ours, also of one that cannot be read any further: the boot loader sorts it all the same.
+    pub last_serial: u64,
 }
 
 impl System {
@@ -50,8 +52,16 @@ impl System {
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
         problems.extend(listing.failed_unreadable.iter().map(|(_, reason)| reason.clone()));
         let failed_unreadable = listing.failed_unreadable.into_iter().map(|(id, _)| id).collect();
-        let (entries, deployments, foreign) = (menu.entries, listing.found, menu.foreign);
-        let mut system = Self { booted, entries, deployments, failed: listing.failed, failed_unreadable, foreign, problems };
+        let mut system = Self {
+            booted,
+            entries: menu.entries,
+            deployments: listing.found,
+            failed: listing.failed,
+            failed_unreadable,
+            foreign: menu.foreign,
+            problems,
+            last_serial: menu.last_serial,
+        };
         system.failed.extend(system.given_up());
         system
     }
@@ -100,10 +110,14 @@ impl System {
         self.default_entry().filter(|e| e.image != self.booted)
     }
 
-    /// The newest entry that neither runs nor boots next. One that has run comes before one that was staged and never did.
+    /// The newest entry that neither runs nor boots next, and that the boot loader has not given up. One that has run comes before one that was staged and never did.
     pub fn previous(&self) -> Option<&BootEntry> {
         let default = self.default_entry().map(|e| &e.image);
-        let others = || self.entries.iter().filter(|e| e.image != self.booted && Some(&e.image) != default && self.can_boot(e));
+        let given_up = |entry: &BootEntry| entry.tries.is_some_and(Tries::is_bad);
+        let others = || {
+            let other = |e: &&BootEntry| e.image != self.booted && Some(&e.image) != default && self.can_boot(e) && !given_up(e);
+            self.entries.iter().filter(other)
+        };
         others().find(|e| self.has_run(&e.image)).or_else(|| others().next())
     }
 
@@ -135,7 +149,7 @@ impl System {
 
     /// The serial of the next activation.
     pub fn next_serial(&self) -> u64 {
-        self.entries.iter().map(|e| e.serial).max().map_or(1, |last| last + 1)
+        self.last_serial + 1
     }
 
     /// Deployments that are kept: what runs, what boots next, one to go back to, and whatever the first boot of one of these will carry
@@ -148,6 +162,11 @@ impl System {
         let sources: Vec<&ImageId> = sources.collect();
         kept.extend(sources);
         kept
+    }
+
+    /// Whether a root has an entry that is known to boot: one whose boot went well took the counter away.
+    pub fn is_proven(&self, id: &ImageId) -> bool {
+        self.has_run(id) && self.entries.iter().any(|e| e.image == *id && e.tries.is_none())
     }
 
     /// Whether a root has been booted: the first boot takes the request to carry `/etc` away.
@@ -176,24 +195,25 @@ struct Menu {
     entries: Vec<BootEntry>,
     foreign: Vec<String>,
     problems: Vec<String>,
+    last_serial: u64,
 }
 
 impl Menu {
     fn read(esp: &Esp) -> Result<Self> {
         let entries = esp.entries()?;
-        let superseded = esp.superseded()?;
-        let ours = |file: &String| entries.iter().chain(&superseded).any(|e| e.file == *file);
-        let (mut foreign, mut problems) = (Vec::new(), Vec::new());
-        for found in esp.found()?.into_iter().filter(|found| !ours(&found.file)) {
-            if found.entry.as_ref().is_ok_and(|entry| entry.serial().is_some()) {
-                problems.push(format!(
-                    "boot entry {} names no root that can be read: its unified kernel image is missing or damaged",
-                    found.file
-                ));
+        let (mut foreign, mut problems, mut last_serial) = (Vec::new(), Vec::new(), 0);
+        for found in esp.found()? {
+            match found.entry.as_ref().ok().and_then(|entry| Some((entry, entry.serial()?))) {
+                Some((entry, serial)) => {
+                    last_serial = last_serial.max(serial);
+                    if esp.is_dead(entry) {
+                        problems.push(format!("boot entry {} starts nothing: its unified kernel image is missing or damaged", found.file));
+                    }
+                }
+                None => foreign.push(found.file),
             }
-            foreign.push(found.file);
         }
-        Ok(Self { entries, foreign, problems })
+        Ok(Self { entries, foreign, problems, last_serial })
     }
 }
 
@@ -250,7 +270,9 @@ mod tests {
     fn system(booted: u8, entries: Vec<BootEntry>) -> System {
         let deployments: Vec<Found> =
             entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None }).collect();
-        System { booted: id(booted), entries, deployments, failed: vec![], failed_unreadable: vec![], foreign: vec![], problems: vec![] }
+        let last_serial = entries.iter().map(|e| e.serial).max().unwrap_or(0);
+        let (failed, failed_unreadable, foreign, problems) = (vec![], vec![], vec![], vec![]);
+        System { booted: id(booted), entries, deployments, failed, failed_unreadable, foreign, problems, last_serial }
     }
 
     #[test]

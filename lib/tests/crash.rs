@@ -185,7 +185,7 @@ fn health_survives_a_stop_after_every_step_and_records_are_whole() {
         machine.release("stable", &layout::with(layout::bootable("2"), "usr/lib/systemd/systemd-bless-boot", "bless"));
         let second = machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap();
         let entries = temp.path().join("esp/loader/entries");
-        let entry = |counter: &str| entries.join(format!("selkie-{}{counter}.conf", second.short()));
+        let entry = |counter: &str| entries.join(format!("selkie-{}-2{counter}.conf", second.short()));
         std::fs::rename(entry("+3"), entry("+0-3")).unwrap();
         let checks = temp.path().join("checks/usr/lib/selkie/health.d");
         std::fs::create_dir_all(&checks).unwrap();
@@ -220,7 +220,7 @@ fn taking_a_failed_release_again_survives_a_stop_after_every_step() {
         let (machine, first) = Machine::install(root);
         machine.release("stable", &release());
         machine.upgrade(&first, None, Until::Stage).unwrap();
-        let entry = |counter: &str| root.join(format!("esp/loader/entries/selkie-{}{counter}.conf", second.short()));
+        let entry = |counter: &str| root.join(format!("esp/loader/entries/selkie-{}-2{counter}.conf", second.short()));
         std::fs::rename(entry("+3"), entry("+0-3")).unwrap();
         let mut report = health::Report { verdict: health::Verdict::Good, checks: vec![], consequence: None, problems: vec![] };
         health::apply(&machine.host(&first), &mut report, Duration::ZERO, &Silent);

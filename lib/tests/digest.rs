@@ -14,7 +14,7 @@ use registry::{Registry, copy, push};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::SourceOptions;
 use selkie::image_id::Algorithm;
-use selkie::ops::{digest, pull};
+use selkie::ops::{digest, pull, seal};
 use selkie::progress::{Progress, Silent};
 use selkie::store::{Keep, Measured, Scratch, Store, Verity};
 use store_common::random::Random;
@@ -174,11 +174,19 @@ fn odd_archives_give_the_digests_or_the_failures_of_a_pull() {
 }
 
 #[test]
-fn what_a_pull_would_hold_in_memory_is_refused() {
-    let (runtime, mut layer) = (runtime(), Vec::new());
-    block(&mut layer, b'5', b"usr/d", b"", &vec![1; (1 << 20) + 1], 0o755, (0, 0), 0, (0, 0));
-    let found = failure(&measured(&runtime, &[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
-    assert!(found.kind == FailureKind::Unsuitable && found.message.contains("1048577 bytes of content and is no file"), "{found}");
+fn what_would_take_all_memory_or_for_ever_is_refused() {
+    let runtime = runtime();
+    let mut large = Vec::new();
+    block(&mut large, b'5', b"usr/d", b"", &vec![1; (1 << 20) + 1], 0o755, (0, 0), 0, (0, 0));
+    // A sparse file whose map has no end: the parser asks for what it has got.
+    let mut endless = Vec::new();
+    let records = [record("GNU.sparse.major", b"1"), record("GNU.sparse.minor", b"0"), record("GNU.sparse.realsize", b"9")].concat();
+    block(&mut endless, b'x', b"pax", b"", &records, 0o644, (0, 0), 0, (0, 0));
+    block(&mut endless, b'0', b"usr/x", b"", &[b'1'; 4096], 0o644, (0, 0), 0, (0, 0));
+    for (layer, words) in [(large, "1048577 bytes of content and is no file"), (endless, "a header that does not end")] {
+        let found = failure(&measured(&runtime, &[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
+        assert!(found.kind == FailureKind::Unsuitable && found.message.contains(words), "{found}");
+    }
 }
 
 /// A policy whose files are more than 64 bytes, `at` a directory of the archive.
@@ -303,6 +311,26 @@ fn all_five_digests_are_those_of_a_pull_by_the_same_names() {
         assert_eq!(names.len(), expected.len());
         assert!(names.iter().all(|name| expected.contains(name)), "{names:?}");
         assert_eq!(found["index-digest"].is_string(), tag == "policy");
+    }
+}
+
+#[test]
+fn a_sealed_image_says_how_it_is_measured() {
+    let mut layout = Layout::new();
+    let layers = system();
+    let boot_image = measured(&runtime(), &layers, Algorithm::Sha512).unwrap().boot_image;
+    let image = layout.image("amd64", &layers.into_iter().map(|layer| (Compression::Gzip, layer)).collect::<Vec<_>>());
+    let sealed = format!("v1-sha512-12:{boot_image}");
+    let recipe = selkie::store::RECIPE.to_string();
+    layout.publish(Some("sealed"), &layout.annotated(&image, &[(seal::BOOT_IMAGE, &sealed), (seal::RECIPE, &recipe)]));
+    layout.publish(Some("newer"), &layout.annotated(&image, &[(seal::BOOT_IMAGE, &sealed), (seal::RECIPE, "1000")]));
+    let reference = layout.reference(Some("sealed"));
+    let found = digest_of(&reference, None).unwrap();
+    assert_eq!((found.algorithm, found.boot_image), (Algorithm::Sha512, boot_image));
+    let kind = |error: anyhow::Error| failure(&error).kind;
+    assert_eq!(digest_of(&reference, Some(Algorithm::Sha256)).unwrap().algorithm, Algorithm::Sha256);
+    for asked in [None, Some(Algorithm::Sha256)] {
+        assert_eq!(kind(digest_of(&layout.reference(Some("newer")), asked).unwrap_err()), FailureKind::Unsuitable);
     }
 }
 

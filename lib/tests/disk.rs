@@ -60,7 +60,7 @@ fn the_machine_on_the_disk_is_whole() {
     let (image, id) = (temp.path().join("a.raw"), &report.pulled.boot_image);
     let (esp, root) =
         (format!("{}@@{}", image.display(), start(&image, "1")), format!("{}?offset={}", image.display(), start(&image, "2")));
-    let entry = tool("mtype", &["-i", &esp, &format!("::/loader/entries/selkie-{}.conf", id.short())]);
+    let entry = tool("mtype", &["-i", &esp, &format!("::/loader/entries/selkie-{}-1.conf", id.short())]);
     assert!(entry.contains(&format!("options composefs.digest=v1-sha256-12:{id} root=gpt-auto rw console=ttyS0")), "{entry}");
     for file in entry.lines().filter_map(|l| l.strip_prefix("linux ").or_else(|| l.strip_prefix("initrd "))) {
         tool("mtype", &["-i", &esp, &format!("::{file}")]);

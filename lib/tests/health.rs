@@ -154,18 +154,23 @@ fn release(version: &str) -> layout::Files {
     layout::with(layout::bootable(version), "usr/lib/systemd/systemd-bless-boot", "bless")
 }
 
+/// The file name of the entry of `id` that was made last, without the counter, and the counter.
+fn entry(machine: &Machine, id: &ImageId) -> (String, Option<String>) {
+    let entries = machine.host(id).system().unwrap().entries;
+    let file = &entries.iter().filter(|entry| entry.image == *id).max_by_key(|entry| entry.serial).unwrap().file;
+    let stem = file.strip_suffix(".conf").unwrap();
+    stem.split_once('+').map_or((stem.to_owned(), None), |(name, counter)| (name.to_owned(), Some(format!("+{counter}"))))
+}
+
 fn counter(machine: &Machine, id: &ImageId) -> Option<String> {
-    let prefix = format!("selkie-{}", id.short());
-    let names = std::fs::read_dir(machine.root.join("esp/loader/entries")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let name = names.into_iter().find(|name| name.starts_with(&prefix)).unwrap();
-    name.strip_prefix(&prefix)?.strip_suffix(".conf").filter(|counter| !counter.is_empty()).map(str::to_owned)
+    entry(machine, id).1
 }
 
 /// What systemd-boot does before it starts an entry, and systemd-bless-boot after a good boot (`None`).
 fn count(machine: &Machine, id: &ImageId, to: Option<&str>) {
-    let (entries, from) = (machine.root.join("esp/loader/entries"), counter(machine, id).unwrap_or_default());
-    let name = |counter: &str| entries.join(format!("selkie-{}{counter}.conf", id.short()));
-    std::fs::rename(name(&from), name(to.unwrap_or_default())).unwrap();
+    let (stem, from) = entry(machine, id);
+    let name = |counter: &str| machine.root.join(format!("esp/loader/entries/{stem}{counter}.conf"));
+    std::fs::rename(name(&from.unwrap_or_default()), name(to.unwrap_or_default())).unwrap();
 }
 
 /// The end of a boot of `id` whose checks end with `script`.
@@ -320,16 +325,31 @@ fn the_wait_for_another_process_has_an_end_and_a_result() {
 }
 
 #[test]
-fn a_rollback_to_a_release_that_failed_gives_it_new_tries() {
+fn activating_a_release_that_failed_gives_it_new_tries() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first, second) = with_a_bad_release(temp.path());
-    // Its initramfs came as far as taking the request away.
+    // Its initramfs came as far as taking the request away, and its checks failed; then somebody chose the first in the menu.
     std::fs::remove_file(temp.path().join(format!("sysroot/state/deploy/{second}/etc-from.json"))).unwrap();
-    count(&machine, &second, Some("+0-3"));
-    boot(&machine, &first, "true");
+    count(&machine, &second, Some("+1-2"));
+    boot(&machine, &second, BAD);
+    assert_eq!(rollback::run(&machine.host(&first), &Silent).unwrap().staged, first);
+    assert_eq!(status::run(&machine.host(&first)).failed.len(), 1, "the first is what was activated");
     assert_eq!(rollback::run(&machine.host(&first), &Silent).unwrap().staged, second);
-    assert_eq!(counter(&machine, &second).as_deref(), Some("+3"));
-    assert_eq!(status::run(&machine.host(&first)).failed, []);
+    assert_eq!((counter(&machine, &second).as_deref(), status::run(&machine.host(&first)).failed), (Some("+3"), vec![]));
+}
+
+#[test]
+fn a_release_that_never_came_up_is_put_on_record_before_its_entry_goes() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first, second) = with_a_bad_release(temp.path());
+    count(&machine, &second, Some("+0-3"));
+    machine.release("stable", &release("3"));
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, upgrade::Outcome::Staged);
+    let told = status::run(&machine.host(&first));
+    assert!(told.other.is_empty(), "{:#?}", told.other);
+    assert_eq!((told.failed.len(), &told.failed[0].id, told.failed[0].cause), (1, &second, Cause::DidNotComeUp));
+    machine.release("stable", &release("2"));
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, upgrade::Outcome::FailedBefore);
 }
 
 #[test]

@@ -225,7 +225,7 @@ fn a_disk_of_a_sealed_image_starts_its_kernel_image_and_enrols_keys() {
     assert!(String::from_utf8(esp("/loader/loader.conf")).unwrap().contains("secure-boot-enroll if-safe"));
     assert_eq!(esp("/loader/keys/auto/PK.auth"), std::fs::read(keys.join("PK.auth")).unwrap());
     let report = pulled(desk.temp.path(), &desk.reference("sealed"));
-    let entry = String::from_utf8(esp(&format!("/loader/entries/selkie-{}.conf", report.boot_image.short()))).unwrap();
+    let entry = String::from_utf8(esp(&format!("/loader/entries/selkie-{}-1.conf", report.boot_image.short()))).unwrap();
     let path = entry.lines().find_map(|line| line.strip_prefix("efi ")).unwrap();
     assert!(!entry.contains("options"), "{entry}");
     std::fs::write(desk.path("uki.efi"), esp(path)).unwrap();

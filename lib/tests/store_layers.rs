@@ -348,19 +348,6 @@ fn a_layer_that_is_not_proven_is_not_there() {
     assert_eq!((again.layers_new, again.layers_reused), (0, 1));
 }
 
-/// A layer with one file of zeros, made while it is read.
-fn zeros(size: u64) -> impl tokio::io::AsyncRead + Unpin + Send {
-    use tokio::io::AsyncReadExt;
-    let mut header = Vec::new();
-    block(&mut header, b'0', b"usr/big", b"", b"", 0o644, (0, 0), 0, (0, 0));
-    header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
-    header[148..156].fill(b' ');
-    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
-    let padding = size.next_multiple_of(512) - size;
-    std::io::Cursor::new(header).chain(tokio::io::repeat(0).take(size + padding + 1024))
-}
-
 #[test]
 fn a_file_of_more_than_two_gib() {
     let (runtime, temp) = (runtime(), tempfile::tempdir().unwrap());
@@ -380,11 +367,4 @@ fn a_file_of_more_than_two_gib() {
     let listed = repository.objects_of(&stored.image).unwrap();
     assert_eq!(listed.iter().find(|listed| listed.id == object).unwrap().size, size);
     assert!(peak_memory() < 512 << 20, "{} bytes of memory", peak_memory());
-}
-
-/// The most memory that this process ever had.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

@@ -89,7 +89,7 @@ fn change(disk: &Path, request: &str) -> Result<()> {
 
 /// Makes the boot entry name an image that is not in the repository.
 fn boot_another_image(disk: &Path, id: &str) -> Result<()> {
-    let path = format!("/loader/entries/selkie-{}.conf", &id[..12]);
+    let path = format!("/loader/entries/selkie-{}-1.conf", &id[..12]);
     let entry = String::from_utf8(read_esp(disk, &path)?).context("reading a boot entry")?;
     write_esp(disk, &path, entry.replace(id, &"0".repeat(id.len())).as_bytes())
 }

@@ -74,14 +74,15 @@ impl Machine {
         self.wait()
     }
 
-    /// Powers it on and waits until the console shows `text`, for a boot that is not meant to succeed.
+    /// Powers it on and waits until the console shows `text`, in whatever case, for a boot that is not meant to succeed.
     pub(crate) fn boot_until(&mut self, text: &str) -> Result<()> {
         fs::write(self.serial(), "").context("emptying the console's log")?;
         self.power_on()?;
         let begin = Instant::now();
         while begin.elapsed() < BOOT * self.accel.patience() {
             self.check_alive()?;
-            if String::from_utf8_lossy(&fs::read(self.serial()).unwrap_or_default()).contains(text) {
+            let console = String::from_utf8_lossy(&fs::read(self.serial()).unwrap_or_default()).to_lowercase();
+            if console.contains(&text.to_lowercase()) {
                 return Ok(());
             }
             sleep(Duration::from_millis(500));

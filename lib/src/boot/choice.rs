@@ -9,12 +9,10 @@ pub enum Variable {
     OneShot,
     /// What boots from now on.
     Default,
-    /// What was booted: no choice any more, and so not in [`Self::ALL`].
-    Selected,
 }
 
 impl Variable {
-    /// Those that choose, in the order in which the boot loader asks them.
+    /// In the order in which the boot loader asks them.
     pub const ALL: [Self; 2] = [Self::OneShot, Self::Default];
 
     /// Its name in the firmware, without the vendor.
@@ -22,7 +20,6 @@ impl Variable {
         match self {
             Self::OneShot => "LoaderEntryOneShot",
             Self::Default => "LoaderEntryDefault",
-            Self::Selected => "LoaderEntrySelected",
         }
     }
 }
@@ -53,7 +50,6 @@ impl Choice {
             Variable::OneShot => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, once, whatever selkie staged; `bootctl set-oneshot ''` removes it"
             ),
-            Variable::Selected => format!("the boot loader's variable {name} names {entry}, which is not the entry of what runs"),
             Variable::Default => format!(
                 "the boot loader's variable {name} names {entry}: that boots next, whatever selkie staged; `bootctl set-default ''` removes it"
             ),

@@ -11,7 +11,7 @@ use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::sys::{dir, tree};
-use crate::uki::Uki;
+use crate::uki::{Uki, UkiError};
 
 /// A mounted EFI system partition.
 #[derive(Debug)]
@@ -94,13 +94,8 @@ impl Esp {
         Ok(ours)
     }
 
-    /// Entries of ours whose root has a newer one, as a power cut in the middle of staging it again leaves them. They count for nothing, and
-    /// [`Esp::sweep`] removes them.
-    pub fn superseded(&self) -> Result<Vec<BootEntry>> {
-        Ok(self.current_and_superseded()?.1)
-    }
-
-    /// Our entries, newest first, and those of a root that has a newer one.
+    /// Our entries, newest first, and those that a newer one of the same root replaces: that of a root that has proven itself stays until the
+    /// newer one has, too.
     fn current_and_superseded(&self) -> Result<(Vec<BootEntry>, Vec<BootEntry>)> {
         let mut all = Vec::new();
         for found in self.found()? {
@@ -110,8 +105,9 @@ impl Esp {
         all.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
         let (mut current, mut superseded) = (Vec::<BootEntry>::new(), Vec::new());
         for entry in all {
-            let has_newer = current.iter().any(|newer| newer.image == entry.image);
-            if has_newer { superseded.push(entry) } else { current.push(entry) }
+            let mut newer = current.iter().filter(|newer| newer.image == entry.image).peekable();
+            let replaced = newer.peek().is_some() && (entry.tries.is_some() || newer.any(|newer| newer.tries.is_none()));
+            if replaced { superseded.push(entry) } else { current.push(entry) }
         }
         Ok((current, superseded))
     }
@@ -130,15 +126,15 @@ impl Esp {
     /// that boots nothing.
     pub(super) fn boot_entry(&self, file: String, entry: &Entry) -> Option<BootEntry> {
         let serial = entry.serial()?;
-        let (root, arguments, uki) = match (entry.root_image(), entry.get("efi")) {
-            (Some(root), _) => (root, entry.options(), None),
-            (None, Some(path)) => {
-                let uki = self.uki(path)?;
+        let (root, arguments, uki) = match entry.get("efi") {
+            // Whatever the entry itself says: the image has its own arguments.
+            Some(path) => {
+                let uki = self.uki(path).ok()??;
                 let root = uki.root_images().ok()?.into_iter().next()?;
                 let arguments = Cmdline::parse(uki.cmdline.as_deref().unwrap_or_default());
                 (root, arguments, Some(EntryUki { path: path.to_owned(), signed: uki.signed }))
             }
-            (None, None) => return None,
+            None => (entry.root_image()?, entry.options(), None),
         };
         Some(BootEntry {
             image: root.id,
@@ -166,9 +162,21 @@ impl Esp {
         Ok(named.is_some_and(|path| files.iter().any(|file| file.path() == path)))
     }
 
-    fn uki(&self, path: &str) -> Option<Uki> {
-        let file = dir::open_file_optional(&self.root, path.trim_start_matches('/')).ok()??;
-        Uki::read(&mut std::fs::File::from(file)).ok()
+    /// The unified kernel image at `path`; `None` where there is none or what is there is none.
+    fn uki(&self, path: &str) -> Result<Option<Uki>> {
+        let file = dir::open_file_optional(&self.root, path.trim_start_matches('/')).with_context(|| format!("opening {path}"))?;
+        let Some(file) = file else { return Ok(None) };
+        match Uki::read(&mut std::fs::File::from(file)) {
+            Ok(uki) => Ok(Some(uki)),
+            Err(UkiError::Io(error)) => Err(error).with_context(|| format!("reading {path}")),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Whether an entry of ours can boot nothing, because its unified kernel image is missing or damaged.
+    pub fn is_dead(&self, entry: &Entry) -> bool {
+        let path = entry.get("efi").filter(|path| path.starts_with(&format!("/{FILES}/")));
+        entry.serial().is_some() && path.is_some_and(|path| matches!(self.uki(path), Ok(None)))
     }
 
     /// Removes the entry, and after it the files that no entry of anyone needs any more.
@@ -178,13 +186,19 @@ impl Esp {
         self.sweep()
     }
 
-    /// Removes temporaries of ours, and kernels of ours that no entry names. An entry that cannot be read stops the removal of
+    /// Removes temporaries of ours, entries that are of no use any more, and kernels of ours that no entry names. An entry that cannot be read stops the removal of
     /// kernels: it may need one.
     pub fn sweep(&self) -> Result<()> {
         if let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? {
             dir::sweep(&entries)?;
         }
         self.remove_superseded()?;
+        for found in self.found()? {
+            if found.entry.as_ref().is_ok_and(|entry| self.is_dead(entry)) {
+                let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
+                dir::remove_file(&entries, &found.file)?;
+            }
+        }
         let Some(files) = dir::open_optional(&self.root, FILES).context("opening EFI/selkie on the ESP")? else { return Ok(()) };
         dir::sweep(&files)?;
         let found = self.found()?;

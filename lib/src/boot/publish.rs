@@ -33,9 +33,10 @@ pub struct EntryRequest {
 }
 
 impl EntryRequest {
-    /// The name of the entry's file. It only has to be unique per deployment: nobody reads a meaning out of it.
+    /// The name of the entry's file. It is unique for each activation, because the same root may be sealed anew: the entry that is known to
+    /// boot stays until the new one has proven itself. Nobody reads a meaning out of it.
     pub fn file(&self) -> String {
-        let id = format!("selkie-{}.conf", self.root.id.short());
+        let id = format!("selkie-{}-{}.conf", self.root.id.short(), self.serial);
         self.tries.map_or_else(|| id.clone(), |tries| tries.file(&id))
     }
 
@@ -117,9 +118,11 @@ impl StagedEntry {
         self.pending.publish().context("publishing the boot entry")?;
         dir::sync_filesystem(&self.esp).context("syncing the ESP")?;
         progress.step("publish entry");
-        // The same root may have had an entry with another counter in its name.
-        if Esp::new(self.esp).remove_superseded()? {
-            progress.step("remove superseded entry");
+        // The work is done by now: trouble with an entry that is of no use any more does not undo it.
+        match Esp::new(self.esp).remove_superseded() {
+            Ok(true) => progress.step("remove superseded entry"),
+            Ok(false) => {}
+            Err(error) => progress.note(format!("removing an older entry of the same root: {error:#}; the next upgrade tries again")),
         }
         Ok(self.live)
     }
@@ -210,31 +213,32 @@ mod tests {
     }
 
     #[test]
-    fn a_root_has_one_entry_whatever_its_counter() {
+    fn an_entry_that_is_proven_stays_until_a_newer_one_of_its_root_is() {
         let temp = tempfile::tempdir().unwrap();
         let esp = esp(temp.path());
-        let names = || file_names(&temp.path().join(ENTRIES));
+        let names = || file_names(&temp.path().join(ENTRIES)).join(" ").replace(&"aa".repeat(6), "a");
         let counted = |serial| EntryRequest { tries: Some(Tries::new(3)), ..request("aa", serial) };
         let live = stage(&esp, &counted(1), "kernel").publish(&Silent).unwrap();
-        assert_eq!((live.tries, names()), (Some(Tries::new(3)), vec![format!("selkie-{}+3.conf", "aa".repeat(6))]));
-        let live = stage(&esp, &request("aa", 2), "kernel").publish(&Silent).unwrap();
-        assert_eq!((live.tries, names()), (None, vec![format!("selkie-{}.conf", "aa".repeat(6))]));
+        assert_eq!((live.tries, names().as_str()), (Some(Tries::new(3)), "selkie-a-1+3.conf"));
+        stage(&esp, &request("aa", 2), "kernel").publish(&Silent).unwrap();
+        assert_eq!(names(), "selkie-a-2.conf");
         stage(&esp, &counted(3), "kernel").publish(&Silent).unwrap();
-        assert_eq!(names(), [format!("selkie-{}+3.conf", "aa".repeat(6))]);
-    }
-
-    #[test]
-    fn what_a_power_cut_leaves_of_an_older_entry_does_not_count() {
-        let temp = tempfile::tempdir().unwrap();
-        let esp = esp(temp.path());
-        let old = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
-        let path = temp.path().join(ENTRIES).join(&old.file);
-        let text = std::fs::read(&path).unwrap();
-        stage(&esp, &EntryRequest { tries: Some(Tries::new(3)), ..request("aa", 2) }, "kernel").publish(&Silent).unwrap();
-        std::fs::write(&path, text).unwrap();
-        assert_eq!(esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>(), [2]);
+        assert_eq!(names(), "selkie-a-2.conf selkie-a-3+3.conf");
+        stage(&esp, &counted(4), "kernel").publish(&Silent).unwrap();
+        assert_eq!(names(), "selkie-a-2.conf selkie-a-4+3.conf");
+        let order = || esp.entries().unwrap().iter().map(|e| e.serial).collect::<Vec<_>>();
+        assert_eq!(order(), [4, 2]);
+        let entries = temp.path().join(ENTRIES);
+        let rename = |from: &str, to: &str| {
+            let name = |end: &str| entries.join(format!("selkie-{}-{end}.conf", "aa".repeat(6)));
+            std::fs::rename(name(from), name(to)).unwrap();
+        };
+        rename("4+3", "4+0-3");
         esp.sweep().unwrap();
-        assert!(!path.exists());
+        assert_eq!(order(), [2, 4], "given up");
+        rename("4+0-3", "4");
+        esp.sweep().unwrap();
+        assert_eq!(order(), [4], "proven");
     }
 
     #[test]

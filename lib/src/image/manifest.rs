@@ -54,6 +54,13 @@ impl Resolved {
         self.labels.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
     }
 
+    /// An annotation of the manifest. Unlike labels, annotations are not handed on to images that are derived by a Containerfile, unless the
+    /// builder does so.
+    pub fn annotation(&self, key: &str) -> Option<String> {
+        let manifest = ImageManifest::from_reader(self.manifest.as_slice()).ok()?;
+        manifest.annotations().as_ref()?.get(key).cloned()
+    }
+
     /// The architecture that the image is for, as OCI names it (`amd64`, `arm64`).
     ///
     /// # Errors

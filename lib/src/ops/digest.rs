@@ -74,7 +74,13 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Digests> {
 
 /// A scratch directory below `within` for an image, with the algorithm that was asked for or that the image was sealed with.
 pub(super) fn scratch(source: &Source, asked: Option<Algorithm>, within: &Path) -> Result<Scratch> {
-    Scratch::new(within, seal::algorithm(source.resolved(), asked)?.unwrap_or(Algorithm::Sha256))
+    // By another recipe the boot image would be another, whatever the algorithm.
+    seal::check_recipe(source.resolved())?;
+    let algorithm = match asked {
+        Some(asked) => asked,
+        None => seal::sealed_with(source.resolved())?.unwrap_or(Algorithm::Sha256),
+    };
+    Scratch::new(within, algorithm)
 }
 
 /// Measures all layers and commits them. Contents of files whose names `keep` likes, as in [`Keep::Names`], can be read afterwards.

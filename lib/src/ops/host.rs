@@ -121,11 +121,11 @@ impl Host {
         efi::secure_boot(self.efivars.as_ref().context("looking for EFI variables: there are none")?)
     }
 
-    /// The entry that the boot loader started; `None` where it did not say.
-    pub fn selected_entry(&self) -> Result<Option<Choice>> {
+    /// The unified kernel image that was started, as a path from the root of its partition: systemd-stub leaves that in a variable which
+    /// nothing can change before the next boot. `None` where a kernel was started without the stub.
+    pub fn started_image(&self) -> Result<Option<String>> {
         let efivars = self.efivars.as_ref().context("looking for EFI variables: there are none")?;
-        let selected = efi::loader_variable(efivars, Variable::Selected.name())?;
-        Ok(selected.map(|entry| Choice { variable: Variable::Selected, entry }))
+        Ok(efi::loader_variable(efivars, "StubImageIdentifier")?.map(|path| path.replace('\\', "/")))
     }
 
     /// The EFI system partition.

@@ -44,8 +44,7 @@ pub fn run(host: &Host, progress: &dyn Progress) -> Result<Report> {
         Some(entry) if bootable.seal().is_none() => entry.verity_required,
         _ => bootable.verity_required(&store)?,
     };
-    let proven = id == system.booted || system.has_run(&id) && system.entry(&id).is_some_and(|entry| entry.tries.is_none());
-    let tries = if proven { None } else { bootable.tries()? };
+    let tries = if system.is_proven(&id) || id == system.booted { None } else { bootable.tries()? };
     let request = stage::entry(&id, verity_required, origin, system.next_serial(), tries);
     stage::activate(host, &bootable, &request, progress)?;
     Ok(Report { staged: id, instead_of: system.default_entry().map(|e| e.image.clone()), image: origin.image.clone() })

@@ -22,6 +22,8 @@ pub(super) struct Bootable {
     pub(super) tree: Tree,
     pub(super) kind: BootKind,
     pub(super) os: OsRelease,
+    /// For a sealed image, the kernel arguments that it boots with.
+    arguments: Option<Cmdline>,
 }
 
 /// How an image boots.
@@ -38,16 +40,17 @@ impl Bootable {
     pub(super) fn open(store: &Store, stored: &StoredImage) -> Result<Self> {
         let tree = store.tree(&stored.boot_image)?;
         let whole = store.tree(&stored.image)?;
-        let kind = match store::seal(&whole)? {
+        let (kind, arguments) = match store::seal(&whole)? {
             Some(seal) => {
                 seal.check(&stored.boot_image)?;
-                BootKind::Sealed(Box::new(seal), whole)
+                let arguments = seal.arguments(&whole)?;
+                (BootKind::Sealed(Box::new(seal), whole), Some(arguments))
             }
-            None => BootKind::Plain(store::kernel(&tree)?),
+            None => (BootKind::Plain(store::kernel(&tree)?), None),
         };
         store::require_bootable_layout(&tree)?;
         let os = store::os_release(&tree)?;
-        Ok(Self { tree, kind, os })
+        Ok(Self { tree, kind, os, arguments })
     }
 
     /// Kernel arguments that the image brings for entries that have arguments.
@@ -108,8 +111,7 @@ impl Bootable {
 
     /// Arguments of the machine that this image will not boot with, because it brings its own; for people.
     pub(super) fn unused_arguments(&self, machine: &Cmdline) -> Option<String> {
-        let seal = self.seal()?;
-        let own = Cmdline::parse(seal.uki.cmdline.as_deref().unwrap_or_default());
+        let own = self.arguments.as_ref()?;
         let unused: Vec<&str> = machine.args().filter(|argument| !own.args().any(|a| a == *argument)).collect();
         (!unused.is_empty()).then(|| unused.join(" "))
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::health;
 use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
@@ -185,7 +186,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
         (Plan::Stage, until) => Fetch { host, system, source, progress }.run(until, &mut report).await?,
     }
-    report.reboot_needed = host.system()?.staged().is_some();
+    report.reboot_needed = report.outcome == Outcome::Staged || host.system()?.staged().is_some();
     Ok(report)
 }
 
@@ -224,7 +225,10 @@ impl Fetch<'_> {
             };
             let origin = stage::origin(self.source.resolved(), &pulled, &bootable.os, &provenance);
             let entry = stage::stage(self.host, &store, &pulled, &bootable, &origin, self.progress.as_ref())?;
-            let nothing_new = entry.image == self.system.booted && self.system.staged().is_none();
+            // The same root may come with another seal: other arguments or another key.
+            let before = self.system.default_entry();
+            let same = before.is_some_and(|old| old.image == entry.image && old.uki == entry.uki && old.arguments == entry.arguments);
+            let nothing_new = same && entry.image == self.system.booted;
             report.outcome = if nothing_new { Outcome::UpToDate } else { Outcome::Staged };
             report.staged = Some(entry.image);
             store.untag(DOWNLOADED)?;
@@ -252,6 +256,10 @@ impl Fetch<'_> {
     /// Takes away what an earlier call left half-done and what has no role, and checks that the layers can fit at all. Objects stay:
     /// they may be what a pull that was cut short goes on from.
     fn make_room(&self, store: &Store) -> Result<()> {
+        for record in health::silent(self.system) {
+            self.host.deployments()?.record_failed(&record)?;
+            self.progress.step("record failed boot");
+        }
         prune::apply(&prune::plan(self.system, &tags(store)?), self.host, store, self.progress.as_ref())?;
         match check_space(self.host, store, self.source.resolved()) {
             Err(_) => {

@@ -9,13 +9,16 @@
 //! manifest     that root is what the manifest of the deployment's origin gives
 //! ```
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::digest;
 use super::host::Host;
 use super::runtime::block_on;
+use super::seal;
 use crate::image::{Source, SourceOptions};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
@@ -37,6 +40,8 @@ pub struct Options {
     pub source: SourceOptions,
     /// Whether to read every object of the root.
     pub deep: bool,
+    /// Where to keep headers of an image to compare with that is not sealed.
+    pub scratch: PathBuf,
 }
 
 /// One link of the chain.
@@ -74,7 +79,7 @@ pub fn run(host: &Host, kernel: &KernelState, options: &Options, progress: &Arc<
     let store = host.store();
     let mut links = chain::links(&Evidence::gather(host, kernel, &store));
     if let Some(reference) = &options.against {
-        let compared = against(host, reference, options)?;
+        let compared = against(host, reference, options, progress)?;
         links.push(compared);
     }
     if options.deep {
@@ -85,8 +90,9 @@ pub fn run(host: &Host, kernel: &KernelState, options: &Options, progress: &Arc<
     Ok(Report { proven: broken.is_none(), broken, booted: host.booted().clone(), links })
 }
 
-/// Compares with an image elsewhere, by the digest of its manifest.
-fn against(host: &Host, reference: &ImageReference, options: &Options) -> Result<Link> {
+/// Compares with an image elsewhere: by what its manifest says of its seal, which nobody on this machine has written, or else by what its layers
+/// give. What this machine's files say of their origin is no proof.
+fn against(host: &Host, reference: &ImageReference, options: &Options, progress: &Arc<dyn Progress>) -> Result<Link> {
     let resolved = block_on(async {
         let source = Source::open(reference, &options.source).await?;
         let resolved = source.resolved().clone();
@@ -94,16 +100,22 @@ fn against(host: &Host, reference: &ImageReference, options: &Options) -> Result
         anyhow::Ok(resolved)
     })
     .context("reaching the image to compare with")?;
-    let origin = host.survey().origin(host.booted()).map(|origin| origin.manifest_digest.clone());
-    Ok(match origin {
-        Ok(digest) if digest == resolved.manifest_digest => {
-            Link { name: "against", holds: true, found: format!("{reference} is {digest}") }
+    let boots = match seal::sealed_root(&resolved)? {
+        Some(root) => root.id,
+        None => {
+            let options = digest::Options {
+                image: reference.clone(),
+                source: options.source.clone(),
+                algorithm: Some(host.booted().algorithm()),
+                scratch: options.scratch.clone(),
+            };
+            digest::run(&options, progress)?.boot_image
         }
-        Ok(digest) => {
-            let found = format!("{reference} is {} (expected {digest}, which runs)", resolved.manifest_digest);
-            Link { name: "against", holds: false, found }
-        }
-        Err(error) => Link { name: "against", holds: false, found: format!("{error:#}") },
+    };
+    let found = format!("{reference} is {} and boots {boots}", resolved.manifest_digest);
+    Ok(match boots == *host.booted() {
+        true => Link { name: "against", holds: true, found },
+        false => Link { name: "against", holds: false, found: format!("{found} (expected {}, which runs)", host.booted()) },
     })
 }
 

@@ -60,6 +60,9 @@ impl Seal {
         for (name, file) in &self.addons {
             let bytes = tree.read(file).with_context(|| format!("reading {name}"))?;
             let addon = Uki::read(&mut Cursor::new(bytes)).map_err(|e| unsuitable(format!("reading {name}: {e}")))?;
+            if addon.kind != Kind::Addon || !addon.root_images().is_ok_and(|roots| roots.is_empty()) {
+                return Err(unsuitable(format!("reading {name}: it is no addon, or names a root (expected more kernel arguments)")).into());
+            }
             line.push(' ');
             line.push_str(addon.cmdline.as_deref().unwrap_or_default());
         }
@@ -77,9 +80,14 @@ pub fn seal(tree: &Tree) -> Result<Option<Seal>> {
     let mut seals = Vec::new();
     for (path, file, uki) in ukis(tree)? {
         let roots = uki.root_images().map_err(|e| unsuitable(format!("reading {path}: {e}")))?;
-        if let Some(root) = roots.into_iter().next() {
-            let addons = addons(tree, &path)?;
-            seals.push(Seal { path, file, uki, root, addons });
+        match <[RootImage; 1]>::try_from(roots) {
+            Ok([root]) => {
+                let addons = addons(tree, &path)?;
+                seals.push(Seal { path, file, uki, root, addons });
+            }
+            Err(roots) if roots.is_empty() => {}
+            // A machine would go on to the second where the first is missing.
+            Err(roots) => return Err(unsuitable(format!("reading {path}: it names {} roots (expected one)", roots.len())).into()),
         }
     }
     let only = seals.pop();

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use ocidir::OciDir;
 use ocidir::cap_std::{ambient_authority, fs::Dir};
 use ocidir::oci_spec::image::{
-    Arch, Config, Descriptor, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifestBuilder, MediaType, Os, PlatformBuilder,
-    RootFsBuilder, SCHEMA_VERSION,
+    Arch, Config, Descriptor, ImageConfigurationBuilder, ImageIndexBuilder, ImageManifest, ImageManifestBuilder, MediaType, Os,
+    PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
 };
 use selkie::error::Failure;
 use selkie::image::Source;
@@ -67,6 +67,14 @@ impl Layout {
         let manifest = manifest.config(config).layers(layers).build().unwrap();
         let platform = PlatformBuilder::default().architecture(Arch::from(architecture)).os(Os::Linux).build().unwrap();
         self.oci.write_json_blob(&manifest, MediaType::ImageManifest).unwrap().platform(platform).build().unwrap()
+    }
+
+    /// The same image with annotations in its manifest.
+    pub(crate) fn annotated(&self, image: &Descriptor, annotations: &[(&str, &str)]) -> Descriptor {
+        let mut manifest = ImageManifest::from_file(self.blob(image.digest().as_ref())).unwrap();
+        manifest.set_annotations(Some(annotations.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()));
+        let written = self.oci.write_json_blob(&manifest, MediaType::ImageManifest).unwrap();
+        written.platform(image.platform().clone().unwrap()).build().unwrap()
     }
 
     /// Writes the blob of a layer: its descriptor and its diff_id.

@@ -373,3 +373,23 @@ pub fn labelled() -> Vec<Vec<u8>> {
     ];
     vec![tar(&entries)]
 }
+
+/// A layer with one file of zeros, made while it is read.
+pub fn zeros(size: u64) -> impl tokio::io::AsyncRead + Unpin + Send {
+    use tokio::io::AsyncReadExt;
+    let mut header = Vec::new();
+    block(&mut header, b'0', b"usr/big", b"", b"", 0o644, (0, 0), 0, (0, 0));
+    header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let padding = size.next_multiple_of(512) - size;
+    std::io::Cursor::new(header).chain(tokio::io::repeat(0).take(size + padding + 1024))
+}
+
+/// The most memory that this process ever had.
+pub fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}

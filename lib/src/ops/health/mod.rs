@@ -130,13 +130,10 @@ fn plan(system: &System, report: &Report, standing: Standing) -> Plan {
     let reboots = before.map_or(0, |failed| failed.reboots);
     let (action, because) = decide(report.verdict, standing, (!unreadable).then_some(reboots));
     let reboots = reboots.saturating_add(u32::from(action == Action::Reboot));
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    let at = calendar::rfc3339(now);
-    let silent = system.failed.iter().filter(|failed| failed.at.is_none() && failed.id != *booted);
-    let mut records: Vec<FailedBoot> = silent.map(|failed| FailedBoot { at: at.clone(), ..failed.clone() }).collect();
+    let mut records = silent(system);
     if report.verdict == Verdict::Bad {
         records.push(FailedBoot {
-            at,
+            at: now(),
             boot_id: boot_id(),
             reboots,
             checks: report.checks.iter().filter(|check| check.is_bad()).map(Finding::record).collect(),
@@ -147,6 +144,16 @@ fn plan(system: &System, report: &Report, standing: Standing) -> Plan {
     let consequence = Consequence { booted: booted.clone(), tries, action, because: because.to_owned(), reboots };
     let forget = report.verdict == Verdict::Good && (before.is_some() || unreadable);
     Plan { consequence, records, forget }
+}
+
+/// Records that are due of roots that never told how they are. Whoever removes their entries writes them down first.
+pub(super) fn silent(system: &System) -> Vec<FailedBoot> {
+    let due = system.failed.iter().filter(|failed| failed.at.is_none());
+    due.map(|failed| FailedBoot { at: now(), ..failed.clone() }).collect()
+}
+
+fn now() -> Option<String> {
+    calendar::rfc3339(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
 }
 
 fn write(host: &Host, plan: &Plan, patience: Duration, progress: &dyn Progress) -> Result<()> {

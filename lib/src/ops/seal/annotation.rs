@@ -25,7 +25,7 @@ pub(super) fn annotations(root: &RootImage) -> Vec<(String, String)> {
 ///
 /// [`FailureKind::Unsuitable`].
 pub fn check_recipe(resolved: &Resolved) -> Result<()> {
-    match resolved.label(RECIPE) {
+    match resolved.annotation(RECIPE) {
         Some(recipe) if recipe != store::RECIPE.to_string() => {
             let message = format!("reading annotation {RECIPE}: {recipe:?} (expected {})", store::RECIPE);
             Err(Failure::new(FailureKind::Unsuitable, message)
@@ -42,14 +42,23 @@ pub fn check_recipe(resolved: &Resolved) -> Result<()> {
 ///
 /// [`FailureKind::Unsuitable`] for annotations that cannot be read, or of a recipe that is not known.
 pub fn sealed_with(resolved: &Resolved) -> Result<Option<Algorithm>> {
+    Ok(sealed_root(resolved)?.map(|root| root.id.algorithm()))
+}
+
+/// The root that a sealed image boots, as its manifest says; the layers are not looked at.
+///
+/// # Errors
+///
+/// Those of [`sealed_with`].
+pub fn sealed_root(resolved: &Resolved) -> Result<Option<RootImage>> {
     check_recipe(resolved)?;
-    let Some(annotation) = resolved.label(BOOT_IMAGE) else { return Ok(None) };
+    let Some(annotation) = resolved.annotation(BOOT_IMAGE) else { return Ok(None) };
     let roots = Cmdline::parse(&format!("composefs.digest={annotation}")).root_images().ok();
     let Some([root]) = roots.as_deref() else {
         let message = format!("reading annotation {BOOT_IMAGE}: {annotation:?} (expected v1-<algorithm>-12:<digest>)");
         return Err(Failure::new(FailureKind::Unsuitable, message).hint("seal the image again").into());
     };
-    Ok(Some(root.id.algorithm()))
+    Ok(Some(root.clone()))
 }
 
 /// The algorithm for a repository of `resolved`: `wanted`, else what the image was sealed with.

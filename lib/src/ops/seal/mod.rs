@@ -25,7 +25,7 @@ use crate::sys::dir;
 mod annotation;
 mod layer;
 
-pub use annotation::{BOOT_IMAGE, RECIPE, algorithm, check_recipe, sealed_with};
+pub use annotation::{BOOT_IMAGE, RECIPE, algorithm, check_recipe, sealed_root, sealed_with};
 use layer::{Ingredients, Made};
 
 /// What to seal, and how.

@@ -83,24 +83,23 @@ fn image(host: &Host, booted: &ImageId) -> Result<()> {
 }
 
 fn manifest(host: &Host, store: &Store) -> Result<(String, ImageId)> {
-    let digest = host.system()?.origin(host.booted())?.manifest_digest.clone();
+    let system = host.system()?;
+    let origin = system.origin(host.booted())?;
     let stored = prune::stored(store, host.booted())?;
-    Ok((digest, stored.boot_image))
+    // An image in Docker's format has another manifest in the repository, and the same configuration.
+    if stored.manifest_digest != origin.manifest_digest && stored.config_digest != origin.config_digest {
+        anyhow::bail!("the origin names {} (expected {}, which the repository has)", origin.manifest_digest, stored.manifest_digest);
+    }
+    Ok((origin.manifest_digest.clone(), stored.boot_image))
 }
 
-/// The entry that the boot loader says it started, else the one of the root that runs.
+/// The entry of the unified kernel image that was started.
 fn started(host: &Host, store: &Store) -> Result<Option<Started>> {
+    let Some(path) = host.started_image()? else { return Ok(None) };
+    let started = |entry: &&BootEntry| entry.uki.as_ref().is_some_and(|uki| uki.path.eq_ignore_ascii_case(&path));
     let system = host.system()?;
-    let selected = host.selected_entry()?;
-    let by_name = selected.as_ref().and_then(|choice| system.entries.iter().find(|entry| choice.is(&entry.file)));
-    let entry = match (&selected, by_name) {
-        (Some(choice), None) => anyhow::bail!("the boot loader started {} (expected an entry of selkie)", choice.entry),
-        (_, Some(entry)) => entry.clone(),
-        (None, None) => system.entry(host.booted()).context("the booted root has no boot entry")?.clone(),
-    };
-    if entry.uki.is_none() {
-        return Ok(None);
-    }
+    let entry = system.entries.iter().find(started).cloned();
+    let entry = entry.with_context(|| format!("{path} was started (expected the unified kernel image of a boot entry)"))?;
     let stored = prune::stored(store, host.booted());
     let seal = stored.and_then(|stored| store.tree(&stored.image)).and_then(|tree| Ok(store::seal(&tree)?.map(|seal| (tree, seal))));
     let (mut arguments, mut same_as_image) = (entry.arguments.clone(), Err("the deployment's image is not sealed".to_owned()));

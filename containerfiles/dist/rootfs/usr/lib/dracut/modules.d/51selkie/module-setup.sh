@@ -28,6 +28,9 @@ install() {
     inst_binary /usr/lib/selkie/selkie-initramfs
     inst_simple "$moddir/selkie-setup-root.service" "$systemdsystemunitdir/selkie-setup-root.service"
     $SYSTEMCTL -q --root "$initdir" add-requires initrd-root-fs.target selkie-setup-root.service
+    inst_simple "$moddir/selkie-boot-failed.service" "$systemdsystemunitdir/selkie-boot-failed.service"
+    $SYSTEMCTL -q --root "$initdir" add-wants emergency.target selkie-boot-failed.service
+    inst_binary /bin/sleep
 
     # The kernel loads file systems by calling modprobe. The rest is for whoever looks at a boot that failed.
     inst_multiple modprobe mount umount
