@@ -58,9 +58,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
 fn human(report: &Report) -> String {
     let mut text: String = report.checks.iter().map(line).collect();
     let count = |bad: &dyn Fn(&Finding) -> bool| report.checks.iter().filter(|check| bad(check)).count();
+    let (required, bad) = (count(&|check| check.kind == Kind::Required), count(&Finding::is_bad));
     text += &match report.verdict {
-        Verdict::Good => format!("This machine is well: {} required checks.\n", count(&|check| check.kind == Kind::Required)),
-        Verdict::Bad => format!("This machine is not well: {} required checks failed.\n", count(&Finding::is_bad)),
+        Verdict::Good => format!("This machine is well (required checks: {required}).\n"),
+        Verdict::Bad => format!("This machine is not well: {bad} of {required} required checks failed.\n"),
     };
     text.extend(report.consequence.as_ref().and_then(consequence));
     text.extend(report.problems.iter().map(|problem| format!("Problem: {problem}\n")));

@@ -75,6 +75,9 @@ pub struct FailedBoot {
     pub checks: Vec<FailedCheck>,
 }
 
+/// Roots whose record cannot be read, with the reason.
+type Unreadable = Vec<(ImageId, String)>;
+
 /// A record that cannot be read.
 #[derive(Debug, thiserror::Error)]
 enum FormatError {
@@ -102,7 +105,7 @@ impl FailedBoot {
 
 impl Deployments {
     /// All records, by image id, and why some cannot be read.
-    pub(super) fn failed_boots(&self) -> Result<(Vec<FailedBoot>, Vec<(ImageId, String)>)> {
+    pub(super) fn failed_boots(&self) -> Result<(Vec<FailedBoot>, Unreadable)> {
         let (mut read, mut unreadable) = (Vec::new(), Vec::new());
         let Some(dir) = dir::open_optional(&self.state, FAILED).context("opening state/failed")? else { return Ok((read, unreadable)) };
         for name in dir::names(&dir).context("listing state/failed")? {
