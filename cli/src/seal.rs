@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
 use selkie::ops::seal::{self, Options, Report};
 use selkie::reference::ImageReference;
@@ -24,8 +25,8 @@ pub struct Arguments {
     /// The private key: a PEM file, or a pkcs11: URI.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
-    /// Its certificate, a PEM file.
-    #[arg(long, value_name = "FILE", requires = "key")]
+    /// Its certificate, a PEM file. With --sign-command the one that its signatures must be by.
+    #[arg(long, value_name = "FILE")]
     cert: Option<PathBuf>,
     /// A file whose first line is the passphrase of the key.
     #[arg(long, value_name = "FILE", requires = "key")]
@@ -70,11 +71,17 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
 }
 
 fn signer(arguments: &Arguments) -> Result<Option<Signer>> {
-    if let (Some(key), Some(certificate)) = (&arguments.key, &arguments.cert) {
-        let key = KeySource::new(key, arguments.passphrase_file.clone())?;
-        return Ok(Some(Signer::Key { key, certificate: certificate.clone() }));
+    match (&arguments.key, &arguments.cert, &arguments.sign_command) {
+        (Some(key), Some(certificate), _) => {
+            let key = KeySource::new(key, arguments.passphrase_file.clone())?;
+            Ok(Some(Signer::Key { key, certificate: certificate.clone() }))
+        }
+        (_, certificate, Some(command)) => Ok(Some(Signer::Command { command: command.clone(), certificate: certificate.clone() })),
+        (_, Some(_), None) => Err(Failure::new(FailureKind::Usage, "reading the call: a certificate, and nothing that signs")
+            .hint("name the key by --key, or a command by --sign-command")
+            .into()),
+        (_, None, None) => Ok(None),
     }
-    Ok(arguments.sign_command.clone().map(Signer::Command))
 }
 
 fn parse_addon(text: &str) -> Result<(String, String)> {

@@ -18,6 +18,7 @@ use selkie::ops::seal::{self, BOOT_IMAGE, Options, RECIPE, Report};
 use selkie::signing::{KeySource, Signer};
 use selkie::store::{self, Store, Verity};
 use selkie::sys::dir;
+use selkie::uki::{Kind, Uki};
 
 /// A directory with images in `images/`, keys, and room to work.
 struct Desk {
@@ -147,7 +148,9 @@ fn a_command_may_sign() {
     let desk = Desk::new();
     let (key, certificate) = (desk.path("db.key"), desk.path("db.crt"));
     let command = format!("sbsign --key {} --cert {} --output \"$SELKIE_OUTPUT\" \"$SELKIE_INPUT\"", key.display(), certificate.display());
-    let report = desk.seal(&Options { signer: Some(Signer::Command(command)), ..desk.options("plain", "sealed") }).unwrap();
+    let report = desk
+        .seal(&Options { signer: Some(Signer::Command { command, certificate: Some(certificate) }), ..desk.options("plain", "sealed") })
+        .unwrap();
     assert!(report.signed);
 }
 
@@ -237,13 +240,131 @@ fn a_disk_of_a_sealed_image_starts_its_kernel_image_and_enrols_keys() {
     }
 }
 
+/// Such a machine would enrol the keys, and then start nothing any more.
+#[test]
+fn no_disk_locks_itself_out() {
+    let desk = Desk::new();
+    desk.certificate("other");
+    desk.seal(&desk.options("plain", "sealed")).unwrap();
+    desk.seal(&Options { signer: None, ..desk.options("plain", "unsigned") }).unwrap();
+    let addons = vec![("more".to_owned(), "quiet".to_owned())];
+    layout::write(&desk.path("images"), "with-stub", &with_addon_stub(sealable("1")));
+    desk.seal(&Options { addons, ..desk.options("with-stub", "with-addon") }).unwrap();
+    let keys = |name: &str, db: &str, dbx: Option<&str>| {
+        let keys = desk.path(name);
+        std::fs::create_dir(&keys).unwrap();
+        for (list, of) in [("PK", Some("db")), ("KEK", Some("db")), ("db", Some(db)), ("dbx", dbx)] {
+            if let Some(of) = of {
+                signed_list_of(&desk, list, of, &keys);
+            }
+        }
+        keys
+    };
+    let (right, wrong, revoked) = (keys("right", "db", None), keys("wrong", "other", None), keys("revoked", "db", Some("db")));
+    let garbled = keys("garbled", "db", None);
+    let auth = std::fs::read(garbled.join("db.auth")).unwrap();
+    std::fs::write(garbled.join("db.auth"), &auth[..auth.len() - 1]).unwrap();
+    let make = |tag: &str, keys: &Path| {
+        let secure_boot = Some(SecureBoot { keys: keys.to_owned(), force: false });
+        disk::run(&disk::Options { secure_boot, ..disk_options(&desk, tag, None) }, &silent())
+    };
+    let table = [
+        ("unsigned", &right, "the boot loader is not signed"),
+        ("sealed", &wrong, "the boot loader is signed by \"selkie test\", and db does not accept that"),
+        ("sealed", &revoked, "and dbx revokes it"),
+        ("sealed", &garbled, "reading db.auth"),
+    ];
+    for (tag, keys, words) in table {
+        let error = make(tag, keys).unwrap_err();
+        let failure = Failure::find(&error).unwrap_or_else(|| panic!("{error:#}"));
+        assert!(failure.kind == FailureKind::Unsuitable && failure.hint.is_some() && failure.message.contains(words), "{error:#}: {words}");
+        assert!(!desk.path("disk.raw").exists());
+    }
+    make("with-addon", &right).unwrap();
+}
+
+/// An addon and a unified kernel image of which only one is signed by whom the machine trusts.
+#[test]
+fn every_part_of_a_disk_counts() {
+    let desk = Desk::new();
+    desk.certificate("other");
+    let keys = desk.path("keys");
+    std::fs::create_dir(&keys).unwrap();
+    for name in ["PK", "KEK", "db"] {
+        signed_list(&desk, name, &keys);
+    }
+    layout::write(&desk.path("images"), "with-stub", &with_addon_stub(sealable("1")));
+    // Signs what has this text in it with the other key.
+    let signer = |text: &str| {
+        let (db, other) = (desk.path("db"), desk.path("other"));
+        let command = format!(
+            "if grep -aq '{text}' \"$1\"; then k={}; else k={}; fi; sbsign --key $k.key --cert $k.crt --output \"$2\" \"$1\"",
+            other.display(),
+            db.display()
+        );
+        Some(Signer::Command { command, certificate: None })
+    };
+    for (text, words) in [("uki-addon,1", "more.addon.efi is signed by"), ("LoaderInfo: systemd-stub", "selkie.efi is signed by")] {
+        let addons = vec![("more".to_owned(), "quiet".to_owned())];
+        desk.seal(&Options { addons, signer: signer(text), ..desk.options("with-stub", "mixed") }).unwrap();
+        let secure_boot = Some(SecureBoot { keys: keys.clone(), force: false });
+        let error = disk::run(&disk::Options { secure_boot, ..disk_options(&desk, "mixed", None) }, &silent()).unwrap_err();
+        assert!(Failure::find(&error).unwrap().message.contains(words), "{error:#}: {words}");
+    }
+}
+
+/// The files with a stub for addons.
+fn with_addon_stub(files: Files) -> Files {
+    layout::with_other(files, "usr/lib/systemd/boot/efi/addonx64.efi.stub", What::File(sealed::addon_stub()))
+}
+
+/// The addons of a sealed image: name and what it says.
+fn addons(desk: &Desk, tag: &str) -> Vec<(String, Uki)> {
+    let image = pulled(desk.temp.path(), &desk.reference(tag)).image;
+    let store = Store::open(dir::open_path(desk.temp.path()).unwrap(), "scratch-repository").unwrap();
+    let tree = store.tree(&image).unwrap();
+    let seal = store::seal(&tree).unwrap().unwrap();
+    let read = |file| Uki::read(&mut std::io::Cursor::new(tree.read(file).unwrap())).unwrap();
+    seal.addons.iter().map(|(name, file)| (name.clone(), read(file))).collect()
+}
+
+#[test]
+fn addons_are_for_this_kernel_and_go_with_the_seal() {
+    let desk = Desk::new();
+    layout::write(&desk.path("images"), "with-stub", &with_addon_stub(sealable("1")));
+    let with = |name: &str, line: &str| vec![(name.to_owned(), line.to_owned())];
+    desk.seal(&Options { addons: with("serial", "console=ttyS0  quiet"), ..desk.options("with-stub", "sealed") }).unwrap();
+    let found = addons(&desk, "sealed");
+    assert_eq!(found.len(), 1);
+    let (name, addon) = &found[0];
+    assert_eq!((name.as_str(), addon.kind, addon.signed), ("serial.addon.efi", Kind::Addon, true));
+    assert_eq!((addon.cmdline.as_deref(), addon.uname.as_deref()), (Some("console=ttyS0 quiet"), Some("6.1")));
+
+    // What a Containerfile FROM it gives, with one more file: it has the old seal and the old addon.
+    let stale = pulled(desk.temp.path(), &desk.reference("sealed"));
+    let root = format!("composefs.digest=v1-sha256-12:{}", stale.boot_image);
+    let mut derived = sealed::with_uki(layout::with(with_addon_stub(sealable("1")), "usr/derived", "x"), "selkie.efi", &root);
+    let directory = "boot/EFI/Linux/selkie.efi.extra.d";
+    derived.push((directory.to_owned(), What::Directory));
+    derived.push((format!("{directory}/serial.addon.efi"), What::File(sealed::addon("quiet"))));
+    layout::write(&desk.path("images"), "derived", &derived);
+    desk.seal(&Options { addons: with("verbose", "debug"), ..desk.options("derived", "derived-sealed") }).unwrap();
+    let found = addons(&desk, "derived-sealed");
+    assert_eq!(found.len(), 1, "the old one is gone");
+    assert_eq!((found[0].0.as_str(), found[0].1.cmdline.as_deref()), ("verbose.addon.efi", Some("debug")));
+}
+
 fn signed_list(desk: &Desk, name: &str, to: &Path) {
+    signed_list_of(desk, name, "db", to);
+}
+
+fn signed_list_of(desk: &Desk, name: &str, certificate: &str, to: &Path) {
     let list = to.join(format!("{name}.esl"));
     let run = |program: &str, words: Vec<std::ffi::OsString>| {
         let output = Command::new(program).args(words).output().unwrap();
         assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    run("cert-to-efi-sig-list", vec![desk.path("db.crt").into(), list.clone().into()]);
+    run("cert-to-efi-sig-list", vec![desk.path(&format!("{certificate}.crt")).into(), list.clone().into()]);
     let auth = to.join(format!("{name}.auth"));
     let words = ["-k".into(), desk.path("db.key").into(), "-c".into(), desk.path("db.crt").into(), name.into(), list.into(), auth.into()];
     run("sign-efi-sig-list", words.into());
@@ -266,7 +387,8 @@ fn what_cannot_be_sealed_leaves_the_output_untouched() {
     let name = Options { addons: vec![("../a".into(), "quiet".into())], ..desk.options("plain", "x") };
     let root = Options { arguments: vec!["composefs=ab".into()], ..desk.options("plain", "x") };
     let mixed = Options { signer: Some(desk.signer("other.key", "db.crt")), ..desk.options("plain", "x") };
-    let cheat = Options { signer: Some(Signer::Command("cp \"$1\" \"$2\"".into())), ..desk.options("plain", "x") };
+    let cheat =
+        Options { signer: Some(Signer::Command { command: "cp \"$1\" \"$2\"".into(), certificate: None }), ..desk.options("plain", "x") };
     let registry = Options { output: "127.0.0.1:9/os:x".parse().unwrap(), ..desk.options("plain", "x") };
     let table = [
         (desk.options("sealed", "x"), FailureKind::Unsuitable, "already"),

@@ -196,10 +196,42 @@ fn a_command_signs_what_it_is_given() {
     let desk = Desk::new();
     let sbsign = format!("sbsign --key {} --cert {}", desk.path("key.pem").display(), desk.path("cert.pem").display());
     for files in [r#"--output "$SELKIE_OUTPUT" "$SELKIE_INPUT""#, r#"--output "$2" "$1""#] {
-        let signer = Signer::Command(format!("{sbsign} {files}"));
+        let signer = Signer::Command { command: format!("{sbsign} {files}"), certificate: None };
         signer.check().unwrap();
         assert!(desk.verified(&desk.sign(&signer, &boot()).unwrap(), "cert.pem"));
     }
+}
+
+/// Who signed is looked at only where a certificate says who should have.
+#[test]
+fn a_command_signs_with_the_key_of_the_certificate() {
+    let desk = Desk::new();
+    let (other, stranger) = (rsa(2048), rsa(2048));
+    desk.write("other.key", &other.private_key_to_pem_pkcs8().unwrap());
+    desk.write("other.pem", &certificate(&other, -60, 3600).to_pem().unwrap());
+    desk.write("stranger.pem", &certificate(&stranger, -60, 3600).to_pem().unwrap());
+    desk.write("expired.pem", &certificate(&desk.key, -3600, -60).to_pem().unwrap());
+    let signed_by = |key: &str, by: &str, expected: Option<&str>| {
+        let (key, by) = (desk.path(key), desk.path(by));
+        let command = format!("sbsign --key {} --cert {} --output \"$2\" \"$1\"", key.display(), by.display());
+        desk.sign(&Signer::Command { command, certificate: expected.map(|name| desk.path(name)) }, &boot())
+    };
+    for expected in [None, Some("cert.pem")] {
+        assert!(desk.verified(&signed_by("key.pem", "cert.pem", expected).unwrap(), "cert.pem"));
+    }
+    signed_by("other.key", "other.pem", None).unwrap();
+    for wrong in ["other.pem", "stranger.pem"] {
+        let wrong = failure(signed_by("key.pem", "cert.pem", Some(wrong)));
+        assert_eq!(wrong.kind, FailureKind::Corrupt, "{}", wrong.message);
+        assert!(wrong.message.contains("signed by \"selkie test\" (expected") && wrong.hint.is_some(), "{}", wrong.message);
+    }
+    let check = |name: &str| failure(Signer::Command { command: "true".into(), certificate: Some(desk.path(name)) }.check());
+    assert!(check("expired.pem").message.contains("expired"));
+    assert_eq!(check("none").kind, FailureKind::NotFound);
+}
+
+fn command_of(command: &str) -> Signer {
+    Signer::Command { command: command.to_owned(), certificate: None }
 }
 
 #[test]
@@ -216,13 +248,13 @@ fn a_command_that_signs_something_else_is_found_out() {
         (r#"head -c 3000000 /dev/zero > "$2""#.to_owned(), "bytes became more than"),
     ];
     for (command, message) in table {
-        let failure = failure(desk.sign(&Signer::Command(command.clone()), &boot()));
+        let failure = failure(desk.sign(&command_of(&command), &boot()));
         assert_eq!(failure.kind, FailureKind::Corrupt, "{command}: {}", failure.message);
         assert!(failure.message.contains(message), "{command}: {}", failure.message);
     }
-    let error = desk.sign(&Signer::Command("echo no such key >&2; exit 3".into()), &boot()).unwrap_err();
+    let error = desk.sign(&command_of("echo no such key >&2; exit 3"), &boot()).unwrap_err();
     assert!(format!("{error:#}").contains("exit status: 3: no such key"), "{error:#}");
-    assert_eq!(failure(Signer::Command(" ".into()).check()).kind, FailureKind::Usage);
+    assert_eq!(failure(command_of(" ").check()).kind, FailureKind::Usage);
 }
 
 #[test]

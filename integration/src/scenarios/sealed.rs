@@ -62,7 +62,13 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     proven(&mut machine, &v2, &bench.registry.for_guest(SEALED))?;
     tell.say(format!("as it was sealed, v2 is up after {} s, and proven", took.as_secs()));
     machine.shell("systemctl is-system-running --wait || true")?;
-    same("the counter of tries after a good boot", Status::of(&mut machine)?.get("/booted/tries"), &Value::Null)
+    same("the counter of tries after a good boot", Status::of(&mut machine)?.get("/booted/tries"), &Value::Null)?;
+
+    let plain = machine.run(&["selkie", "switch", &bench.registry.for_guest("os:plain-v1")])?;
+    same("the exit code of a switch to what the firmware would not start", plain.code, 7)?;
+    same("what boots next", Status::of(&mut machine)?.get("/staged"), &Value::Null)?;
+    tell.say("an image that the firmware would not start is refused beforehand");
+    Ok(())
 }
 
 /// Seals a release, pushes it to `tag`, and tells what `selkie seal --json` says.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::arguments;
+use super::firmware;
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
@@ -123,8 +124,9 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
             .hint("bring them by `selkie seal --karg` or `--addon`, where they get signed")
             .into());
     }
-    if keys.is_some() {
-        require_signatures(&bootable)?;
+    let architecture = resolved.architecture()?;
+    if let Some(keys) = &keys {
+        require_signatures(keys, &bootable, &architecture)?;
     }
     let image_arguments = bootable.kargs(&resolved)?;
     let machine = Machine {
@@ -135,7 +137,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         resolved: &resolved,
         pulled: &pulled,
         bootable: &bootable,
-        architecture: resolved.architecture()?,
+        architecture,
     };
     let size = machine.write(scratch.path(), keys, progress.as_ref())?;
     let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
@@ -144,16 +146,18 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
 }
 
-/// With keys enrolled, the firmware starts nothing that is not signed.
-fn require_signatures(bootable: &Bootable) -> Result<()> {
-    let unsigned = match bootable.seal() {
-        None => "the image is not sealed",
-        Some(seal) if !seal.uki.signed => "its unified kernel image is not signed",
-        Some(_) => return Ok(()),
-    };
-    let message =
-        format!("making a disk with Secure Boot keys: {unsigned}, and the machine would not boot (expected a signed, sealed image)");
-    Err(Failure::new(FailureKind::Unsuitable, message).hint("seal the image first: selkie seal --key FILE --cert FILE").into())
+/// With keys enrolled, the firmware starts nothing that is not signed by one of them.
+fn require_signatures(keys: &Keys, bootable: &Bootable, architecture: &str) -> Result<()> {
+    let (_, loader) = bootable.loader(architecture)?;
+    let Some(found) = firmware::objection(&keys.trust()?, bootable, &[("the boot loader", &loader)])? else { return Ok(()) };
+    let message = format!(
+        "making a disk with Secure Boot keys: {found}, and the machine would not boot (expected an image sealed with a key that db.auth has)"
+    );
+    Err(Failure::new(FailureKind::Unsuitable, message)
+        .hint(
+            "seal the image with such a key: selkie seal --key FILE --cert FILE; or put the certificate of the one that signed it into db",
+        )
+        .into())
 }
 
 /// Everything that the machine on the disk is made of.

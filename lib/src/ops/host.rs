@@ -10,6 +10,7 @@ use crate::boot::{Choice, Esp, Variable};
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
+use crate::signing::database::{Database, Trust};
 use crate::store::{self, Store};
 use crate::sys::efi::SecureBoot;
 use crate::sys::lock::Lock;
@@ -119,6 +120,20 @@ impl Host {
     /// There are no EFI variables, or they cannot be read.
     pub fn secure_boot(&self) -> Result<SecureBoot> {
         efi::secure_boot(self.efivars.as_ref().context("looking for EFI variables: there are none")?)
+    }
+
+    /// What the firmware goes by when it checks what it starts.
+    ///
+    /// # Errors
+    ///
+    /// There are no EFI variables, or they cannot be read.
+    pub fn trust(&self) -> Result<Trust> {
+        let efivars = self.efivars.as_ref().context("looking for EFI variables: there are none")?;
+        let read = |name: &str| -> Result<Database> {
+            let lists = efi::security_database(efivars, name)?;
+            Database::parse(&lists).with_context(|| format!("reading EFI variable {name}"))
+        };
+        Ok(Trust { db: read("db")?, dbx: read("dbx")? })
     }
 
     /// The unified kernel image that was started, as a path from the root of its partition: systemd-stub leaves that in a variable which

@@ -3,6 +3,7 @@
 mod arguments;
 pub mod digest;
 pub mod disk;
+mod firmware;
 pub mod health;
 pub mod host;
 pub mod lint;

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result};
 
+use super::firmware;
 use super::host::Host;
 use super::prune;
 use super::pull::Pulled;
@@ -81,6 +82,15 @@ impl Bootable {
             BootKind::Plain(kernel) => Ok(BootFiles::kernel(self.tree.read(&kernel.kernel)?, self.tree.read(&kernel.initrd)?)),
             BootKind::Sealed(seal, tree) => sealed_files(seal, tree),
         }
+    }
+
+    /// What the firmware checks of a sealed image before it starts: the unified kernel image and the addons, each with its name. Nothing of a
+    /// plain one.
+    pub(super) fn checked_files(&self) -> Result<Vec<(&str, Vec<u8>)>> {
+        let BootKind::Sealed(seal, tree) = &self.kind else { return Ok(Vec::new()) };
+        let addons = seal.addons.iter().map(|(name, file)| (name.as_str(), file));
+        let files = std::iter::once((seal.path.as_str(), &seal.file)).chain(addons);
+        files.map(|(name, file)| Ok((name, tree.read(file).with_context(|| format!("reading {name}"))?))).collect()
     }
 
     /// The boot loader that the image brings for `architecture` (as OCI names it): what UEFI calls that, and the bytes.
@@ -173,6 +183,7 @@ pub(super) fn stage(
     progress: &dyn Progress,
 ) -> Result<BootEntry> {
     let id = &pulled.boot_image;
+    firmware::check_starts(host, bootable)?;
     let verity_required = bootable.verity_required(store)?;
     progress.phase(format!("staging {}", id.short()));
     if let Some(unused) = bootable.unused_arguments(&Cmdline::parse(&origin.kernel_arguments)) {
@@ -191,11 +202,17 @@ pub(super) fn stage(
     host.sync()?;
     progress.step("sync root");
     let tries = bootable.tries()?;
-    activate(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial(), tries), progress)
+    publish(host, bootable, &entry(id, verity_required, origin, host.system()?.next_serial(), tries), progress)
+}
+
+/// Makes a root that has a deployment the one that boots next, if the firmware would start it.
+pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
+    firmware::check_starts(host, bootable)?;
+    publish(host, bootable, request, progress)
 }
 
 /// Writes kernel and entry; when this returns, the request's root boots next.
-pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
+fn publish(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
     let staged = host.esp()?.stage(request, &bootable.boot_files()?, progress);
     let staged = staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?;
     // Whoever activates a root that failed here gives it a new start, with new tries.

@@ -48,7 +48,8 @@ impl Credentials {
     }
 }
 
-fn load_certificate(path: &Path) -> Result<X509> {
+/// Reads a certificate that firmware can verify by, and that is valid now.
+pub(super) fn load_certificate(path: &Path) -> Result<X509> {
     let shown = path.display();
     let bytes = read(path, "certificate")?;
     let certificate = X509::from_pem(&bytes).map_err(|_| {

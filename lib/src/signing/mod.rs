@@ -1,21 +1,25 @@
 //! Signing EFI binaries for Secure Boot (Authenticode), with a key of one's own, one on a token, or a command that signs.
 //!
 //! Whoever signs, the result is looked at before it is believed: it must be the bytes that were to be signed with a signature of them, and
-//! where the certificate is known, one that it verifies.
+//! where the certificate is known, one that it verifies. What firmware will say to it is in [`database`].
 
 mod command;
 mod credentials;
+pub mod database;
 mod sbsign;
+mod signature;
 
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use openssl::x509::X509;
 
 use crate::error::{Failure, FailureKind};
 use crate::uki::authenticode;
 use crate::uki::pe::Pe;
 use credentials::Credentials;
+use database::Database;
 
 /// Where a private key is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +64,12 @@ pub enum Signer {
     },
     /// A command for `sh -c` that signs one file: it reads `$SELKIE_INPUT` (also `$1`) and writes `$SELKIE_OUTPUT` (also `$2`), two absolute
     /// paths. It runs in the current directory and may be called several times, once for each binary. The output does not exist yet.
-    Command(String),
+    Command {
+        /// The command.
+        command: String,
+        /// The certificate that its signatures must be by, a PEM file. Without one it is only known that they name the right digest.
+        certificate: Option<PathBuf>,
+    },
 }
 
 impl Signer {
@@ -76,7 +85,10 @@ impl Signer {
                 Credentials::load(key, certificate)?;
                 sbsign::check_installed()
             }
-            Self::Command(command) => command::check(command),
+            Self::Command { command, certificate } => {
+                certificate.as_deref().map(credentials::load_certificate).transpose()?;
+                command::check(command)
+            }
         }
     }
 
@@ -100,9 +112,15 @@ impl Signer {
                 sbsign::verify(certificate, &output)?;
                 Ok(signed)
             }
-            Self::Command(command) => {
+            Self::Command { command, certificate } => {
+                let certificate = certificate.as_deref().map(|path| Ok::<_, anyhow::Error>((path, credentials::load_certificate(path)?)));
+                let certificate = certificate.transpose()?;
                 command::sign(command, &input, &output)?;
-                read_signed(&output, unsigned)
+                let signed = read_signed(&output, unsigned)?;
+                if let Some((path, certificate)) = certificate {
+                    check_signed_by(certificate, path, &signed)?;
+                }
+                Ok(signed)
             }
         }
     }
@@ -132,6 +150,16 @@ fn read_signed(output: &Path, unsigned: &[u8]) -> Result<Vec<u8>> {
     }
     authenticode::check_signed_form(unsigned, &signed).map_err(|e| wrong(e.to_string()))?;
     Ok(signed)
+}
+
+/// Fails unless `signed` has a signature by `certificate` that holds. Needs no sbverify, which who signs by a command may not have.
+fn check_signed_by(certificate: X509, path: &Path, signed: &[u8]) -> Result<()> {
+    if Database::of(certificate).accepts(signed)? {
+        return Ok(());
+    }
+    let found = database::signers(signed).join(", ");
+    let message = format!("looking at what the signer wrote: signed by {found} (expected a signature that holds, by {})", path.display());
+    Err(Failure::new(FailureKind::Corrupt, message).hint("the certificate must be that of the key which the command signs with").into())
 }
 
 /// Signatures with their certificates are a few kilobytes; nothing that signs adds more bytes than this.

@@ -45,6 +45,23 @@ fn flag(efivars: impl AsFd, name: &str) -> Result<bool> {
     }
 }
 
+/// The vendor of the firmware's image security databases (UEFI specification, section 32.6.1).
+const SECURITY: &str = "d719b2cb-3d3a-4596-a3bc-dad00e67656f";
+
+/// The value of a security database, `db` or `dbx`; empty where it is not there.
+///
+/// # Errors
+///
+/// A variable that cannot be read.
+pub fn security_database(efivars: impl AsFd, name: &str) -> Result<Vec<u8>> {
+    let Some(mut bytes) = dir::read_optional(efivars, format!("{name}-{SECURITY}"))? else { return Ok(Vec::new()) };
+    ensure!(bytes.len() >= ATTRIBUTES, "reading EFI variable {name}: {} bytes (expected at least four)", bytes.len());
+    Ok(bytes.split_off(ATTRIBUTES))
+}
+
+/// The attributes that efivarfs puts before each value, in bytes.
+const ATTRIBUTES: usize = 4;
+
 /// The partition UUID of the ESP that the boot loader was started from, in lower case; `None` where no loader said so.
 ///
 /// `efivars` is the directory where efivarfs is mounted.
@@ -115,6 +132,17 @@ mod tests {
             std::fs::write(temp.path().join(format!("SecureBoot-{GLOBAL}")), [6]).unwrap();
             assert!(secure_boot(dir::open_path(temp.path()).unwrap()).is_err());
         }
+    }
+
+    #[test]
+    fn a_security_database_is_what_follows_the_attributes() {
+        let temp = tempfile::tempdir().unwrap();
+        let efivars = dir::open_path(temp.path()).unwrap();
+        assert_eq!(security_database(&efivars, "db").unwrap(), b"");
+        std::fs::write(temp.path().join(format!("db-{SECURITY}")), b"\x27\0\0\0lists").unwrap();
+        std::fs::write(temp.path().join(format!("dbx-{SECURITY}")), b"\x27\0").unwrap();
+        assert_eq!(security_database(&efivars, "db").unwrap(), b"lists");
+        assert!(security_database(&efivars, "dbx").unwrap_err().to_string().contains("dbx"));
     }
 
     #[test]

@@ -35,13 +35,18 @@ pub fn assemble(parts: &Parts<'_>) -> Result<Vec<u8>, UkiError> {
     append(parts.stub, &sections)
 }
 
-/// Makes an unsigned addon from systemd's `addon<arch>.efi.stub`. The same input gives the same bytes.
+/// Makes an unsigned addon from systemd's `addon<arch>.efi.stub`, for images with the kernel `uname` and no others. The same input gives the
+/// same bytes.
 ///
 /// # Errors
 ///
 /// As [`assemble`].
-pub fn assemble_addon(stub: &[u8], cmdline: &str) -> Result<Vec<u8>, UkiError> {
-    let sections = [text(".cmdline", cmdline)?, text(".sbat", ADDON_SBAT)?];
+pub fn assemble_addon(stub: &[u8], cmdline: &str, uname: &str) -> Result<Vec<u8>, UkiError> {
+    text(".uname", uname)?;
+    // systemd-stub compares as far as this section goes: without a NUL at its end 6.1 would be good for 6.10, too.
+    let uname = format!("{uname}\0");
+    let uname = New { name: ".uname", content: uname.as_bytes() };
+    let sections = [text(".cmdline", cmdline)?, uname, text(".sbat", ADDON_SBAT)?];
     check_stub(stub, "systemd-addon", &sections)?;
     append(stub, &sections)
 }

@@ -57,9 +57,13 @@ fn the_stub_itself_is_left_alone() {
 #[test]
 fn an_addon_has_a_command_line_and_nothing_to_boot() {
     let stub = binary(&[TEXT, ADDON]);
-    let addon = assemble_addon(&stub, "console=ttyS0").unwrap();
+    let addon = assemble_addon(&stub, "console=ttyS0", "6.1").unwrap();
     let uki = read(&addon).unwrap();
-    assert_eq!((uki.kind, uki.cmdline.as_deref()), (Kind::Addon, Some("console=ttyS0")));
+    assert_eq!((uki.kind, uki.cmdline.as_deref(), uki.uname.as_deref()), (Kind::Addon, Some("console=ttyS0"), Some("6.1")));
+    assert_eq!(section(&addon, ".uname"), b"6.1\0", "the stub of a kernel 6.10 would be content with 6.1");
+    for bad in ["", "6.1\x006"] {
+        assert!(assemble_addon(&stub, "console=ttyS0", bad).is_err(), "{bad:?}");
+    }
     assert_eq!(uki.root_images(), Ok(vec![]));
     assert!(section(&addon, ".sbat").starts_with(b"sbat,1,"));
     assert_eq!(read(&stub).unwrap().kind, Kind::Other);
@@ -201,6 +205,7 @@ fn no_byte_of_the_headers_makes_a_panic() {
             odd[at] = value;
             let _ = read(&odd);
             let _ = authenticode::digest(&odd);
+            let _ = authenticode::signatures(&odd);
             if let Ok(image) = assemble(&parts(&odd)) {
                 read(&image).unwrap_or_else(|e| panic!("byte {at} is {value}: assembled, and then {e}"));
             }
@@ -261,5 +266,39 @@ fn the_digest_leaves_out_what_signing_changes() {
     }
     for at in [CHECKSUM - 5, CHECKSUM + 4, CERTIFICATE_ENTRY - 1, CERTIFICATE_ENTRY + 8, TABLE + 39, 0x3ff, 0x400, binary.len() - 1] {
         assert_ne!(digest(at), unchanged, "byte {at}");
+    }
+}
+
+#[test]
+fn the_digest_is_the_same_when_it_is_signed() {
+    for content in [&[7; 24][..], &[7; 29]] {
+        let binary = [&stub(), content].concat();
+        let signed = with_certificates(&binary, &[1; 16]);
+        assert_eq!(authenticode::digest(&signed).unwrap(), authenticode::digest(&binary).unwrap());
+        assert!(authenticode::digest(&[&signed[..], b"more"].concat()).is_err());
+    }
+}
+
+/// One certificate of a table.
+fn certificate(kind: u16, content: &[u8]) -> Vec<u8> {
+    let mut bytes = (8 + content.len() as u32).to_le_bytes().to_vec();
+    bytes.extend(0x200_u16.to_le_bytes());
+    bytes.extend(kind.to_le_bytes());
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
+}
+
+#[test]
+fn a_certificate_table_is_taken_apart() {
+    let table = [certificate(2, b"first one"), certificate(1, b"of another type"), certificate(2, b"second")].concat();
+    let signed = with_certificates(&stub(), &table);
+    assert_eq!(authenticode::signatures(&signed).unwrap(), [&b"first one"[..], b"second"]);
+    assert!(authenticode::signatures(&stub()).unwrap().is_empty());
+    let endless = [&[0xff; 4][..], &table[4..]].concat();
+    let standing = [&[0; 4][..], &table[4..]].concat();
+    let short = [&[7, 0, 0, 0][..], &table[4..]].concat();
+    for torn in [&table[..4], &table[..10], &endless, &standing, &short] {
+        assert!(authenticode::signatures(&with_certificates(&stub(), torn)).is_err(), "{torn:?}");
     }
 }

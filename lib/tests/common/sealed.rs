@@ -7,7 +7,8 @@ use selkie::image_id::ImageId;
 use selkie::ops::pull::{self, Options, Pulled};
 use selkie::store::{Store, Verity};
 use selkie::sys::dir;
-use selkie::uki::{Parts, assemble};
+use selkie::uki::pe::Pe;
+use selkie::uki::{Parts, assemble, assemble_addon};
 
 use super::host::silent;
 use super::layout::{self, Files, What};
@@ -39,6 +40,26 @@ pub fn with_uki(files: Files, name: &str, cmdline: &str) -> Files {
 pub fn uki(cmdline: &str) -> Vec<u8> {
     let stub = std::fs::read(format!("{STUBS}/linuxx64.efi.stub")).expect("package systemd-boot-efi");
     assemble(&Parts { stub: &stub, os_release: "ID=debian\n", cmdline, uname: "6.1", linux: b"kernel", initrd: b"initrd" }).unwrap()
+}
+
+/// An addon for it.
+pub fn addon(cmdline: &str) -> Vec<u8> {
+    assemble_addon(&addon_stub(), cmdline, "6.1").unwrap()
+}
+
+/// A stub for addons, which the systemd of this machine may be too old to have: that of images, under the other name.
+pub fn addon_stub() -> Vec<u8> {
+    let mut stub = std::fs::read(format!("{STUBS}/linuxx64.efi.stub")).expect("package systemd-boot-efi");
+    let magic = b"#### LoaderInfo: systemd-stub ";
+    let at = stub.windows(magic.len()).position(|window| window == magic).unwrap();
+    // Longer by one byte than what it replaces; the version behind it makes room.
+    stub[at..at + magic.len() + 1].copy_from_slice(b"#### LoaderInfo: systemd-addon ");
+    let pe = Pe::read(&mut std::io::Cursor::new(&stub)).unwrap();
+    if pe.section(".sbat").is_some() {
+        let at = stub[..4096].windows(8).position(|window| window == b".sbat\0\0\0").unwrap();
+        stub[at..at + 8].copy_from_slice(b".nosbat\0");
+    }
+    stub
 }
 
 fn directories(mut files: Files) -> Files {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use super::SecureBoot;
 use crate::disk::{Content, EspTree};
 use crate::error::{Failure, FailureKind};
+use crate::signing::database::{Database, Trust, signed_value};
 
 /// The set of keys that is enrolled without a question.
 const DIRECTORY: &str = "loader/keys/auto";
@@ -32,13 +33,27 @@ impl Keys {
         for (name, needed) in LISTS {
             let path = options.keys.join(name);
             match read(&path).with_context(|| format!("reading {}", path.display()))? {
-                Some(bytes) if is_signed_list(&bytes) => lists.push((name, bytes)),
+                Some(bytes) if signed_value(&bytes).is_some() => lists.push((name, bytes)),
                 Some(_) => return Err(no_list(&path).into()),
                 None if needed => return Err(missing(&path).into()),
                 None => {}
             }
         }
         Ok(Self { lists, enroll: if options.force { "force" } else { "if-safe" } })
+    }
+
+    /// What the firmware will go by once they are enrolled.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Unsuitable`] for lists that cannot be read.
+    pub(super) fn trust(&self) -> Result<Trust> {
+        let read = |wanted: &str| match self.lists.iter().find(|(name, _)| *name == wanted) {
+            None => Ok(Database::default()),
+            Some((name, bytes)) => Database::parse_signed(bytes)
+                .map_err(|error| Failure::new(FailureKind::Unsuitable, format!("reading {name}: {error}")).hint(MAKE_LISTS)),
+        };
+        Ok(Trust { db: read("db.auth")?, dbx: read("dbx.auth")? })
     }
 
     /// Puts them onto an ESP.
@@ -64,22 +79,14 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// `EFI_VARIABLE_AUTHENTICATION_2` of the UEFI specification, section 8.2.2: a time, then a certificate of type `EFI_CERT_TYPE_PKCS7_GUID`.
-fn is_signed_list(bytes: &[u8]) -> bool {
-    const TIME: usize = 16;
-    const GUID: [u8; 16] = [0x9d, 0xd2, 0xaf, 0x4a, 0xdf, 0x68, 0xee, 0x49, 0x8a, 0xa9, 0x34, 0x7d, 0x37, 0x56, 0x65, 0xa7];
-    let (revision, kind) = (0x0200_u16.to_le_bytes(), 0x0ef1_u16.to_le_bytes());
-    let Some(certificate) = bytes.get(TIME..TIME + 24) else { return false };
-    let length = u32::from_le_bytes([certificate[0], certificate[1], certificate[2], certificate[3]]) as usize;
-    certificate[4..6] == revision && certificate[6..8] == kind && certificate[8..] == GUID && (24..bytes.len() - TIME).contains(&length)
-}
+const MAKE_LISTS: &str = "make the signed lists with `sign-efi-sig-list` (package efitools); docs/sealing.md shows how";
 
 fn missing(path: &Path) -> Failure {
     Failure::new(
         FailureKind::NotFound,
         format!("reading {}: there is no such file (expected PK.auth, KEK.auth and db.auth)", path.display()),
     )
-    .hint("make the signed lists with `sign-efi-sig-list` (package efitools); docs/sealing.md shows how")
+    .hint(MAKE_LISTS)
 }
 
 fn no_list(path: &Path) -> Failure {

@@ -77,7 +77,8 @@ pub(super) fn make(from: &Ingredients<'_>, options: &Options, scratch: &Path) ->
             unsuitable("making an addon: the image has no stub for addons".to_owned())
                 .hint("it comes with systemd 254 and later, in systemd-boot-efi")
         })?;
-        let addon = uki::assemble_addon(&read(stub, "stub of addons")?, &addon_line(name, arguments)?.to_string());
+        let line = addon_line(name, arguments)?.to_string();
+        let addon = uki::assemble_addon(&read(stub, "stub of addons")?, &line, &kernel.version);
         let addon = addon.map_err(|e| unsuitable(format!("making addon {name}: {e}")))?;
         files.push((format!("{UKI}{}/{name}{}", store::ADDONS, store::ADDON), sign(&addon, "addon")?));
     }
