@@ -195,7 +195,8 @@ fn a_bad_release_uses_its_tries_up_and_is_left_alone_from_then_on() {
         assert_eq!((report.verdict, consequence.action, consequence.reboots), (Verdict::Bad, Action::Reboot, reboots));
         assert_eq!(report.problems, [""; 0]);
     }
-    // Had the loader nothing else to go to:
+    // Had the loader nothing else to go to, it would count on:
+    count(&machine, &second, Some("+0-4"));
     assert_eq!(boot(&machine, &second, BAD).1.action, Action::StayUp);
 
     let (_, back) = boot(&machine, &first, "true");

@@ -7,7 +7,7 @@ mod checks;
 mod decide;
 
 pub use checks::{Finding, Kind, Outcome};
-pub use decide::{Action, Standing, Verdict, decide};
+pub use decide::{Action, Past, Standing, Verdict, decide};
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
@@ -128,7 +128,8 @@ fn plan(system: &System, report: &Report, standing: Standing) -> Plan {
     let before = system.failed.iter().find(|failed| failed.id == *booted);
     let unreadable = system.failed_unreadable.contains(booted);
     let reboots = before.map_or(0, |failed| failed.reboots);
-    let (action, because) = decide(report.verdict, standing, (!unreadable).then_some(reboots));
+    let out_of_tries = before.is_some_and(|failed| failed.tries_left == Some(0));
+    let (action, because) = decide(report.verdict, standing, (!unreadable).then_some(Past { reboots, out_of_tries }));
     let reboots = reboots.saturating_add(u32::from(action == Action::Reboot));
     let mut records = silent(system);
     if report.verdict == Verdict::Bad {
