@@ -4,6 +4,7 @@ mod boot_once;
 mod digest;
 mod disk;
 mod gc;
+mod health;
 mod lint;
 mod list;
 mod output;
@@ -49,6 +50,7 @@ enum Verb {
     /// Let a pinned root go when its time has come.
     Unpin(pin::Arguments),
     Gc(gc::Arguments),
+    Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
     Digest(digest::Arguments),
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Verb::Pin(verb) => pin::run(verb, true, output),
         Verb::Unpin(verb) => pin::run(verb, false, output),
         Verb::Gc(verb) => gc::run(verb, output),
+        Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use selkie::deploy::{Cause, FailedBoot, FailedCheck};
 use selkie::ops::host::{Access, Host};
 use selkie::ops::status::{self, Deployment, Status};
 
@@ -23,9 +24,28 @@ fn human(status: &Status) -> String {
     text.extend(status.once.as_ref().map(|d| section("Boots next, once", d)));
     text.extend(status.rollback.as_ref().map(|d| section("Rollback", d)));
     text.extend(status.other.iter().map(|d| section("Other", d)));
+    text.extend(status.failed.iter().map(|failed| {
+        let (version, image) = (failed.os_version.as_deref().unwrap_or("unknown"), failed.image.as_deref().unwrap_or("unknown"));
+        format!("Failed: version {version} of {image}, root {}\n{}\n", failed.id.short(), failure(failed))
+    }));
     text.extend((!status.foreign_entries.is_empty()).then(|| format!("Entries of others: {}\n", status.foreign_entries.join(", "))));
     text.extend(status.problems.iter().map(|problem| format!("Problem: {problem}\n")));
     text
+}
+
+/// How a root failed, in indented lines.
+pub fn failure(failed: &FailedBoot) -> String {
+    let when = failed.at.as_deref().map(|at| format!(" ({at})")).unwrap_or_default();
+    match failed.cause {
+        Cause::DidNotComeUp => format!("  did not come up: no health result{when}\n"),
+        Cause::ChecksFailed => {
+            let check = |check: &FailedCheck| {
+                let said: String = check.lines.iter().map(|line| format!("    {line}\n")).collect();
+                format!("  check {} failed{when}: {}\n{said}", check.name, check.ended)
+            };
+            failed.checks.iter().map(check).collect()
+        }
+    }
 }
 
 fn section(role: &str, deployment: &Deployment) -> String {

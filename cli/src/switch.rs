@@ -29,6 +29,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         source: arguments.source.options(),
         until: Until::Stage,
         keep: arguments.keep.keep,
+        retry: true,
     };
     upgrade::carry_out(&options, arguments.apply, output)?;
     Ok(Answer::Done)

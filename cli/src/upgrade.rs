@@ -10,6 +10,8 @@ use crate::progress::renderer;
 use crate::source::SourceArguments;
 
 /// Fetch what the followed reference names now and make it the root that boots next.
+///
+/// An image that failed on this machine before is left alone: exit code 1.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// Only ask: exit code 0 if there is something newer, 1 if not. Nothing is written.
@@ -21,6 +23,9 @@ pub struct Arguments {
     /// Reboot into it at once.
     #[arg(long)]
     apply: bool,
+    /// Take it although it failed on this machine before.
+    #[arg(long)]
+    retry: bool,
     #[command(flatten)]
     keep: KeepArguments,
     #[command(flatten)]
@@ -41,9 +46,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         (_, true) => Until::Download,
         _ => Until::Stage,
     };
-    let options = Options { image: None, source: arguments.source.options(), until, keep: arguments.keep.keep };
+    let (keep, retry) = (arguments.keep.keep, arguments.retry);
+    let options = Options { image: None, source: arguments.source.options(), until, keep, retry };
     let report = carry_out(&options, arguments.apply, output)?;
-    let no = until == Until::Check && report.outcome != Outcome::Available;
+    let no = report.outcome == Outcome::FailedBefore || until == Until::Check && report.outcome != Outcome::Available;
     Ok(if no { Answer::No } else { Answer::Done })
 }
 
@@ -74,6 +80,12 @@ fn human(report: &Report) -> String {
             format!("{fetched}{image} is downloaded: {to}{version}\nRun `selkie upgrade` to make it the root that boots next.\n")
         }
         Outcome::Staged => format!("{fetched}{image} boots next: {to}{version}\nReboot to run it; `selkie rollback` undoes this.\n"),
+        Outcome::FailedBefore => {
+            let why = report.failed.as_ref().map(crate::status::failure).unwrap_or_default();
+            format!(
+                "{image} failed on this machine before, and is left alone: {to}{version}\n{why}`selkie upgrade --retry` takes it again.\n"
+            )
+        }
         Outcome::Followed => format!("This machine follows {image} from now on; it is on that already.\n"),
     }
 }

@@ -22,6 +22,8 @@ fn words_that_are_off_are_usage() {
         &["pull", "short-name"],
         &["digest", "quay.io/acme/os:stable", "--algorithm", "md5"],
         &["upgrade", "--check", "--apply"],
+        &["health", "--timeout", "0"],
+        &["health", "--root", "/", "--apply"],
         &["disk", "oci:/x", "--output", "y", "--size", "ten"],
         &["lint"],
         &["boot-once"],
@@ -117,4 +119,28 @@ fn lint_answers_by_its_exit_code() {
     assert!(human.contains("Errors:") && human.contains("  kernel: ") && human.contains("    -> "), "{human}");
     let list = selkie(&["lint", "--list"]);
     assert!(code(&list) == Some(0) && String::from_utf8(list.stdout).unwrap().contains("var-content"));
+}
+
+#[test]
+fn health_by_hand_answers_by_its_exit_code_and_needs_no_host() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("etc/selkie/health.d");
+    std::fs::create_dir_all(&folder).unwrap();
+    let args = ["health", "--root", temp.path().to_str().unwrap(), "--progress", "none"];
+    assert_eq!(code(&selkie(&args)), Some(0));
+    std::os::unix::fs::symlink("/bin/true", folder.join("10-good")).unwrap();
+    let check = "#!/bin/sh\necho no database\nexit 3\n";
+    std::fs::write(folder.join("20-bad"), check).unwrap();
+    std::fs::set_permissions(folder.join("20-bad"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let output = selkie(&args);
+    let human = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(code(&output), Some(1), "{human}{}", stderr(&output));
+    for words in ["ok ", "20-bad: exit code 3 (", "    no database\n", "This machine is not well: 1 of 2 required checks failed."] {
+        assert!(human.contains(words), "{human}");
+    }
+    let output = selkie(&[&args[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &json["verdict"], &json["consequence"]), (Some(1), &"bad".into(), &serde_json::Value::Null));
+    let bad = &json["checks"][1];
+    assert_eq!((&bad["name"], &bad["kind"], &bad["outcome"]), (&"20-bad".into(), &"required".into(), &"failed".into()), "{json}");
 }

@@ -27,6 +27,8 @@ pub(crate) const AGENT: &str = "localhost/lab-agent";
 pub(crate) const LAB_WEB: &str = "localhost/lab-web";
 /// The releases of the lab's system.
 pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
+/// Releases that fail, each by its own Containerfile.
+const BAD_RELEASES: [(&str, &str); 2] = [("bad-check", "bad-check.Containerfile"), ("bad-boot", "bad-boot.Containerfile")];
 
 /// The name of a release in the local storage.
 pub(crate) fn release(version: &str) -> String {
@@ -102,6 +104,9 @@ impl<'lab> Images<'lab> {
         for version in RELEASES {
             let build = Build::new(&release(version), &context).file("release.Containerfile");
             self.build(&build.arg("BASE", AGENT).arg("VERSION", version), tell)?;
+        }
+        for (version, file) in BAD_RELEASES {
+            self.build(&Build::new(&release(version), &context).file(file).arg("BASE", &release("v2")), tell)?;
         }
         Ok(())
     }

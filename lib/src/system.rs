@@ -5,7 +5,7 @@ mod generations;
 use anyhow::Result;
 
 use crate::boot::{BootEntry, Choice, Esp, Tries, Variable};
-use crate::deploy::{DEPLOY, Deployments, Found, Listing};
+use crate::deploy::{Cause, DEPLOY, Deployments, FailedBoot, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
@@ -19,6 +19,10 @@ pub struct System {
     pub entries: Vec<BootEntry>,
     /// Every deployment that has state on the disk, sorted by id.
     pub deployments: Vec<Found>,
+    /// Roots that failed here: those on record, and those that the boot loader has given up without a word from them.
+    pub failed: Vec<FailedBoot>,
+    /// Roots whose record of a failure cannot be read: they failed, and nothing else is known.
+    pub failed_unreadable: Vec<ImageId>,
     /// Boot entries of other systems, and entries that cannot be read, by file name.
     pub foreign: Vec<String>,
     /// The root that the firmware is told to boot next, once; the default is what it was after that.
@@ -52,9 +56,49 @@ impl System {
         let (menu, listing) = (menu.unwrap_or_default(), listing.unwrap_or_default());
         problems.extend(menu.problems);
         problems.extend(listing.unknown.iter().map(|name| format!("{DEPLOY}/{} is not a deployment", name.display())));
-        let last_serial = menu.last_serial;
-        let (entries, foreign) = (menu.entries, menu.foreign);
-        Self { booted, entries, deployments: listing.found, foreign, once: None, preferred: None, problems, last_serial }
+        problems.extend(listing.failed_unreadable.iter().map(|(_, reason)| reason.clone()));
+        let failed_unreadable = listing.failed_unreadable.into_iter().map(|(id, _)| id).collect();
+        let mut system = Self {
+            booted,
+            entries: menu.entries,
+            deployments: listing.found,
+            failed: listing.failed,
+            failed_unreadable,
+            foreign: menu.foreign,
+            once: None,
+            preferred: None,
+            problems,
+            last_serial: menu.last_serial,
+        };
+        system.failed.extend(system.given_up());
+        system
+    }
+
+    /// What is known about roots that the boot loader has given up and that are not on record. The one that runs has come up after all.
+    fn given_up(&self) -> Vec<FailedBoot> {
+        let silent = |entry: &&BootEntry| {
+            let given_up = entry.tries.is_some_and(Tries::is_bad) && entry.image != self.booted;
+            given_up && !self.failed.iter().any(|f| f.id == entry.image) && !self.failed_unreadable.contains(&entry.image)
+        };
+        self.entries.iter().filter(silent).map(|entry| self.failure(&entry.image, Cause::DidNotComeUp)).collect()
+    }
+
+    /// A new record of a failure of root `id`, with what its origin says.
+    pub fn failure(&self, id: &ImageId, cause: Cause) -> FailedBoot {
+        let origin = self.origin(id).ok();
+        FailedBoot {
+            version: FailedBoot::VERSION,
+            id: id.clone(),
+            image: origin.map(|o| o.image.clone()),
+            manifest_digest: origin.map(|o| o.manifest_digest.clone()),
+            os_version: origin.and_then(|o| o.os_version.clone()),
+            cause,
+            at: None,
+            boot_id: None,
+            tries_left: self.entry(id).and_then(|entry| entry.tries).map(|tries| tries.left),
+            reboots: 0,
+            checks: Vec::new(),
+        }
     }
 
     /// Notes which roots the firmware is told to boot.
@@ -260,7 +304,9 @@ mod tests {
         let deployments: Vec<Found> =
             entries.iter().map(|e| Found { id: e.image.clone(), origin: Err("none".into()), etc_from: None, pinned: false }).collect();
         let last_serial = entries.iter().map(|e| e.serial).max().unwrap_or(0);
-        System { booted: id(booted), entries, deployments, foreign: vec![], once: None, preferred: None, problems: vec![], last_serial }
+        let (failed, failed_unreadable, foreign, problems) = (vec![], vec![], vec![], vec![]);
+        let (once, preferred) = (None, None);
+        System { booted: id(booted), entries, deployments, failed, failed_unreadable, foreign, once, preferred, problems, last_serial }
     }
 
     #[test]
@@ -379,6 +425,18 @@ mod tests {
         assert_eq!(problems(&[choice(Variable::Default, "selkie-2.conf")]), (None, Some(id(2)), 1));
         assert_eq!(problems(&[choice(Variable::Default, "selkie-*")]), (None, Some(id(3)), 0));
         assert_eq!(problems(&[]), (None, None, 0));
+    }
+
+    #[test]
+    fn a_root_that_was_given_up_without_a_word_has_failed() {
+        let tried = |n, left| BootEntry { tries: Some(Tries { left, done: 3 - left }), ..entry(n, 9) };
+        let mut system = system(1, vec![tried(4, 0), tried(3, 0), tried(2, 1), tried(1, 0)]);
+        let on_record = system.failure(&id(3), Cause::ChecksFailed);
+        system.failed.push(on_record);
+        let told: Vec<_> = system.given_up().into_iter().map(|f| (f.id, f.cause, f.tries_left)).collect();
+        assert_eq!(told, [(id(4), Cause::DidNotComeUp, Some(0))]);
+        system.failed_unreadable.push(id(4));
+        assert_eq!(system.given_up(), []);
     }
 
     #[test]

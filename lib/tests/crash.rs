@@ -10,13 +10,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
+use std::time::Duration;
 
 use common::host::Machine;
 use common::layout;
 use selkie::image::SourceOptions;
 use selkie::image_id::ImageId;
 use selkie::ops::upgrade::{self, Options, Until};
-use selkie::ops::{boot_once, gc, pin, rollback};
+use selkie::ops::{boot_once, gc, health, pin, rollback};
 use selkie::progress::{Event, Progress, Silent};
 
 /// Variables by which a child knows that it is one.
@@ -49,6 +50,7 @@ fn child() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let booted: ImageId = std::env::var(BOOTED).unwrap().parse().unwrap();
     let killer = Arc::new(Killer { stop: std::env::var(STOP).unwrap().parse().unwrap(), steps: AtomicUsize::new(0) });
+    let host_directory = Path::new(&directory).to_owned();
     let host = Machine { root: directory.into() }.host(&booted);
     match std::env::var(VERB).unwrap().as_str() {
         "rollback" => drop(rollback::run(&host, killer.as_ref()).unwrap()),
@@ -57,10 +59,20 @@ fn child() {
         "unpin" => drop(pin::run(&host, Some("1"), false, killer.as_ref()).unwrap()),
         "boot-once" => drop(boot_once::run(&host, "1", killer.as_ref()).unwrap()),
         "gc" => drop(gc::run(&host, gc::Options::default(), killer.as_ref()).unwrap()),
+        "health" => {
+            let options = health::Options {
+                root: host_directory.join("checks"),
+                limit: Duration::from_secs(60),
+                failed_units: false,
+                follow_up: true,
+            };
+            let mut report = health::check(&options, &Silent).unwrap();
+            health::apply(&host, &mut report, Duration::ZERO, killer.as_ref());
+        }
         verb => {
             let until = if verb == "download" { Until::Download } else { Until::Stage };
             let progress: Arc<dyn Progress> = killer;
-            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, keep: 0 }, &progress).unwrap();
+            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, keep: 0, retry: true }, &progress).unwrap();
         }
     }
 }
@@ -233,5 +245,58 @@ fn gc_survives_a_stop_after_every_step() {
         // What nobody may remove: it is checked by its entry.
         pin::run(&machine.host(&ids[4]), Some("2"), true, &Silent).unwrap();
         (machine, ids[4].clone(), vec![ids[4].clone()])
+    });
+}
+
+/// Two records are due: of the root that runs, whose check fails, and of one that never came up.
+#[test]
+fn health_survives_a_stop_after_every_step_and_records_are_whole() {
+    for stop in 1.. {
+        let temp = tempfile::tempdir().unwrap();
+        let (machine, first) = Machine::install(temp.path());
+        machine.release("stable", &layout::with(layout::bootable("2"), "usr/lib/systemd/systemd-bless-boot", "bless"));
+        let second = machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap();
+        let entries = temp.path().join("esp/loader/entries");
+        let entry = |counter: &str| entries.join(format!("selkie-{}-2{counter}.conf", second.short()));
+        std::fs::rename(entry("+3"), entry("+0-3")).unwrap();
+        let checks = temp.path().join("checks/usr/lib/selkie/health.d");
+        std::fs::create_dir_all(&checks).unwrap();
+        std::os::unix::fs::symlink("/bin/false", checks.join("fails")).unwrap();
+
+        let was_killed = killed("health", temp.path(), &first, stop);
+        check(&machine, &first, &[&first], &format!("health stopped after step {stop}"));
+        // What a boot that was cut has counted is kept: the restarts come to their end.
+        assert!(!killed("health", temp.path(), &first, 0));
+        let failed = machine.host(&first).system().unwrap().failed;
+        assert_eq!(failed.len(), 2, "health stopped after step {stop}: {failed:#?}");
+        assert!(failed.iter().all(|record| record.at.is_some()));
+        assert_eq!(failed.iter().find(|record| record.id == first).unwrap().reboots, 1);
+        if !was_killed {
+            assert!(stop > 2, "health has only {} steps", stop - 1);
+            println!("health: {} cut points", stop - 1);
+            return;
+        }
+    }
+}
+
+#[test]
+fn taking_a_failed_release_again_survives_a_stop_after_every_step() {
+    let (release, second) = {
+        let release = || layout::with(layout::bootable("2"), "usr/lib/systemd/systemd-bless-boot", "bless");
+        let temp = tempfile::tempdir().unwrap();
+        let (machine, first) = Machine::install(temp.path());
+        machine.release("stable", &release());
+        (release, machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap())
+    };
+    kill_at_every_step("upgrade", 8, |root| {
+        let (machine, first) = Machine::install(root);
+        machine.release("stable", &release());
+        machine.upgrade(&first, None, Until::Stage).unwrap();
+        let entry = |counter: &str| root.join(format!("esp/loader/entries/selkie-{}-2{counter}.conf", second.short()));
+        std::fs::rename(entry("+3"), entry("+0-3")).unwrap();
+        let mut report = health::Report { verdict: health::Verdict::Good, checks: vec![], consequence: None, problems: vec![] };
+        health::apply(&machine.host(&first), &mut report, Duration::ZERO, &Silent);
+        assert_eq!(machine.host(&first).system().unwrap().failed.len(), 1);
+        (machine, first.clone(), vec![first, second.clone()])
     });
 }

@@ -96,7 +96,7 @@ impl Desk {
 
     fn upgrade_on(&self, host: &Host, files: &Files) -> anyhow::Result<ImageId> {
         self.machine.release("stable", files);
-        let options = upgrade::Options { image: None, source: SourceOptions::default(), until: Until::Stage, keep: 0 };
+        let options = upgrade::Options { image: None, source: SourceOptions::default(), until: Until::Stage, keep: 0, retry: false };
         let report = upgrade::run(host, &options, &silent())?;
         assert_eq!(report.outcome, Outcome::Staged);
         Ok(report.staged.unwrap())

@@ -111,6 +111,26 @@ impl Machine {
         self.wait()
     }
 
+    /// Waits for another boot than the one seen last, in which `script` says `expected`; what runs in between restarts by itself. The result is how long
+    /// that took.
+    pub(crate) fn wait_for_another_boot(&mut self, script: &str, expected: &str) -> Result<Duration> {
+        let begin = Instant::now();
+        let script = format!("cat /proc/sys/kernel/random/boot_id\n{script}");
+        while begin.elapsed() < 3 * BOOT * self.accel.patience() {
+            self.check_alive()?;
+            let said = self.ask(&script).unwrap_or_default();
+            if let Some((boot_id, said)) = said.split_once('\n').filter(|(boot_id, _)| *boot_id != self.boot_id)
+                && said == expected
+            {
+                self.boot_id = boot_id.to_owned();
+                return Ok(begin.elapsed());
+            }
+            self.agent = None;
+            sleep(Duration::from_secs(1));
+        }
+        bail!("booting: {script:?} did not say {expected:?} in {} s\n{}", begin.elapsed().as_secs(), self.console())
+    }
+
     /// Runs a program in the guest to its end.
     pub(crate) fn run(&mut self, argv: &[&str]) -> Result<Outcome> {
         let pid = self.spawn(argv)?;
@@ -188,11 +208,16 @@ impl Machine {
 
     /// The id of the running boot, when the agent answers; it stays connected.
     fn try_agent(&mut self) -> Option<String> {
+        self.ask("cat /proc/sys/kernel/random/boot_id")
+    }
+
+    /// What a short script says, when the agent answers; it stays connected.
+    fn ask(&mut self, script: &str) -> Option<String> {
         self.token += 1;
         self.agent = Some(Agent::connect(&self.socket(), self.token, Duration::from_secs(3)).ok()?);
-        let boot_id = self.shell("cat /proc/sys/kernel/random/boot_id").ok()?;
+        let said = self.shell(script).ok()?;
         self.agent.as_ref()?.set_patience(Duration::from_secs(120)).ok()?;
-        Some(boot_id)
+        Some(said)
     }
 
     fn check_alive(&mut self) -> Result<()> {

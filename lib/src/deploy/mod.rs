@@ -6,13 +6,16 @@
 //! state/deploy/<image id>/etc-from.json   request: at the first boot, carry local changes of /etc from that deployment
 //! state/deploy/<image id>/etc/upper       the local changes of /etc: the upper directory of its overlay
 //! state/deploy/<image id>/etc/work        what that overlay needs for itself
+//! state/failed/<image id>.json            a root that failed here, and why
 //! state/os/default/var                    /var, shared by all deployments
 //! ```
 
 pub mod etc;
 mod pin;
+mod failed;
 mod skeleton;
 
+pub use failed::{Cause, FailedBoot, FailedCheck};
 pub use skeleton::{origin_path, skeleton};
 
 use std::ffi::OsString;
@@ -30,6 +33,8 @@ pub const DEPLOY: &str = "state/deploy";
 /// The one /var, seen from the physical root.
 pub const VAR: &str = "state/os/default/var";
 
+/// All state, seen from the physical root.
+const STATE: &str = "state";
 const ORIGIN: &str = "origin.json";
 
 /// All deployments of a machine.
@@ -37,6 +42,8 @@ const ORIGIN: &str = "origin.json";
 pub struct Deployments {
     /// The directory `state/deploy`.
     dir: OwnedFd,
+    /// The directory `state`.
+    state: OwnedFd,
 }
 
 /// One deployment: the state of an image, with its /etc. Where the image came from is read only when somebody asks: a boot does not.
@@ -67,6 +74,10 @@ pub struct Listing {
     pub found: Vec<Found>,
     /// Names that are no image id, by name. They are left alone.
     pub unknown: Vec<OsString>,
+    /// Roots that failed on this machine, by image id; their deployments may be gone.
+    pub failed: Vec<FailedBoot>,
+    /// Roots whose record of a failure cannot be read, with the reason.
+    pub failed_unreadable: Vec<(ImageId, String)>,
 }
 
 impl Deployments {
@@ -76,18 +87,19 @@ impl Deployments {
     ///
     /// [`FailureKind::NotAHost`] when there is no `state/deploy`.
     pub fn open(physical_root: impl AsFd) -> Result<Self> {
-        let found = dir::open_optional(physical_root, DEPLOY).with_context(|| format!("opening {DEPLOY}"))?;
+        let found = dir::open_optional(&physical_root, DEPLOY).with_context(|| format!("opening {DEPLOY}"))?;
         let dir = found.ok_or_else(|| {
             Failure::new(FailureKind::NotAHost, format!("opening {DEPLOY}: no such directory (expected it on the root file system)"))
                 .hint("this is not a machine that selkie installed, or its state directory is gone")
         })?;
-        Ok(Self { dir })
+        Ok(Self { dir, state: dir::open(physical_root, STATE).context("opening the state directory")? })
     }
 
     /// Opens the deployments below a physical root, making their directory and that of /var where they are missing.
     pub fn open_or_create(physical_root: impl AsFd) -> Result<Self> {
         dir::ensure(physical_root.as_fd(), VAR, 0o755)?;
-        Ok(Self { dir: dir::ensure(physical_root, DEPLOY, 0o755)? })
+        let dir = dir::ensure(physical_root.as_fd(), DEPLOY, 0o755)?;
+        Ok(Self { dir, state: dir::open(physical_root, STATE).context("opening the state directory")? })
     }
 
     /// All deployments, and all else that lies there. One that cannot be read does not hide the others.
@@ -102,6 +114,7 @@ impl Deployments {
                 _ => listing.unknown.push(name),
             }
         }
+        (listing.failed, listing.failed_unreadable) = self.failed_boots()?;
         Ok(listing)
     }
 

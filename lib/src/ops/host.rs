@@ -22,6 +22,8 @@ use crate::system::System;
 pub enum Access {
     /// Nothing is changed.
     Read,
+    /// What selkie notes about this machine on the physical root is written to, and the ESP is read.
+    Notes,
     /// The physical root and the ESP are written to.
     Write,
 }
@@ -38,10 +40,10 @@ pub struct Host {
 }
 
 impl Host {
-    /// The running machine. Enters a mount namespace of its own, where the physical root is writable (with [`Access::Write`]) and the
+    /// The running machine. Enters a mount namespace of its own, where the physical root is writable (but with [`Access::Read`]) and the
     /// ESP mounted; the rest of the machine sees neither. Call it before any thread is started.
     ///
-    /// With [`Access::Read`] missing parts are no error: [`Self::survey`] tells them.
+    /// Without [`Access::Write`] missing parts are no error: [`Self::survey`] tells them.
     ///
     /// # Errors
     ///
@@ -56,7 +58,7 @@ impl Host {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
         let booted = booted_image(mount::mountinfo::root_source(&mountinfo).as_deref())?;
         mount::enter_private_namespace()?;
-        if access == Access::Write {
+        if access != Access::Read {
             mount::make_writable(Path::new("/sysroot"))?;
         }
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;

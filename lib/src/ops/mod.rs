@@ -6,6 +6,7 @@ pub mod digest;
 pub mod disk;
 mod firmware;
 pub mod gc;
+pub mod health;
 pub mod host;
 pub mod lint;
 pub mod list;

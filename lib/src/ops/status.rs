@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::host::Host;
 use crate::boot::{BootEntry, Tries};
 use crate::calendar;
+use crate::deploy::FailedBoot;
 use crate::image_id::ImageId;
 use crate::system::System;
 
@@ -22,6 +23,8 @@ pub struct Status {
     pub rollback: Option<Deployment>,
     /// Everything else that can boot.
     pub other: Vec<Deployment>,
+    /// Roots that failed on this machine, with the reason; they may be among the others, or gone.
+    pub failed: Vec<FailedBoot>,
     /// Boot entries that are not ours, by file name.
     pub foreign_entries: Vec<String>,
     /// What is not as it should be.
@@ -76,7 +79,8 @@ pub fn status(system: &System) -> Status {
     let named: Vec<&ImageId> =
         [Some(&booted), staged.as_ref(), once.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
     let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
-    Status { booted, staged, once, rollback, other, foreign_entries: system.foreign.clone(), problems: system.problems.clone() }
+    let (failed, foreign_entries, problems) = (system.failed.clone(), system.foreign.clone(), system.problems.clone());
+    Status { booted, staged, once, rollback, other, failed, foreign_entries, problems }
 }
 
 fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deployment {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::health;
 use super::host::Host;
 use super::prune;
 use super::pull::{self, Pulled};
@@ -12,6 +13,7 @@ use super::runtime::block_on;
 use super::stage::{self, Bootable, Provenance};
 use super::{seal, space};
 use crate::cmdline::Cmdline;
+use crate::deploy::FailedBoot;
 use crate::image::{Source, SourceOptions};
 use crate::image_id::ImageId;
 use crate::kargs;
@@ -43,6 +45,8 @@ pub struct Options {
     pub until: Until,
     /// How many older roots stay besides those with a role, where there is room.
     pub keep: usize,
+    /// Whether an image that failed on this machine is taken all the same.
+    pub retry: bool,
 }
 
 /// How it ended.
@@ -57,6 +61,8 @@ pub enum Outcome {
     Downloaded,
     /// It boots next.
     Staged,
+    /// What the reference names failed on this machine before, and was not asked for again: nothing was changed.
+    FailedBefore,
     /// The root is the one that is there already; from now on it follows another reference.
     Followed,
 }
@@ -79,6 +85,8 @@ pub struct Report {
     pub reboot_needed: bool,
     /// The root that boots next now, where this call decided it.
     pub staged: Option<ImageId>,
+    /// How the image failed on this machine before, where that is why it was left alone.
+    pub failed: Option<FailedBoot>,
     /// What fetching took, where anything was fetched.
     pub pulled: Option<Pulled>,
 }
@@ -92,11 +100,29 @@ pub enum Plan {
     Follow(ImageId),
     /// Fetch and stage it.
     Stage,
+    /// Leave it alone: it failed on this machine before.
+    LeaveAlone(Box<FailedBoot>),
 }
 
 /// Decides from the machine as it is and the manifest that the reference names now. An entry that cannot boot, or a deployment
-/// whose origin cannot be read, is not what was asked for: staging the image again repairs it.
-pub fn plan(system: &System, image: &str, manifest_digest: &str) -> Plan {
+/// whose origin cannot be read, is not what was asked for: staging the image again repairs it. An image that failed here is not taken again, but for
+/// `retry`, or where it is what runs or boots next anyway.
+pub fn plan(system: &System, image: &str, manifest_digest: &str, retry: bool) -> Plan {
+    match wanted(system, image, manifest_digest) {
+        Plan::Stage if !retry => {
+            failed_before(system, manifest_digest).map_or(Plan::Stage, |failed| Plan::LeaveAlone(Box::new(failed.clone())))
+        }
+        plan => plan,
+    }
+}
+
+fn failed_before<'a>(system: &'a System, manifest_digest: &str) -> Option<&'a FailedBoot> {
+    let here = [&system.booted, followed(system)];
+    let failed = system.failed.iter().find(|failed| failed.manifest_digest.as_deref() == Some(manifest_digest));
+    failed.filter(|failed| !here.contains(&&failed.id))
+}
+
+fn wanted(system: &System, image: &str, manifest_digest: &str) -> Plan {
     let id = followed(system);
     if system.default_entry().is_none_or(|entry| !system.can_boot(entry)) {
         return Plan::Stage;
@@ -143,15 +169,20 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
         version: resolved.label("org.opencontainers.image.version"),
         reboot_needed: false,
         staged: None,
+        failed: None,
         pulled: None,
         image: image.clone(),
     };
-    match (plan(system, &image, &resolved.manifest_digest), options.until) {
+    match (plan(system, &image, &resolved.manifest_digest, options.retry), options.until) {
         (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Download) => {}
         (Plan::Follow(id), Until::Stage) => {
             host.deployments()?.create(&id, &Origin { image, ..system.origin(&id)?.clone() })?;
             progress.step("replace origin");
             report.outcome = Outcome::Followed;
+        }
+        (Plan::LeaveAlone(failed), _) => {
+            report.outcome = Outcome::FailedBefore;
+            report.failed = Some(*failed);
         }
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
         (Plan::Stage, until) => Fetch { host, system, source, progress, keep: options.keep }.run(until, &mut report).await?,
@@ -228,6 +259,10 @@ impl Fetch<'_> {
     /// Takes away what an earlier call left half-done and what has no role, and checks that what is missing can fit at all. Objects stay at
     /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one.
     fn make_room(&self, store: &Store, until: Until) -> Result<()> {
+        for record in health::silent(self.system) {
+            self.host.deployments()?.record_failed(&record)?;
+            self.progress.step("record failed boot");
+        }
         self.prune(store, self.keep)?;
         if self.check_space(store, until).is_ok() {
             return Ok(());

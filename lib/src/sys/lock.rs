@@ -12,7 +12,14 @@ use crate::error::{Failure, FailureKind};
 
 /// Held until dropped.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "the open file description is the lock")] OwnedFd);
+pub struct Lock(OwnedFd);
+
+impl Drop for Lock {
+    /// Closing it is not enough: a child process that another thread is just starting has a copy of the handle until it runs its program.
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl Lock {
     /// Takes the lock file `name` in `dir`, making it if need be. Does not wait.

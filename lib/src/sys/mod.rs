@@ -9,3 +9,4 @@ pub mod process;
 pub mod reboot;
 pub mod scratch;
 pub mod tree;
+pub mod units;

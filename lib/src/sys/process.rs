@@ -1,5 +1,9 @@
 //! Child processes. Each foreign program has one adapter file that builds its argv; this runs it.
 
+mod limited;
+
+pub use limited::{End, Ended, limited};
+
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;

@@ -111,7 +111,14 @@ impl Machine {
 
     /// The same with a number of older roots that stay.
     pub fn upgrade_keeping(&self, booted: &ImageId, image: Option<&str>, until: Until, keep: usize) -> anyhow::Result<Report> {
-        let options = Options { image: image.map(|i| i.parse().unwrap()), source: SourceOptions::default(), until, keep };
+        let image = image.map(|i| i.parse().unwrap());
+        let options = Options { image, source: SourceOptions::default(), until, keep, retry: false };
+        upgrade::run(&self.host(booted), &options, &silent())
+    }
+
+    /// Runs `upgrade --retry`.
+    pub fn retry(&self, booted: &ImageId) -> anyhow::Result<Report> {
+        let options = Options { image: None, source: SourceOptions::default(), until: Until::Stage, keep: 0, retry: true };
         upgrade::run(&self.host(booted), &options, &silent())
     }
 

@@ -22,6 +22,8 @@ installkernel() {
     hostonly='' instmods efivarfs
     # The console, and randomness for the keys of the journal.
     hostonly='' instmods virtio_console virtio_rng
+    # Watchdogs of boards and of virtual machines, for a boot that hangs here.
+    hostonly='' instmods iTCO_wdt i6300esb sp5100_tco
 }
 
 install() {
@@ -31,6 +33,9 @@ install() {
     inst_simple "$moddir/selkie-boot-failed.service" "$systemdsystemunitdir/selkie-boot-failed.service"
     $SYSTEMCTL -q --root "$initdir" add-wants emergency.target selkie-boot-failed.service
     inst_binary /bin/sleep
+
+    # Whether the service manager keeps a watchdog is the image's to say, from the start.
+    inst_multiple -o "$systemdutildir"/system.conf.d/*.conf
 
     # The kernel loads file systems by calling modprobe. The rest is for whoever looks at a boot that failed.
     inst_multiple modprobe mount umount
