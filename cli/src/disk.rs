@@ -39,7 +39,7 @@ pub struct Arguments {
     /// A kernel argument; may be repeated.
     #[arg(long = "karg", value_name = "ARG")]
     arguments: Vec<String>,
-    /// fs-verity algorithm: sha256 (default) or sha512.
+    /// fs-verity algorithm: sha256 or sha512 (default: the one of a sealed image, else sha256).
     #[arg(long)]
     algorithm: Option<Algorithm>,
     /// Directory of Secure Boot keys (PK.auth, KEK.auth, db.auth) that the machine enrols at its first boot. The image must be sealed.

@@ -84,7 +84,7 @@ fn paragraph(finding: &Finding) -> String {
         text += &format!("      {path}\n");
     }
     if finding.paths.len() > PATHS {
-        text += &format!("      and {} more\n", finding.paths.len() - PATHS);
+        text += "      and others\n";
     }
     text + &format!("    -> {}\n", finding.mend)
 }

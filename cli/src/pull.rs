@@ -67,7 +67,10 @@ fn human(pulled: &Pulled) -> String {
         ("Config digest", pulled.config_digest.clone()),
         ("Image", pulled.image.to_string()),
         ("Boot image", pulled.boot_image.to_string()),
-        ("fs-verity", format!("{}, {}", pulled.algorithm, if pulled.sealed { "sealed" } else { "not sealed" })),
+        (
+            "fs-verity",
+            format!("{}, {}", pulled.algorithm, if pulled.verity { "checked by the kernel" } else { "not checked by the kernel" }),
+        ),
         ("Layers", format!("{} ({} new)", pulled.layers, pulled.layers_new)),
         ("Objects", format!("{} new, {} reused", pulled.objects_new, pulled.objects_reused)),
         ("Bytes", format!("{} fetched, {} stored", bytes(pulled.bytes_fetched), bytes(pulled.bytes_stored))),

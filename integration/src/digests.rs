@@ -97,7 +97,7 @@ impl Bench<'_> {
 
     /// As root, to whom the storages and the copies made of them belong.
     fn digest(&self, reference: &str) -> Result<Value> {
-        let words = ["digest", reference, "--tls-verify=false", "--progress=none", "--json", "--tmpdir"];
+        let words = ["digest", reference, "--tls-verify=false", "--progress=none", "--json", "--scratch"];
         let argv = Argv::new([self.selkie]).with(words).with([self.lab.subdir("digests/tmp")?]).by_root();
         let text = argv.read()?;
         let left = fs::read_dir(self.dir.join("tmp")).context("looking into the scratch directory")?.count();

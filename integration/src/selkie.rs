@@ -31,7 +31,9 @@ impl Nobody {
     /// selkie, run by nobody in a directory of nobody's.
     pub(crate) fn argv(&self, words: &[&str]) -> Argv {
         let home = self.home().display().to_string();
-        let env = [format!("--chdir={home}"), format!("HOME={home}"), format!("TMPDIR={home}")];
+        // podman makes /run/containers for root alone, and skopeo would look there for credentials.
+        let runtime = format!("XDG_RUNTIME_DIR={home}");
+        let env = [format!("--chdir={home}"), format!("HOME={home}"), format!("TMPDIR={home}"), runtime];
         Argv::new(["env"]).with(env).with([self.selkie()]).with(words).by_nobody()
     }
 

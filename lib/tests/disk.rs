@@ -76,7 +76,7 @@ fn the_machine_on_the_disk_is_whole() {
     assert!(debugfs(&format!("stat /composefs/objects/{}/{}", &id.hex()[..2], &id.hex()[2..])).contains("Flags: 0x180000"));
     assert!(debugfs(&format!("stat /state/deploy/{id}/etc/upper")).contains("Mode:  0755"));
     assert!(debugfs("stat /composefs").contains("Mode:  0700"));
-    assert!(report.pulled.sealed);
+    assert!(report.pulled.verity);
 }
 
 #[test]

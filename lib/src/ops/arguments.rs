@@ -33,6 +33,9 @@ pub(super) fn check(own: &[String]) -> Result<()> {
         if !argument.matches('"').count().is_multiple_of(2) {
             return Err(refused(argument, "a quote is not closed").into());
         }
+        if Cmdline::parse(argument).args().count() != 1 {
+            return Err(refused(argument, "it is more than one (expected one; quotes protect white space)").into());
+        }
         if Cmdline::parse(argument).without_root_image() != Cmdline::parse(argument) {
             return Err(refused(argument, "which root is booted is not for arguments to say").into());
         }

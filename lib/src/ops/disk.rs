@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::arguments;
@@ -29,6 +29,7 @@ use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::store::{self, Store, Verity};
 use crate::sys::dir;
+use crate::sys::scratch::Scratch;
 
 mod enrolment;
 mod root;
@@ -102,8 +103,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         return Err(Failure::new(FailureKind::Usage, message).hint("name what it follows: --target-image quay.io/acme/os:stable").into());
     }
     let beside = options.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let scratch = tempfile::Builder::new().prefix(".selkie-disk-").tempdir_in(beside);
-    let scratch = scratch.with_context(|| format!("making a scratch directory in {}", beside.display()))?;
+    let scratch = Scratch::make(beside)?;
     let started = Instant::now();
     let (store, resolved, pulled) = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
@@ -142,7 +142,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let size = machine.write(scratch.path(), keys, progress.as_ref())?;
     let seconds_disk = started.elapsed().as_secs_f64() - seconds_pull;
     let target_image = machine.target();
-    let pulled = Pulled { sealed: true, ..pulled };
+    let pulled = Pulled { verity: true, ..pulled };
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
 }
 

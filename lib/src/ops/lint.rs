@@ -20,6 +20,7 @@ use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::{self, Store, Tree, Verity};
 use crate::sys::dir;
+use crate::sys::scratch::Scratch;
 
 /// What to look at.
 #[derive(Debug, Clone)]
@@ -93,8 +94,7 @@ impl Counts {
 /// [`FailureKind::Usage`] where `skip` names a check that there is not; where the image or the directory cannot be read at all.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     check_ids(&options.skip)?;
-    let scratch = tempfile::Builder::new().prefix(".selkie-lint-").tempdir_in(&options.scratch);
-    let scratch = scratch.with_context(|| format!("making a scratch directory in {}", options.scratch.display()))?;
+    let scratch = Scratch::make(&options.scratch)?;
     match &options.target {
         Target::Image { image, source } => look_at_image(scratch.path(), image, source, &options.skip, progress),
         Target::Rootfs(path) => look_at_directory(scratch.path(), path, &options.skip, progress),

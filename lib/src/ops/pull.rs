@@ -49,8 +49,8 @@ pub struct Pulled {
     pub boot_image: ImageId,
     /// fs-verity algorithm of the repository.
     pub algorithm: Algorithm,
-    /// Whether the repository is sealed: the kernel checks every object with fs-verity.
-    pub sealed: bool,
+    /// Whether the repository has fs-verity: the kernel checks every object.
+    pub verity: bool,
     /// Layers of the image.
     pub layers: u64,
     /// Layers that were not here before.
@@ -127,7 +127,9 @@ pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Re
             .into());
     }
     if !store.is_sealed() {
-        progress.note("the repository is not sealed: its file system or kernel has no fs-verity".to_owned());
+        progress.note(
+            "the repository has no fs-verity, as its file system or kernel has none: nothing checks files when they are read".to_owned(),
+        );
     }
     let pulled = block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
@@ -191,7 +193,7 @@ fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &Impor
         image: stored.image,
         boot_image: stored.boot_image,
         algorithm: store.algorithm(),
-        sealed: store.is_sealed(),
+        verity: store.is_sealed(),
         layers: resolved.layers.len() as u64,
         layers_new: stats.layers_new,
         objects_new: stats.objects_new,

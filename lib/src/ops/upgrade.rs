@@ -203,7 +203,7 @@ impl Fetch<'_> {
         let arguments = self.arguments()?;
         let store = self.host.store()?;
         if !store.is_sealed() {
-            self.progress.note("the repository is not sealed: nothing checks files when they are read".to_owned());
+            self.progress.note("the repository has no fs-verity: nothing checks files when they are read".to_owned());
         }
         seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
         self.make_room(&store)?;

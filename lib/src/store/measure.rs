@@ -18,7 +18,7 @@ use super::layers::{Watched, explain, parse_digest};
 use super::tree::{Content, File, Tree};
 use super::{Store, Verity, commit, hash, image_id, measure_tar, merge, names, objects, policy, with_repository};
 use crate::image_id::{Algorithm, ImageId};
-use crate::sys::dir;
+use crate::sys::{dir, scratch};
 
 /// The name of the repository in the scratch directory.
 const REPOSITORY: &str = "composefs";
@@ -34,7 +34,7 @@ const CHUNKS: usize = 4;
 pub struct Scratch {
     store: Store,
     /// Removed when dropped, which the order of fields puts after the repository's handle.
-    _directory: tempfile::TempDir,
+    _directory: scratch::Scratch,
 }
 
 /// Of which files a layer's reading keeps the contents.
@@ -77,8 +77,7 @@ pub struct Unread {
 impl Scratch {
     /// Makes a scratch directory below `within`.
     pub fn new(within: &Path, algorithm: Algorithm) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix(".selkie-scratch-").tempdir_in(within);
-        let directory = directory.with_context(|| format!("making a scratch directory in {}", within.display()))?;
+        let directory = scratch::Scratch::make(within)?;
         let store = Store::open_or_init(dir::open_path(directory.path())?, REPOSITORY, Some(algorithm), Verity::Never)?;
         Ok(Self { store, _directory: directory })
     }

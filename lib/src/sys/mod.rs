@@ -6,5 +6,6 @@ pub mod lock;
 pub mod mount;
 pub mod process;
 pub mod reboot;
+pub mod scratch;
 pub mod tree;
 pub mod units;

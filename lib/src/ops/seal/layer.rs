@@ -50,7 +50,15 @@ impl Made {
 /// [`FailureKind::Usage`] for an argument or an addon that cannot be one.
 pub(super) fn check(options: &Options) -> Result<()> {
     arguments::check(&options.arguments)?;
-    options.addons.iter().try_for_each(|(name, text)| addon_line(name, text).map(drop))
+    for (place, (name, text)) in options.addons.iter().enumerate() {
+        addon_line(name, text)?;
+        if options.addons[..place].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
+            return Err(
+                Failure::new(FailureKind::Usage, format!("reading addon {name}: it is named twice (expected each name once)")).into()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Puts everything together and has it signed.

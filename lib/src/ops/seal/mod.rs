@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::pull;
 use super::runtime::block_on;
 use super::stage::Bootable;
-use crate::cmdline::RootImage;
+use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::image::{self, Derived, OutputOptions, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
@@ -21,6 +21,7 @@ use crate::reference::ImageReference;
 use crate::signing::Signer;
 use crate::store::{self, Store, StoredImage, Tree, Verity};
 use crate::sys::dir;
+use crate::sys::scratch::Scratch;
 
 mod annotation;
 mod layer;
@@ -75,6 +76,8 @@ pub struct Report {
     pub signed: bool,
     /// The kernel arguments inside it.
     pub kernel_arguments: String,
+    /// Names of the addons.
+    pub addons: Vec<String>,
     /// Bytes of the layer, compressed.
     pub layer_size: u64,
 }
@@ -89,8 +92,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     image::check_output(&options.output)?;
     layer::check(options)?;
     options.signer.as_ref().map_or(Ok(()), Signer::check)?;
-    let scratch = tempfile::Builder::new().prefix(".selkie-seal-").tempdir_in(&options.scratch);
-    let scratch = scratch.with_context(|| format!("making a scratch directory in {}", options.scratch.display()))?;
+    let scratch = Scratch::make(&options.scratch)?;
     let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(options.algorithm), Verity::Never)?;
     block_on(async {
         let source = Source::open_to_copy(&options.image, &options.source, scratch.path()).await?;
@@ -116,7 +118,7 @@ impl Sealing<'_> {
     async fn run(&self, progress: &Arc<dyn Progress>) -> Result<Report> {
         let root = RootImage::new(self.base.boot_image.clone(), true);
         let whole = self.store.tree(&self.base.image)?;
-        refuse_other_seals(&whole, &root.id)?;
+        let stale = refuse_other_seals(&whole, &root.id)?;
         let ingredients = Ingredients {
             boot: &self.store.tree(&root.id)?,
             whole: &whole,
@@ -125,6 +127,9 @@ impl Sealing<'_> {
         };
         progress.phase("sealing".to_owned());
         let made = layer::make(&ingredients, self.options, self.scratch)?;
+        if let Some(dropped) = stale.and_then(|stale| dropped(&stale, &made)) {
+            progress.note(format!("the seal of the base image had kernel arguments that this one has not: {dropped}"));
+        }
         let created = Some(self.options.mtime).filter(|mtime| *mtime > 0);
         let derived = Derived::new(self.source.resolved(), &made.layer(), &annotation::annotations(&root), created)?;
         let sealed = self.prove(&derived, &made, &root).await?;
@@ -140,6 +145,7 @@ impl Sealing<'_> {
             unsigned_sha256: made.unsigned_sha256,
             signed: self.options.signer.is_some(),
             kernel_arguments: made.arguments.to_string(),
+            addons: self.options.addons.iter().map(|(name, _)| name.clone()).collect(),
             layer_size: derived.layer.size,
         })
     }
@@ -159,8 +165,10 @@ impl Sealing<'_> {
     }
 }
 
-/// An image that was derived from a sealed one has a unified kernel image of ours, for another root: that is replaced. Nothing else is.
-fn refuse_other_seals(whole: &Tree, boot_image: &ImageId) -> Result<()> {
+/// An image that was derived from a sealed one has a unified kernel image of ours, for another root: that is replaced, and its
+/// kernel arguments are told. Nothing else is.
+fn refuse_other_seals(whole: &Tree, boot_image: &ImageId) -> Result<Option<Cmdline>> {
+    let mut replaced = None;
     for (path, _, uki) in store::ukis(whole)? {
         let roots = uki.root_images().unwrap_or_default();
         if roots.iter().any(|root| root.id == *boot_image) {
@@ -175,6 +183,14 @@ fn refuse_other_seals(whole: &Tree, boot_image: &ImageId) -> Result<()> {
                 .hint(format!("machines could boot it instead of the sealed root: remove it in the Containerfile (RUN rm {path})"))
                 .into());
         }
+        replaced = Some(Cmdline::parse(uki.cmdline.as_deref().unwrap_or_default()));
     }
-    Ok(())
+    Ok(replaced)
+}
+
+/// The kernel arguments that go with a seal which is replaced; for people.
+fn dropped(stale: &Cmdline, made: &Made) -> Option<String> {
+    let stale = stale.without_root_image();
+    let gone: Vec<&str> = stale.args().filter(|old| !made.arguments.args().any(|new| new == *old)).collect();
+    (!gone.is_empty()).then(|| gone.join(" "))
 }
