@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::host::Machine;
@@ -20,11 +22,14 @@ const OWN: &str = "usr/lib/selkie/health.d";
 const OWN_ETC: &str = "etc/selkie/health.d";
 const REQUIRED: &str = "etc/greenboot/check/required.d";
 
-/// A file with mode 0755, or as given.
+/// A file with this mode. Another process writes it: the kernel runs no file that is open for writing, and a child that another test is just
+/// starting would have a copy of this process's handle.
 fn put(root: &Path, path: &str, text: impl AsRef<[u8]>, mode: u32) {
     let path = root.join(path);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, text).unwrap();
+    let mut writer = Command::new("sh").args(["-c", "cat > \"$1\"", "sh"]).arg(&path).stdin(Stdio::piped()).spawn().unwrap();
+    writer.stdin.take().unwrap().write_all(text.as_ref()).unwrap();
+    assert!(writer.wait().unwrap().success());
     std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
 }
 
