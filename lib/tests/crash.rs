@@ -72,7 +72,8 @@ fn child() {
         verb => {
             let until = if verb == "download" { Until::Download } else { Until::Stage };
             let progress: Arc<dyn Progress> = killer;
-            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, keep: 0, retry: true }, &progress).unwrap();
+            upgrade::run(&host, &Options { image: None, source: SourceOptions::default(), until, keep: 0, retry: true }, &progress)
+                .unwrap();
         }
     }
 }

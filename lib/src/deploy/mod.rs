@@ -11,8 +11,8 @@
 //! ```
 
 pub mod etc;
-mod pin;
 mod failed;
+mod pin;
 mod skeleton;
 
 pub use failed::{Cause, FailedBoot, FailedCheck};

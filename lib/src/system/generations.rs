@@ -117,6 +117,8 @@ mod tests {
         damaged.origin = Err("damaged".into());
         let unknown = Found { id: id("ff"), ..damaged.clone() };
         System {
+            failed: vec![],
+            failed_unreadable: vec![],
             booted: id("aa"),
             entries: vec![entry("bb", 9), entry("dd", 7), entry("aa", 3), entry("ee", 2)],
             deployments: vec![found("aa", None), found("bb", Some(4)), found("cc", Some(1234)), damaged, unknown],
