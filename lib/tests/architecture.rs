@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Words: pure types, no input or output.
     ("calendar", &[]),
     ("cmdline", &["image_id"]),
+    ("config", &[]),
     ("error", &[]),
     ("image_id", &[]),
     ("kargs", &["cmdline"]),
@@ -36,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "boot",
             "calendar",
             "cmdline",
+            "config",
             "deploy",
             "disk",
             "error",

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use crate::boot::{BootEntry, Choice, Esp, Variable};
+use crate::config::Config;
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -34,6 +35,7 @@ pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
+    config: Config,
     efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
     esp: Result<Esp, Failure>,
@@ -85,7 +87,26 @@ impl Host {
     /// The same where the ESP, or `state/deploy` on the physical root, may be out of reach.
     pub fn partly_at(sysroot: OwnedFd, esp: Result<OwnedFd>, run: OwnedFd, booted: ImageId) -> Self {
         let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
-        Self { deployments, esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)), sysroot, run, booted, efivars: None }
+        Self {
+            deployments,
+            esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)),
+            sysroot,
+            run,
+            booted,
+            config: Config::default(),
+            efivars: None,
+        }
+    }
+
+    /// The same with the machine's configuration; without this call it is as by default.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// What the machine is told to do.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The same with the EFI variables in the directory `efivars`.
