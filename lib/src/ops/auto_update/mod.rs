@@ -15,7 +15,7 @@ pub use summary::{Automatic, summary};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::host::Access;
@@ -23,6 +23,7 @@ use crate::config::{Policy, Update};
 use crate::deploy::{Deployments, Outcome};
 use crate::image::SourceOptions;
 use crate::image_id::ImageId;
+use crate::sys::dir;
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -76,15 +77,16 @@ impl Report {
     }
 }
 
-/// Whether a try is due, by the record on the physical root. Nothing is read where the policy is that nothing happens.
+/// Whether a try is due, by the record on the physical root, which is at a path below `root`. Nothing is read where the policy is that nothing happens.
 ///
 /// # Errors
 ///
 /// [`crate::error::FailureKind::NotAHost`] where there is no state directory.
-pub fn due(physical_root: impl AsFd, update: &Update, options: &Options) -> Result<Next> {
+pub fn due(root: impl AsFd, physical_root: &str, update: &Update, options: &Options) -> Result<Next> {
     if update.policy == Policy::None {
         return Ok(Next::Off);
     }
+    let physical_root = dir::open(root, physical_root).with_context(|| format!("opening {physical_root}"))?;
     let (record, _) = Deployments::open(physical_root)?.auto_update()?;
     Ok(next(update, &record, (options.clock)(), options.now))
 }
