@@ -3,14 +3,16 @@
 
 mod common;
 mod crash_common;
+#[path = "crash_common/host.rs"]
+mod crash_host;
 
 use std::path::Path;
 use std::time::Duration;
 
 use common::host::Machine;
 use common::layout;
-use crash_common::host::Running;
 use crash_common::{Job, Scene, kill_at_every_step, killed};
+use crash_host::Running;
 use selkie::image::SourceOptions;
 use selkie::image_id::ImageId;
 use selkie::ops::upgrade::{self, Options, Until};

@@ -1,4 +1,5 @@
 //! A machine whose verb is killed: whatever is left boots the old root or the new one, and nothing that somebody relies on is lost.
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
 
 use std::path::Path;
 
@@ -6,8 +7,8 @@ use selkie::image_id::ImageId;
 use selkie::ops::host::Host;
 use selkie::store::Store;
 
-use super::{Job, Scene};
 use crate::common::host::Machine;
+use crate::crash_common::{Job, Scene};
 
 /// A machine while a root runs, and what may become of it.
 pub struct Running {

@@ -1,11 +1,9 @@
 //! Killing a verb after every durable step, each time on something made anew: what every crash test shares.
 //!
-//! A test program says `mod crash_common;`, has a test `child` that hands its table of verbs to [`child`], and calls [`kill_at_every_step`] with
+//! A test program says `mod crash_common;` (and `mod crash_host;` with the path `crash_common/host.rs` where machines are changed), has a test `child` that hands its table of verbs to [`child`], and calls [`kill_at_every_step`] with
 //! the name of one of them and a [`Scene`]. Each stop is a real one: the test program runs itself, and that child process aborts, so that no
 //! clean-up code runs. `cargo xtask test` adds up the lines `cut points: N`.
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its own part")]
-
-pub mod host;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
