@@ -71,6 +71,9 @@ pub(crate) struct VmOptions {
     pub(crate) disk: PathBuf,
     /// Shell commands, each run as root to its end; `reboot` and `power-cut` are done by the lab
     pub(crate) command: Vec<String>,
+    /// How long a command may take; one that takes longer is an error
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) limit: u64,
     /// Emulate, or run on the hardware
     #[arg(long, value_enum, default_value_t = AccelChoice::Tcg)]
     pub(crate) accel: AccelChoice,
