@@ -6,6 +6,7 @@ pub mod diff;
 pub mod digest;
 pub mod disk;
 mod firmware;
+pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;
