@@ -43,9 +43,9 @@ pub fn load() -> Result<Config> {
 }
 
 /// The same for what must work whatever the files say: as by default, with the reason, where they cannot be read.
-pub fn load_or_default() -> (Config, Option<String>) {
-    match load() {
-        Ok(config) => (config, None),
+pub fn load_or_default(root: &Path) -> (Config, Option<String>) {
+    match config::load(root) {
+        Ok(effective) => (effective.config, None),
         Err(error) => (Config::default(), Some(format!("{error:#}; what is the default counts"))),
     }
 }

@@ -37,7 +37,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let progress = renderer(output);
     // A boot is judged whatever the files say.
-    let (config, unreadable) = crate::config::load_or_default();
+    let (config, unreadable) = crate::config::load_or_default(&arguments.root);
     let options = Options {
         root: arguments.root.clone(),
         limit: arguments.timeout.unwrap_or(config.health.timeout),

@@ -8,10 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Deployments;
 use crate::image_id::ImageId;
+use crate::record::{self, Record};
 use crate::sys::dir;
 
-/// The version of the format that this code writes and the newest that it reads.
-const VERSION: u32 = 1;
 /// Below `state`.
 const FILE: &str = "auto-update.json";
 const UNREADABLE: &str = "auto-update.json.unreadable";
@@ -90,20 +89,15 @@ pub struct AutoUpdate {
     pub staged: Option<StagedByUs>,
 }
 
-/// A record that cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum FormatError {
-    #[error("{0}")]
-    Malformed(#[from] serde_json::Error),
-    #[error("format version {0} (expected at most {VERSION}; a newer selkie wrote it)")]
-    Newer(u32),
+impl Record for AutoUpdate {
+    const VERSION: u32 = 1;
 }
 
 impl Default for AutoUpdate {
     /// Nothing has been tried.
     fn default() -> Self {
         Self {
-            version: VERSION,
+            version: Self::VERSION,
             last_try: None,
             outcome: None,
             error: None,
@@ -118,13 +112,6 @@ impl Default for AutoUpdate {
     }
 }
 
-impl AutoUpdate {
-    fn from_json(bytes: &[u8]) -> Result<Self, FormatError> {
-        let read: Self = serde_json::from_slice(bytes)?;
-        if read.version > VERSION { Err(FormatError::Newer(read.version)) } else { Ok(read) }
-    }
-}
-
 impl Deployments {
     /// The record; the one of a new machine where there is none, or where it cannot be read, with the reason of that.
     ///
@@ -135,7 +122,7 @@ impl Deployments {
         let Some(bytes) = dir::read_optional(&self.state, FILE).context("reading the record of automatic updates")? else {
             return Ok((AutoUpdate::default(), None));
         };
-        Ok(match AutoUpdate::from_json(&bytes) {
+        Ok(match record::read(&bytes) {
             Ok(record) => (record, None),
             Err(error) => (AutoUpdate::default(), Some(format!("reading state/{FILE}: {error}"))),
         })
@@ -146,7 +133,7 @@ impl Deployments {
         if self.auto_update()?.1.is_some() {
             rustix::fs::renameat(&self.state, FILE, &self.state, UNREADABLE).with_context(|| format!("renaming state/{FILE}"))?;
         }
-        let json = serde_json::to_vec_pretty(record).context("writing down an automatic update")?;
+        let json = record::write(record).context("writing down an automatic update")?;
         dir::write_durably(&self.state, FILE, 0o644, &json).context("keeping the record of automatic updates")
     }
 }
