@@ -8,6 +8,7 @@ mod document;
 mod duration;
 mod keys;
 mod window;
+mod zone;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,7 @@ use serde::Serialize;
 
 pub use duration::{DurationError, duration, in_words};
 pub use window::{Window, WindowError, next_opening, opening};
+pub use zone::zone;
 
 /// The folders, the least important first, seen from the root.
 pub const FOLDERS: [&str; 3] = ["usr/lib/selkie/config.d", "etc/selkie/config.d", "run/selkie/config.d"];

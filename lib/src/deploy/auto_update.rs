@@ -114,23 +114,17 @@ impl Default for AutoUpdate {
 
 impl Deployments {
     /// The record; the one of a new machine where there is none, or where it cannot be read, with the reason of that.
-    ///
-    /// # Errors
-    ///
-    /// The file is there and its bytes are out of reach.
-    pub fn auto_update(&self) -> Result<(AutoUpdate, Option<String>)> {
-        let Some(bytes) = dir::read_optional(&self.state, FILE).context("reading the record of automatic updates")? else {
-            return Ok((AutoUpdate::default(), None));
-        };
-        Ok(match record::read(&bytes) {
-            Ok(record) => (record, None),
-            Err(error) => (AutoUpdate::default(), Some(format!("reading state/{FILE}: {error}"))),
-        })
+    pub fn auto_update(&self) -> (AutoUpdate, Option<String>) {
+        let read = dir::read_optional(&self.state, FILE).and_then(|bytes| bytes.map(|bytes| Ok(record::read(&bytes)?)).transpose());
+        match read {
+            Ok(record) => (record.unwrap_or_default(), None),
+            Err(error) => (AutoUpdate::default(), Some(format!("reading state/{FILE}: {error:#}"))),
+        }
     }
 
     /// Keeps a record, durably, in the place of the one before. One that cannot be read is put aside.
     pub fn record_auto_update(&self, record: &AutoUpdate) -> Result<()> {
-        if self.auto_update()?.1.is_some() {
+        if self.auto_update().1.is_some() {
             rustix::fs::renameat(&self.state, FILE, &self.state, UNREADABLE).with_context(|| format!("renaming state/{FILE}"))?;
         }
         let json = record::write(record).context("writing down an automatic update")?;
@@ -146,7 +140,7 @@ mod tests {
     fn a_record_is_kept() {
         let temp = tempfile::tempdir().unwrap();
         let deployments = Deployments::open_or_create(dir::open_path(temp.path()).unwrap()).unwrap();
-        assert_eq!(deployments.auto_update().unwrap(), (AutoUpdate::default(), None));
+        assert_eq!(deployments.auto_update(), (AutoUpdate::default(), None));
         let record = AutoUpdate {
             last_try: Some(1_700_000_000),
             outcome: Some(Outcome::Staged),
@@ -156,7 +150,7 @@ mod tests {
             ..AutoUpdate::default()
         };
         deployments.record_auto_update(&record).unwrap();
-        assert_eq!(deployments.auto_update().unwrap(), (record, None));
+        assert_eq!(deployments.auto_update(), (record, None));
     }
 
     #[test]
@@ -168,15 +162,21 @@ mod tests {
             [("{", "EOF"), ("", "EOF"), ("{\"version\": 2}", "format version 2"), ("{\"version\": 1, \"failures\": -1}", "invalid value")]
         {
             std::fs::write(&path, text).unwrap();
-            let (record, reason) = deployments.auto_update().unwrap();
+            let (record, reason) = deployments.auto_update();
             let reason = reason.unwrap();
             assert!(
                 record == AutoUpdate::default() && reason.starts_with("reading state/auto-update.json: ") && reason.contains(why),
                 "{reason}"
             );
             deployments.record_auto_update(&record).unwrap();
-            assert_eq!(deployments.auto_update().unwrap(), (record, None));
+            assert_eq!(deployments.auto_update(), (record, None));
             assert_eq!(std::fs::read_to_string(temp.path().join("state/auto-update.json.unreadable")).unwrap(), text);
         }
+        std::fs::remove_file(temp.path().join("state/auto-update.json.unreadable")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(deployments.auto_update().1.unwrap().contains("directory"));
+        deployments.record_auto_update(&AutoUpdate::default()).unwrap();
+        assert_eq!(deployments.auto_update(), (AutoUpdate::default(), None));
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jiff::tz::{TimeZone, TimeZoneDatabase};
+use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::config::{self, ConfigError, Effective, FOLDERS, File, Location, Setting};
@@ -12,9 +12,7 @@ use crate::error::{Failure, FailureKind};
 use crate::sys::dir;
 use crate::sys::in_root::{self, Content};
 
-/// Where time zones are.
-const ZONES: &str = "usr/share/zoneinfo";
-/// The machine's own.
+/// The machine's own time zone.
 const LOCAL: &str = "etc/localtime";
 
 /// The configuration, key by key.
@@ -75,12 +73,11 @@ fn text(bytes: Vec<u8>, path: &str) -> Result<String> {
     })
 }
 
-/// A time zone: by the files of the system, which an image brings up to date; where it has none, by the copy in this program.
 fn zone(root: impl AsFd, name: Option<&str>) -> Option<TimeZone> {
-    let Some(name) = name else { return local(root) };
-    let is_name = !name.starts_with('/') && name.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
-    let of_system = || file(root, &format!("{ZONES}/{name}")).and_then(|bytes| TimeZone::tzif(name, &bytes).ok());
-    if is_name { of_system().or_else(|| TimeZoneDatabase::bundled().get(name).ok()) } else { None }
+    match name {
+        Some(name) => config::zone(name, |path| file(root.as_fd(), path)),
+        None => local(root),
+    }
 }
 
 /// UTC where nobody has chosen one, as for every other program.

@@ -72,14 +72,11 @@ pub struct Deployment {
 /// Reads the machine, as far as it can be read; what cannot is among the problems.
 pub fn run(host: &Host) -> Status {
     let mut status = status(&host.survey());
-    match host.deployments().and_then(|deployments| deployments.auto_update()) {
-        Ok((record, unreadable)) => {
-            status.automatic = Some(auto_update::summary(&host.config().update, &record, clock::seconds()));
-            status.problems.extend(unreadable);
-        }
-        // Why the state directory is out of reach is among the problems already.
-        Err(error) if host.deployments().is_ok() => status.problems.push(format!("{error:#}")),
-        Err(_) => {}
+    // Why the state directory is out of reach, where it is, is among the problems already.
+    if let Ok(deployments) = host.deployments() {
+        let (record, unreadable) = deployments.auto_update();
+        status.automatic = Some(auto_update::summary(&host.config().update, &record, clock::seconds()));
+        status.problems.extend(unreadable);
     }
     status
 }

@@ -27,7 +27,7 @@ pub fn run(host: &Host, next: &Next, options: &Options, progress: &Arc<dyn Progr
         return Ok(Report::off());
     }
     let _lock = host.lock()?;
-    let (record, unreadable) = host.deployments()?.auto_update()?;
+    let (record, unreadable) = host.deployments()?.auto_update();
     if let Some(reason) = unreadable {
         progress.note(format!("{reason}; it is put aside, and a new record begins"));
     }

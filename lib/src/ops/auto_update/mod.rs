@@ -87,7 +87,7 @@ pub fn due(root: impl AsFd, physical_root: &str, update: &Update, options: &Opti
         return Ok(Next::Off);
     }
     let physical_root = dir::open(root, physical_root).with_context(|| format!("opening {physical_root}"))?;
-    let (record, _) = Deployments::open(physical_root)?.auto_update()?;
+    let (record, _) = Deployments::open(physical_root)?.auto_update();
     Ok(next(update, &record, (options.clock)(), options.now))
 }
 
