@@ -13,6 +13,7 @@ mod keys;
 mod lab;
 mod packages;
 mod registry;
+mod replay;
 mod scenarios;
 mod selkie;
 mod story;

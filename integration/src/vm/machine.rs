@@ -45,6 +45,7 @@ pub(crate) struct Machine {
     run: PathBuf,
     accel: Accel,
     secure_boot: bool,
+    write_log: bool,
     child: Option<Child>,
     agent: Option<Agent>,
     token: u64,
@@ -58,7 +59,7 @@ impl Machine {
         Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &dir.join("disk.raw")]).read()?;
         fs::copy(VARIABLES, dir.join("vars.fd")).with_context(|| format!("copying {VARIABLES} (package ovmf)"))?;
         let run = tempfile::Builder::new().prefix("selkie-vm-").tempdir().context("making a directory for a socket")?.keep();
-        Ok(Self { dir, run, accel, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() })
+        Ok(Self { dir, run, accel, secure_boot: false, write_log: false, child: None, agent: None, token: 0, boot_id: String::new() })
     }
 
     /// The same with firmware that checks signatures once keys are enrolled.
@@ -66,6 +67,18 @@ impl Machine {
     pub(crate) fn with_secure_boot(mut self) -> Self {
         self.secure_boot = true;
         self
+    }
+
+    /// The same with a log of all that it writes to its disk: see `replay`. It begins anew when the machine is powered on.
+    #[must_use]
+    pub(crate) fn with_write_log(mut self) -> Self {
+        self.write_log = true;
+        self
+    }
+
+    /// That log.
+    pub(crate) fn write_log(&self) -> PathBuf {
+        self.dir.join("writes.log")
     }
 
     /// Powers it on and waits until it runs programs. The result is how long that took.
@@ -186,6 +199,9 @@ impl Machine {
         let _ = fs::remove_file(&socket);
         let argv = self.argv().dying_with_us();
         let log = fs::File::create(self.dir.join("qemu.log")).context("creating QEMU's log")?;
+        if self.write_log {
+            fs::File::create(self.write_log()).context("creating the log of writes")?;
+        }
         self.child = Some(argv.command().stderr(log).spawn().with_context(|| format!("starting {argv}"))?);
         Ok(())
     }
@@ -246,7 +262,7 @@ impl Machine {
             .with(if self.secure_boot { &guarded[..] } else { &[] })
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
-            .with(["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={}", path("disk.raw"))])
+            .with(self.drive(&path("disk.raw"), &path("writes.log")))
             // One console log over all boots of a machine.
             .with(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", path("serial.log"))])
             .with(["-serial", "chardev:console", "-device", "virtio-serial-pci"])
@@ -255,6 +271,22 @@ impl Machine {
             .with(["-device", "virtio-rng-pci"])
             // romfile=: no network boot, so no boot ROM, which is in a package of its own.
             .with(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
+    }
+
+    /// Its disk. With a log, nothing is discarded, and flushes end in the log: the host's own disk need not hear of them.
+    fn drive(&self, disk: &str, log: &str) -> Vec<String> {
+        if !self.write_log {
+            return vec!["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={disk}")];
+        }
+        let file = |node: &str, path: &str| format!("driver=file,node-name={node},cache.no-flush=on,filename={path}");
+        let nodes = [
+            file("medium", disk),
+            file("log", log),
+            "driver=raw,node-name=raw,file=medium".to_owned(),
+            "driver=blklogwrites,node-name=disk,file=raw,log=log".to_owned(),
+        ];
+        let device = ["-device", "virtio-blk-pci,drive=disk"].map(str::to_owned);
+        nodes.into_iter().flat_map(|node| ["-blockdev".to_owned(), node]).chain(device).collect()
     }
 }
 
@@ -272,19 +304,31 @@ mod tests {
     #[test]
     fn one_disk_one_network_card_one_channel() {
         let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
-        let machine =
-            Machine { dir, run, accel: Accel::Tcg, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() };
+        let machine = Machine {
+            dir,
+            run,
+            accel: Accel::Tcg,
+            secure_boot: false,
+            write_log: false,
+            child: None,
+            agent: None,
+            token: 0,
+            boot_id: String::new(),
+        };
         let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
              -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
              -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
              -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \
              -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
         assert_eq!(machine.argv().to_string(), expected);
-        let secure = machine.with_secure_boot().argv().to_string();
+        let secure = machine.with_secure_boot().with_write_log().argv().to_string();
         for words in [
             "-machine q35,smm=on ",
             " -global driver=cfi.pflash01,property=secure,value=on ",
             "file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd ",
+            " -blockdev driver=file,node-name=medium,cache.no-flush=on,filename=/vm/disk.raw \
+             -blockdev driver=file,node-name=log,cache.no-flush=on,filename=/vm/writes.log -blockdev driver=raw,node-name=raw,file=medium \
+             -blockdev driver=blklogwrites,node-name=disk,file=raw,log=log -device virtio-blk-pci,drive=disk ",
         ] {
             assert!(secure.contains(words), "{secure}");
         }
