@@ -1,5 +1,6 @@
-//! `machine SYSROOT ESP RUN BOOTED`: what a machine made of directories would boot, and whether all of that is whole, as one JSON value. What is
-//! checked is what booting and the next verb need: entries, kernels by their digests, deployments, and of each image its tag and every object.
+//! `machine SYSROOT ESP RUN BOOTED KNOWN`: what a machine made of directories would boot, and whether all of that is whole, as one JSON value. What
+//! is checked is what booting and the next verb need: entries, kernels by their digests, deployments, and of each image its tag and every object.
+//! Objects whose paths are lines of the file KNOWN were found to be right before, and are not read again.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,9 +15,11 @@ use selkie::system::System;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [sysroot, esp, run, booted] = arguments.as_slice() else {
-        anyhow::bail!("reading the arguments: {} (expected SYSROOT ESP RUN BOOTED)", arguments.len());
+    let [sysroot, esp, run, booted, known] = arguments.as_slice() else {
+        anyhow::bail!("reading the arguments: {} (expected SYSROOT ESP RUN BOOTED KNOWN)", arguments.len());
     };
+    let known = std::fs::read_to_string(known).with_context(|| format!("reading {known}"))?;
+    let known: BTreeSet<&str> = known.lines().collect();
     let open = |path: &String| dir::open_path(path).with_context(|| format!("opening {path}"));
     let host = Host::at(open(sysroot)?, open(esp)?, open(run)?, booted.parse()?)?;
     let system = host.system()?;
@@ -24,7 +27,7 @@ fn main() -> Result<()> {
     let mut problems = system.problems.clone();
     let mut seen = BTreeSet::new();
     for id in roots(&system) {
-        if let Err(error) = check_image(&store, id, &mut seen) {
+        if let Err(error) = check_image(&store, id, &known, &mut seen) {
             problems.push(format!("root {}: {error:#}", id.short()));
         }
         problems.extend(missing_tag(&store, id)?);
@@ -50,13 +53,14 @@ fn roots(system: &System) -> Vec<&ImageId> {
 }
 
 /// Reads every file of an image whose object was not read for another one; reading compares with the digest.
-fn check_image(store: &Store, id: &ImageId, seen: &mut BTreeSet<String>) -> Result<()> {
+fn check_image(store: &Store, id: &ImageId, known: &BTreeSet<&str>, seen: &mut BTreeSet<String>) -> Result<()> {
     seen.insert(store.objects_of(id)?.iter().find(|object| object.id.hex() == id.hex()).context("finding its EROFS file")?.id.path());
     let tree = store.tree(id)?;
     tree.walk("/", |path, node| {
         if let NodeKind::File(file) = &node.kind
             && let Content::Object(object) = &file.content
             && seen.insert(object.path())
+            && !known.contains(object.path().as_str())
         {
             tree.read(file).with_context(|| format!("reading {}", path.display()))?;
         }

@@ -2,7 +2,7 @@
 //! copied out, where `machine` (see `src/bin/machine.rs`) reads it with selkie's own library.
 //!
 //! Neither file system is mounted: this kernel may know no FAT, and one without fs-verity opens no sealed file. Of the repository's objects, which
-//! never change, only new ones are copied each time.
+//! never change, those stay in the copy that were found to be right, and are not read again. What the disk has of others may be more the next time.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -47,6 +47,8 @@ struct Object {
     inode: u64,
     size: u64,
     sealed: bool,
+    /// Whether its bytes were compared with its name.
+    right: bool,
 }
 
 impl Look {
@@ -89,13 +91,33 @@ impl Look {
     fn read(&mut self, disk: &Disk, booted: &str) -> Result<Found> {
         self.copy_esp(disk.esp())?;
         let mut problems = self.copy_state(disk.root())?;
-        let argv = Argv::new([&self.machine]).with([self.path("sysroot"), self.path("esp"), self.path("run")]).with([booted]);
+        let known: String = self.objects.iter().filter(|(_, object)| object.right).map(|(path, _)| format!("{path}\n")).collect();
+        fs::write(self.path("known"), known).context("writing what is known to be right")?;
+        let directories = [self.path("sysroot"), self.path("esp"), self.path("run")];
+        let argv = Argv::new([&self.machine]).with(directories).with([booted]).with([self.path("known")]);
         let text = argv.read()?;
         let mut found: Found = serde_json::from_str(&text).with_context(|| format!("reading the output of {argv}: {text}"))?;
         let unsealed = |path: &&String| self.objects.get(*path).is_some_and(|object| !object.sealed);
         problems.extend(found.objects.iter().filter(unsealed).map(|path| format!("object {path} has no fs-verity")));
+        if found.problems.is_empty() {
+            self.keep(&found.objects);
+        }
         found.problems.append(&mut problems);
         Ok(found)
+    }
+
+    /// Keeps these objects, which were found to be right, and no others.
+    fn keep(&mut self, right: &[String]) {
+        for path in right {
+            self.objects.entry(path.clone()).and_modify(|object| object.right = true);
+        }
+        let objects = self.path(&format!("sysroot/{REPOSITORY}/objects"));
+        self.objects.retain(|path, object| {
+            if !object.right {
+                let _ = fs::remove_file(objects.join(path));
+            }
+            object.right
+        });
     }
 
     fn copy_esp(&self, esp: &Path) -> Result<()> {
@@ -156,7 +178,7 @@ impl Look {
             bail!("looking at {} objects: {} have flags", new.len(), flags.len());
         }
         for ((path, (inode, size)), flags) in new.into_iter().zip(flags) {
-            self.objects.insert(path, Object { inode, size, sealed: flags & VERITY != 0 });
+            self.objects.insert(path, Object { inode, size, sealed: flags & VERITY != 0, right: false });
         }
         Ok(())
     }
