@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use openssl::sha::sha256;
+use selkie::boot::Place;
 use selkie::image_id::ImageId;
 use selkie::ops::{host::Host, prune};
 use selkie::store::{Content, NodeKind, Store};
@@ -21,7 +22,7 @@ fn main() -> Result<()> {
     let known = std::fs::read_to_string(known).with_context(|| format!("reading {known}"))?;
     let known: BTreeSet<&str> = known.lines().collect();
     let open = |path: &String| dir::open_path(path).with_context(|| format!("opening {path}"));
-    let host = Host::at(open(sysroot)?, open(esp)?, open(run)?, booted.parse()?)?;
+    let host = Host::at(open(sysroot)?, vec![Place::new("esp", open(esp)?)], open(run)?, booted.parse()?)?;
     let system = host.system()?;
     let store = host.store()?;
     let mut problems = system.problems.clone();

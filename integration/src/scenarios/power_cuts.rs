@@ -24,7 +24,7 @@ use crate::{
 struct Act {
     /// What is told about it.
     name: &'static str,
-    /// What is run again after a cut, in a shell.
+    /// What is run again after a cut that is booted, in a shell.
     again: &'static str,
     /// Requests of the log during which it ran.
     range: Range<usize>,
@@ -89,36 +89,37 @@ fn play(bench: &Bench<'_>, machine: &mut Machine, v1: &str, tell: &Teller) -> Re
     act(machine, "gc", "selkie gc", "selkie gc", (12, 1))?;
     same("roots after gc", roots(machine)?, 2)?;
     push("v3")?;
-    act(machine, "upgrade, disk full", DISK_FULL, "rm -f /var/ballast*; selkie upgrade", (9, 0))?;
+    act(machine, "upgrade, disk full", DISK_FULL, "", (9, 0))?;
     machine.shell("rm -f /var/ballast*")?;
-    act(machine, "upgrade, ESP full", ESP_FULL, "rm -f /run/esp/ballast; selkie upgrade", (9, 0))?;
+    machine.shell(FILL_ESP)?;
+    act(machine, "upgrade, ESP full", ESP_FULL, "", (9, 0))?;
     let status = Status::of(machine)?;
     same("the root that runs", status.booted()?, v1)?;
     Ok(acts)
 }
 
 /// Fills the disk while an upgrade fetches; that must end it, with the exit code that says so.
-const DISK_FULL: &str = "
-    selkie upgrade --progress none & pid=$!
+const DISK_FULL: &str = r#"
+    selkie upgrade --progress json > /run/progress 2> /run/errors & pid=$!
+    until grep -qs '"unit":"bytes"' /run/progress /run/errors || ! kill -0 $pid 2> /dev/null; do sleep 0.2; done
     n=0
     while kill -0 $pid 2> /dev/null; do
         n=$((n + 1))
-        fallocate -l 64M /var/ballast-$n 2> /dev/null || fallocate -l 1M /var/ballast-small-$n 2> /dev/null || sleep 0.3
+        fallocate -l 64M /var/ballast-$n 2> /dev/null || fallocate -l 1M /var/ballast-$n-small 2> /dev/null || sleep 0.3
     done
     code=0; wait $pid || code=$?
-    test $code = 8";
+    test $code = 8 || { cat /run/errors >&2; exit 1; }"#;
 
-/// Leaves no room for another kernel on the ESP; that must end an upgrade before anything is written there.
-const ESP_FULL: &str = "
-    mkdir -p /run/esp
-    mount -t vfat /dev/disk/by-partlabel/ESP /run/esp
-    dd if=/dev/zero of=/run/esp/ballast bs=1M status=none || true
-    truncate -s -4M /run/esp/ballast
-    sync
-    code=0; selkie upgrade || code=$?
-    rm /run/esp/ballast
-    umount /run/esp
-    test $code = 8";
+/// Leaves no room for another kernel on the ESP.
+const FILL_ESP: &str = "
+    mkdir -p /run/full-esp
+    mount -t vfat /dev/disk/by-partlabel/ESP /run/full-esp
+    dd if=/dev/zero of=/run/full-esp/ballast bs=1M status=none 2> /dev/null || true
+    truncate -s -4M /run/full-esp/ballast
+    sync";
+
+/// An upgrade that the ESP has no room for; it must end before anything is written there.
+const ESP_FULL: &str = "code=0; selkie upgrade || code=$?; test $code = 8";
 
 /// Makes durable what was written until now; the place in the log.
 fn mark(machine: &mut Machine) -> Result<usize> {
