@@ -4,6 +4,7 @@ mod automatic;
 mod bad_release;
 mod interrupted_pull;
 mod lifecycle;
+mod power_cuts;
 mod sealed;
 mod tampered;
 
@@ -45,6 +46,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "bad-release", run: bad_release::run },
     Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "power-cuts", run: power_cuts::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
@@ -74,10 +76,10 @@ mod tests {
 
     #[test]
     fn scenarios_are_chosen_by_name() {
-        let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release", "automatic"]);
-        assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
+        let names = |selected: &[Scenario]| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+        assert_eq!(names(&select(&[]).unwrap()), names(ALL));
+        assert_eq!(names(&select(&["sealed".to_owned(), "lifecycle".to_owned()]).unwrap()), ["sealed", "lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release, automatic");
+        assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(ALL).join(", ")));
     }
 }
