@@ -35,7 +35,7 @@ pub enum ProgressStyle {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Output {
     /// Print the result as one JSON document.
     #[arg(long, global = true)]
@@ -50,6 +50,15 @@ impl Output {
     pub fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(result).context("printing the result")? } else { human(result) };
         write(&mut std::io::stdout(), &text)
+    }
+
+    /// Tells something beside the result, as the library's notes are told.
+    pub fn note(&self, message: &str) {
+        match self.progress {
+            ProgressStyle::None => {}
+            ProgressStyle::Json => eprintln!("{}", json!({"event": "note", "message": message})),
+            ProgressStyle::Auto | ProgressStyle::Plain => eprintln!("note: {message}"),
+        }
     }
 
     /// Prints an error and chooses the exit code.

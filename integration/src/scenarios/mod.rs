@@ -1,8 +1,10 @@
 //! The scenarios in virtual machines. They share one build of the images, one registry and one disk image.
 
 mod bad_release;
+mod generations;
 mod interrupted_pull;
 mod lifecycle;
+mod odd_conditions;
 mod sealed;
 mod tampered;
 
@@ -29,6 +31,11 @@ pub(crate) struct Bench<'lab> {
 /// The repository and tag that machines follow. Each scenario begins with v1 there.
 pub(crate) const TAG: &str = "os:stable";
 
+/// Mounts a guest's ESP at `/run/lab-esp`, beside whoever else has it mounted, as a part of a script.
+pub(crate) const MOUNT_ESP: &str = r#"esp=$(lsblk -rno PATH,PARTTYPE | awk '$2 == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" { print $1 }')
+mkdir -p /run/lab-esp
+mount -t vfat "$esp" /run/lab-esp"#;
+
 /// A scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -43,6 +50,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "tampered", run: tampered::run },
     Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "bad-release", run: bad_release::run },
+    Scenario { name: "generations", run: generations::run },
+    Scenario { name: "odd-conditions", run: odd_conditions::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
@@ -73,9 +82,15 @@ mod tests {
     #[test]
     fn scenarios_are_chosen_by_name() {
         let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release"]);
+        assert_eq!(
+            names(select(&[]).unwrap()),
+            ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release", "generations", "odd-conditions"]
+        );
         assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release");
+        assert_eq!(
+            error,
+            "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release, generations, odd-conditions"
+        );
     }
 }

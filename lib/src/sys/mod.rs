@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod dir;
 pub mod efi;
+pub mod interrupt;
 pub mod lock;
 pub mod mount;
 pub mod process;
