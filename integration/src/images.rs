@@ -77,7 +77,7 @@ impl<'lab> Images<'lab> {
             tell.say(format!("{OWN_BASE} is there already"));
             return Ok(OWN_BASE.to_owned());
         }
-        tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another)");
+        tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another); that takes a minute or two, once");
         let tarball = self.lab.dir.join("debian-base.tar");
         mmdebstrap(&tarball).by_root().log(&self.lab.log("mmdebstrap"))?;
         self.import(&tarball, OWN_BASE)?;
