@@ -59,6 +59,9 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         outcome.unwrap_or_else(|error| tally.count(Err(error)));
     }
     story.table();
+    if tally.cut_points > 0 {
+        story::line(&format!("\nverbs that write were stopped at {} points", tally.cut_points));
+    }
     story::line(&format!("\n{} passed, {} failed", tally.passed, tally.failed));
     if tally.failed > 0 {
         bail!("testing selkie: {} failed", tally.failed);
@@ -66,11 +69,12 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     Ok(())
 }
 
-/// How many checks passed and failed.
+/// How many checks passed and failed, and at how many points crash tests stopped a verb.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
+    cut_points: u64,
 }
 
 impl Tally {
@@ -85,8 +89,13 @@ impl Tally {
         }
     }
 
-    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`.
+    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`, or `cut points: 12 (upgrade)`,
+    /// which a crash test may say in the middle of a line of the test harness.
     fn read(&mut self, line: &str) {
+        if let Some((_, points)) = line.split_once("cut points: ") {
+            let end = points.find(|c: char| !c.is_ascii_digit()).unwrap_or(points.len());
+            self.cut_points += points[..end].parse::<u64>().unwrap_or(0);
+        }
         let Some(counts) = line.strip_prefix("test result: ") else { return };
         let number = |word: &str| {
             let before = counts.split(word).next()?.trim_end();
@@ -255,7 +264,10 @@ mod tests {
         tally.read("running 12 tests");
         tally.read("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.10s");
         tally.read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s");
-        assert_eq!(tally, Tally { passed: 13, failed: 2 });
+        tally.read("cut points: 12 (upgrade)");
+        tally.read("test rollback_survives_a_stop_after_every_step ... cut points: 3 (rollback)");
+        tally.read("the cut points: none");
+        assert_eq!(tally, Tally { passed: 13, failed: 2, cut_points: 15 });
     }
 
     #[test]
@@ -267,8 +279,11 @@ mod tests {
             let child = argv.command().stdout(File::create(&log).unwrap()).spawn().unwrap();
             outcome(child, &log, &argv)
         };
-        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0 });
-        assert_eq!(run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(), Tally { passed: 3, failed: 1 });
+        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0, cut_points: 0 });
+        assert_eq!(
+            run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(),
+            Tally { passed: 3, failed: 1, cut_points: 0 }
+        );
         assert!(run("echo error: no such crate; exit 101").unwrap_err().to_string().contains("exit status: 101"));
     }
 }
