@@ -68,10 +68,12 @@ fn limit(text: &str) -> Result<Duration, DurationError> {
 fn human(report: &Report) -> String {
     let mut text: String = report.checks.iter().map(line).collect();
     let count = |bad: &dyn Fn(&Finding) -> bool| report.checks.iter().filter(|check| bad(check)).count();
-    let (required, bad) = (count(&|check| check.kind == Kind::Required), count(&Finding::is_bad));
+    let ran = count(&|check| check.kind == Kind::Required && check.outcome != Outcome::Skipped);
+    let (skipped, bad) = (count(&|check| check.outcome == Outcome::Skipped), count(&Finding::is_bad));
+    let beside = if skipped == 0 { String::new() } else { format!("; skipped, and so not counted: {skipped}") };
     text += &match report.verdict {
-        Verdict::Good => format!("This machine is well (required checks: {required}).\n"),
-        Verdict::Bad => format!("This machine is not well: {bad} of {required} required checks failed.\n"),
+        Verdict::Good => format!("This machine is well (required checks: {ran}{beside}).\n"),
+        Verdict::Bad => format!("This machine is not well: {bad} of {ran} required checks failed{beside}.\n"),
     };
     text.extend(report.consequence.as_ref().and_then(consequence));
     text.extend(report.problems.iter().map(|problem| format!("Problem: {problem}\n")));

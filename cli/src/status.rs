@@ -8,7 +8,7 @@ use selkie::ops::auto_update::Automatic;
 use selkie::ops::host::{Access, Host};
 use selkie::ops::status::{self, Deployment, Status};
 
-use crate::output::{Answer, Output, table};
+use crate::output::{Answer, Output, local, table};
 
 /// Show what runs, what boots next, and where one can go back to.
 #[derive(Debug, Args)]
@@ -80,7 +80,7 @@ fn automatic(automatic: &Automatic) -> String {
 
 /// How a root failed, in indented lines.
 pub fn failure(failed: &FailedBoot) -> String {
-    let when = failed.at.as_deref().map(|at| format!(" ({at})")).unwrap_or_default();
+    let when = failed.at.as_deref().map(|at| format!(" ({})", local(at))).unwrap_or_default();
     match failed.cause {
         Cause::DidNotComeUp => format!("  did not come up: no health result{when}\n"),
         Cause::ChecksFailed => {
@@ -101,7 +101,7 @@ fn section(role: &str, deployment: &Deployment) -> String {
         ("  Number", if deployment.pinned { format!("{number} (pinned)") } else { number }),
         ("  Image", deployment.image.clone().unwrap_or_else(unknown)),
         ("  Version", deployment.os_version.clone().unwrap_or_else(unknown)),
-        ("  Staged", deployment.date.clone().unwrap_or_else(unknown)),
+        ("  Staged", deployment.date.as_deref().map_or_else(unknown, local)),
         ("  Manifest", deployment.manifest_digest.clone().unwrap_or_else(unknown)),
         ("  Root", deployment.id.to_string()),
         ("  fs-verity", verity),

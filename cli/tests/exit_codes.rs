@@ -143,6 +143,9 @@ fn health_by_hand_answers_by_its_exit_code_and_needs_no_host() {
     for words in ["ok ", "20-bad: exit code 3 (", "    no database\n", "This machine is not well: 1 of 2 required checks failed."] {
         assert!(human.contains(words), "{human}");
     }
+    std::fs::write(folder.join("30-notes"), "not a program").unwrap();
+    let human = String::from_utf8(selkie(&args).stdout).unwrap();
+    assert!(human.contains("This machine is not well: 1 of 2 required checks failed; skipped, and so not counted: 1.\n"), "{human}");
     let output = selkie(&[&args[..], &["--json"]].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((code(&output), &json["verdict"], &json["consequence"]), (Some(1), &"bad".into(), &serde_json::Value::Null));

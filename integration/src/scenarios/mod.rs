@@ -2,9 +2,11 @@
 
 mod automatic;
 mod bad_release;
+mod generations;
 mod interrupted_pull;
 mod lifecycle;
 mod power_cuts;
+mod odd_conditions;
 mod sealed;
 mod tampered;
 
@@ -31,6 +33,11 @@ pub(crate) struct Bench<'lab> {
 /// The repository and tag that machines follow. Each scenario begins with v1 there.
 pub(crate) const TAG: &str = "os:stable";
 
+/// Mounts a guest's ESP at `/run/lab-esp`, beside whoever else has it mounted, as a part of a script.
+pub(crate) const MOUNT_ESP: &str = r#"esp=$(lsblk -rno PATH,PARTTYPE | awk '$2 == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" { print $1 }')
+mkdir -p /run/lab-esp
+mount -t vfat "$esp" /run/lab-esp"#;
+
 /// A scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -47,6 +54,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "bad-release", run: bad_release::run },
     Scenario { name: "automatic", run: automatic::run },
     Scenario { name: "power-cuts", run: power_cuts::run },
+    Scenario { name: "generations", run: generations::run },
+    Scenario { name: "odd-conditions", run: odd_conditions::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.

@@ -21,6 +21,7 @@ use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::Store;
+use crate::sys::interrupt;
 use crate::system::System;
 
 /// How far to go.
@@ -216,6 +217,7 @@ impl Fetch<'_> {
         self.make_room(&store, until)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
+        interrupt::last_call()?;
         if until == Until::Download {
             store.tag(&pulled.stored_manifest, DOWNLOADED)?;
             self.host.sync()?;

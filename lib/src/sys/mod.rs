@@ -4,6 +4,7 @@ pub mod clock;
 pub mod dir;
 pub mod efi;
 pub mod in_root;
+pub mod interrupt;
 pub mod lock;
 pub mod mount;
 pub mod process;
