@@ -5,6 +5,7 @@ pub mod boot_once;
 pub mod digest;
 pub mod disk;
 mod firmware;
+pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;
