@@ -8,6 +8,7 @@
 pub mod calendar;
 pub mod cmdline;
 pub mod error;
+pub mod finding;
 pub mod image_id;
 pub mod kargs;
 pub mod origin;

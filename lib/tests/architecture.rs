@@ -10,6 +10,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("calendar", &[]),
     ("cmdline", &["image_id"]),
     ("error", &[]),
+    ("finding", &[]),
     ("image_id", &[]),
     ("kargs", &["cmdline"]),
     ("origin", &["image_id", "record"]),
@@ -21,12 +22,12 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The edge.
     ("sys", &["error", "image_id"]),
     // Owners: each owns one place, and they never use each other.
-    ("boot", &["cmdline", "error", "image_id", "progress", "sys", "uki"]),
+    ("boot", &["cmdline", "error", "finding", "image_id", "progress", "sys", "uki"]),
     ("deploy", &["error", "image_id", "origin", "progress", "record", "sys"]),
     ("disk", &["calendar", "error", "image_id", "progress", "sys"]),
     ("image", &["calendar", "error", "progress", "reference", "sys"]),
     ("signing", &["error", "sys", "uki"]),
-    ("store", &["cmdline", "error", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
+    ("store", &["cmdline", "error", "finding", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
     // The machine as it is.
     ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin", "record"]),
@@ -40,6 +41,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "deploy",
             "disk",
             "error",
+            "finding",
             "image",
             "image_id",
             "kargs",

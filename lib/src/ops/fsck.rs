@@ -8,17 +8,19 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use crate::finding;
 use crate::image::SourceOptions;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 
-mod finding;
 mod machine;
 mod plan;
+mod report;
 mod repository;
 mod target;
 
-pub use finding::{Checked, Damage, Fetched, Finding, Kind, Means, Outcome, Remedy, Report, Verdict};
+pub use crate::finding::{Damage, Finding, Kind, Outcome, Remedy};
+pub use report::{Checked, Fetched, Means, Report, Verdict};
 pub use target::Target;
 
 /// What to do.

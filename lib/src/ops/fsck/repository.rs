@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::finding::{Checked, Fetched, Finding};
+use super::report::{Checked, Fetched};
 use super::target::Target;
 use super::{Key, Options};
+use crate::finding::Finding;
 use crate::progress::Progress;
 use crate::store::Store;
 
