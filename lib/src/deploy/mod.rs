@@ -10,6 +10,7 @@
 //! state/os/default/var                    /var, shared by all deployments
 //! ```
 
+pub mod check;
 pub mod etc;
 mod failed;
 mod pin;
@@ -36,7 +37,8 @@ pub const VAR: &str = "state/os/default/var";
 
 /// All state, seen from the physical root.
 const STATE: &str = "state";
-const ORIGIN: &str = "origin.json";
+/// The file in a deployment that says where it came from.
+pub const ORIGIN: &str = "origin.json";
 
 /// All deployments of a machine.
 #[derive(Debug)]

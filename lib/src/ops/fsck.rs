@@ -82,7 +82,7 @@ fn repair(target: &Target, look: &mut Look, options: &Options, progress: &Arc<dy
     let mut reasons = work.apply(&plan.repository)?;
     if let Some(store) = work.store() {
         for finding in plan.machine {
-            if let Err(error) = machine::repair(target, store, finding, progress.as_ref()) {
+            if let Err(error) = machine::repair(target, store, finding, options, progress.as_ref()) {
                 reasons.insert(key(finding), format!("{error:#}"));
             }
         }
