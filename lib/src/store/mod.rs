@@ -20,6 +20,7 @@ mod changeset;
 mod commit;
 mod directory;
 mod fitness;
+pub mod fsck;
 mod garbage;
 mod layers;
 mod layers_tree;
