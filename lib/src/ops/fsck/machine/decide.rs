@@ -25,8 +25,6 @@ pub(super) enum Action {
     MakeUpper { id: ImageId },
     /// Ask the first boot to carry /etc.
     RequestEtc { id: ImageId, from: ImageId },
-    /// Tag the image of a deployment.
-    Tag { id: ImageId, manifest: String },
     /// Remove temporaries of the state directory.
     SweepState,
     /// Write a kernel, an initramfs or a unified kernel image again, as the image of a root has it.

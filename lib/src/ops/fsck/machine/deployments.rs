@@ -73,6 +73,7 @@ fn image(facts: &Facts, deployment: &Look) -> Option<Decided> {
     let id = &deployment.id;
     let image = facts.image(id)?;
     let name = format!("{id}/image");
+    // That it has no tag is told with the repository.
     if !image.there && image.tagged {
         let message = format!("the image of deployment {} is not in the repository (expected it there)", id.short());
         return Some(follows(Kind::Deployment, name, Damage::Incomplete, message));
@@ -86,10 +87,7 @@ fn image(facts: &Facts, deployment: &Look) -> Option<Decided> {
         );
         return Some(told(Kind::Deployment, name, Damage::Incomplete, message));
     }
-    let stored = image.stored.as_ref().filter(|_| !image.tagged)?;
-    let message = format!("the image of deployment {} has no tag: garbage collection could take it (expected a tag)", id.short());
-    let action = Action::Tag { id: id.clone(), manifest: stored.manifest_digest.clone() };
-    Some(mended(Kind::Deployment, format!("{id}/tag"), Damage::Missing, message, action))
+    None
 }
 
 fn origin(facts: &Facts, deployment: &Look) -> Option<Decided> {

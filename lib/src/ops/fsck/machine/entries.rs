@@ -23,6 +23,10 @@ fn one(facts: &Facts, place: &Inspection, look: &EntryLook) -> Option<Decided> {
     if place.superseded.contains(&look.file) {
         return superseded(place, look);
     }
+    if let Some(proven) = twin(place, look) {
+        let message = format!("boot entry {} is {proven} once more, with a counter (expected one of them)", look.file);
+        return Some(mended(Kind::Entry, &look.file, Damage::Leftover, message, Action::RemoveEntry { file: look.file.clone() }));
+    }
     match &look.reading {
         Reading::Garbage { reason, starts } => Some(garbage(facts, look, reason, *starts)),
         Reading::Dead => dead(facts, look),
@@ -41,6 +45,13 @@ fn superseded(place: &Inspection, look: &EntryLook) -> Option<Decided> {
         return Some(told(Kind::Entry, &look.file, Damage::Leftover, format!("{message}; it stays until that one can boot")));
     }
     Some(mended(Kind::Entry, &look.file, Damage::Leftover, message, Action::RemoveEntry { file: look.file.clone() }))
+}
+
+/// The same entry as `look`, without its counter: a file system that was cut has kept both names of one.
+fn twin<'p>(place: &'p Inspection, look: &EntryLook) -> Option<&'p str> {
+    let counted = look.live().filter(|live| live.tries.is_some())?;
+    let is_twin = |other: &BootEntry| other.image == counted.image && other.serial == counted.serial && other.tries.is_none();
+    place.entries.iter().find(|other| other.live().is_some_and(is_twin)).map(|other| other.file.as_str())
 }
 
 /// It says nothing; its name says which root and which place it was for.

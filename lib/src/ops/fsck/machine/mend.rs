@@ -36,7 +36,6 @@ impl Mend<'_> {
             Action::WriteOrigin { id } => self.write_origin(id),
             Action::MakeUpper { id } => self.make_upper(id),
             Action::RequestEtc { id, from } => self.request_etc(&self.deployment(id)?, from),
-            Action::Tag { id, manifest } => self.tag(id, manifest),
             Action::SweepState => {
                 self.target.deployments()?.sweep_all()?;
                 self.progress.step("sweep state");
