@@ -184,7 +184,11 @@ fn look_at(volume: &Volume, label: &str, inspection: &mut Inspection) -> Result<
         }
         if name.ends_with(ADDONS) {
             let below = format!("{FILES}/{name}");
-            let left = names(volume, &below)?.into_iter().filter(|name| name.as_encoded_bytes().starts_with(dir::TEMPORARY.as_bytes()));
+            // One that is no directory is found with its image.
+            let left = names(volume, &below)
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|name| name.as_encoded_bytes().starts_with(dir::TEMPORARY.as_bytes()));
             inspection.leftovers.extend(left.map(|name| format!("{label}{below}/{}", name.display())));
         }
     }

@@ -50,6 +50,8 @@ pub(super) struct Standing {
     pub(super) serial: u64,
     /// Boot counting.
     pub(super) tries: Option<Tries>,
+    /// The entry file that is no more once this one is there. Mostly they have the same name.
+    pub(super) instead_of: Option<String>,
 }
 
 /// Everything that is wrong, what others need first.

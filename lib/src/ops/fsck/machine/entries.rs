@@ -57,6 +57,11 @@ fn twin<'p>(place: &'p Inspection, look: &EntryLook) -> Option<&'p str> {
 /// It says nothing; its name says which root and which place it was for.
 fn garbage(facts: &Facts, look: &EntryLook, reason: &str, starts: bool) -> Decided {
     let message = format!("reading boot entry {}: {reason}", look.file);
+    let stands_for = |live: &BootEntry, name: &EntryName| live.serial == name.serial && live.image.short() == name.short;
+    if look.name.as_ref().is_some_and(|name| facts.live().any(|live| stands_for(live, name))) {
+        let message = format!("{message}; there is another in its place");
+        return mended(Kind::Entry, &look.file, Damage::Unreadable, message, Action::RemoveEntry { file: look.file.clone() });
+    }
     if let Some(standing) = by_name(facts, look) {
         return mended(Kind::Entry, &look.file, Damage::Unreadable, message, Action::RestoreEntry(standing));
     }
@@ -104,7 +109,7 @@ fn of_root(facts: &Facts, place: &Inspection, look: &EntryLook, live: &BootEntry
         None if without_initrd => format!("boot entry {file} has no initramfs (expected one, as its root cannot be mounted without)"),
         None => return None,
     };
-    let standing = Standing { root: root.clone(), serial: live.serial, tries: look.tries };
+    let standing = Standing { root: root.clone(), serial: live.serial, tries: look.tries, instead_of: Some(look.file.clone()) };
     if image.stored.is_some() && takes_the_place_of(look, &standing) {
         return Some(mended(Kind::Entry, file, Damage::Changed, message, Action::RestoreEntry(standing)));
     }
@@ -142,7 +147,7 @@ fn by_name(facts: &Facts, look: &EntryLook) -> Option<Standing> {
     } else {
         look.tries
     };
-    Some(Standing { root: root.clone(), serial: name.serial, tries })
+    Some(Standing { root: root.clone(), serial: name.serial, tries, instead_of: Some(look.file.clone()) })
 }
 
 /// Whether the entry that is made has the same file name: only then does it replace the other in one step.

@@ -52,14 +52,14 @@ impl Mend<'_> {
 
     fn make_deployment(&self, id: &ImageId, etc_from: Option<&ImageId>) -> Result<()> {
         let stored = self.stored(id)?;
-        // Which deployment it is made under says that a request must follow, should this be stopped before that is written.
         let origin = Origin { made_under: etc_from.cloned(), ..self.origin(id, &stored)? };
         self.tag(id, &stored.manifest_digest)?;
-        let deployment = self.target.deployments()?.create(id, &origin)?;
+        let deployments = self.target.deployments()?;
+        match etc_from {
+            Some(from) => deployments.create_asking(id, &origin, from)?,
+            None => deployments.create(id, &origin)?,
+        };
         self.progress.step("create deployment");
-        if let Some(from) = etc_from {
-            self.request_etc(&deployment, from)?;
-        }
         self.progress.note(format!("deployment {} was made again: the local changes of /etc that were made in it are lost", id.short()));
         self.sync()
     }
@@ -124,8 +124,11 @@ impl Mend<'_> {
         }
         self.sync()?;
         let staged = self.target.boot()?.place().stage(&request, &bootable.boot_files()?, self.progress).with_context(making)?;
-        staged.publish(self.progress)?;
-        Ok(())
+        let live = staged.publish(self.progress)?;
+        match &standing.instead_of {
+            Some(file) if *file != live.file => self.target.boot()?.place().remove_entry(file, self.progress),
+            _ => Ok(()),
+        }
     }
 
     fn forget_once(&self) -> Result<()> {

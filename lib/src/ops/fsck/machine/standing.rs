@@ -27,7 +27,7 @@ pub(super) fn of(facts: &Facts, root: &ImageId) -> Standing {
         },
         None => number.unwrap_or_else(|| below(first(facts, root).map_or(1, |entry| entry.serial))),
     };
-    Standing { root: root.clone(), serial, tries: tries(facts, root, serial) }
+    Standing { root: root.clone(), serial, tries: tries(facts, root, serial), instead_of: None }
 }
 
 /// The counter of a root: given up where it failed; none where it runs, or has run and does not boot next; else it is counted, because whether it
