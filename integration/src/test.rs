@@ -279,8 +279,11 @@ mod tests {
             let child = argv.command().stdout(File::create(&log).unwrap()).spawn().unwrap();
             outcome(child, &log, &argv)
         };
-        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0 });
-        assert_eq!(run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(), Tally { passed: 3, failed: 1 });
+        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0, cut_points: 0 });
+        assert_eq!(
+            run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(),
+            Tally { passed: 3, failed: 1, cut_points: 0 }
+        );
         assert!(run("echo error: no such crate; exit 101").unwrap_err().to_string().contains("exit status: 101"));
     }
 }

@@ -63,7 +63,9 @@ impl Target {
             Some(path) => Ok(open(path)?),
             None => find_esp(&root, sysroot)?,
         };
-        Ok(Self(Inner::Outside(Outside { sysroot: root, deployments, boot: esp.map(|esp| Boot::new(Place::new("", esp), Vec::new())) })))
+        // Which partition it is, nobody knows from here, and nothing is decided by it.
+        let boot = esp.map(|esp| Boot::new(Place::new("", esp), Vec::new()));
+        Ok(Self(Inner::Outside(Outside { sysroot: root, deployments, boot })))
     }
 
     /// The physical root.
@@ -94,11 +96,11 @@ impl Target {
         }
     }
 
-    /// The places that it boots from.
+    /// The places that the machine boots from.
     ///
     /// # Errors
     ///
-    /// Why they are out of reach.
+    /// Why the one that booted is out of reach.
     pub fn boot(&self) -> Result<&Boot> {
         match &self.0 {
             Inner::Running(host) => host.boot(),
