@@ -1,7 +1,7 @@
 //! Puts back what a check found damaged. Everything is first made in a scratch repository by the code that made it in the first place;
 //! only what is wanted, and has the digest of its name, then takes its place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub struct Restore {
     scratch: Scratch,
     /// The sizes of the damaged objects, as far as an image says them.
     sizes: HashMap<ObjectId, u64>,
-    good: std::collections::HashSet<ObjectId>,
+    good: HashSet<ObjectId>,
 }
 
 /// What came back of a layer.
@@ -168,7 +168,7 @@ fn take_image<H: FsVerityHashValue>(
     let manifest_digest = sha256_content_digest(manifest);
     let manifest_stream = commit::write_manifest(scratch, manifest, &manifest_digest, (&config_digest, &config_stream), &layers)?;
     let there = links(real, "images")?;
-    for id in [&image, &boot_image] {
+    for id in HashSet::from([&image, &boot_image]) {
         let named = there.get(&id.to_hex()).is_some_and(|link| link.as_ref().is_ok_and(|target| target == id));
         if !named || !is_good(ObjectId::of(id)) {
             place(real, id, contents::open(scratch, id)?)?;
