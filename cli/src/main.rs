@@ -1,6 +1,7 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
 mod boot_once;
+mod diff;
 mod digest;
 mod disk;
 mod fsck;
@@ -43,6 +44,7 @@ struct Arguments {
 enum Verb {
     Status(status::Arguments),
     List(list::Arguments),
+    Diff(diff::Arguments),
     Upgrade(upgrade::Arguments),
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
@@ -68,6 +70,7 @@ fn main() -> ExitCode {
     let answer = match &arguments.verb {
         Verb::Status(verb) => status::run(verb, output),
         Verb::List(verb) => list::run(verb, output),
+        Verb::Diff(verb) => diff::run(verb, output),
         Verb::Upgrade(verb) => upgrade::run(verb, output),
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),

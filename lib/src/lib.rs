@@ -13,7 +13,9 @@ pub mod image_id;
 pub mod kargs;
 pub mod origin;
 pub mod os_release;
+pub mod packages;
 pub mod progress;
+pub mod record;
 pub mod reference;
 pub mod uki;
 

@@ -13,23 +13,25 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("finding", &[]),
     ("image_id", &[]),
     ("kargs", &["cmdline"]),
-    ("origin", &["image_id"]),
+    ("origin", &["image_id", "record"]),
     ("os_release", &[]),
+    ("packages", &[]),
     ("progress", &[]),
+    ("record", &[]),
     ("reference", &["error"]),
     ("uki", &["cmdline", "os_release"]),
     // The edge.
     ("sys", &["error", "image_id"]),
     // Owners: each owns one place, and they never use each other.
     ("boot", &["cmdline", "error", "finding", "image_id", "progress", "sys", "uki"]),
-    ("deploy", &["error", "image_id", "origin", "progress", "sys"]),
+    ("deploy", &["error", "image_id", "origin", "progress", "record", "sys"]),
     ("disk", &["calendar", "error", "image_id", "progress", "sys"]),
     ("image", &["calendar", "error", "progress", "reference", "sys"]),
     ("signing", &["error", "sys", "uki"]),
     ("store", &["cmdline", "error", "finding", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
     // The machine as it is.
     ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
-    ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin"]),
+    ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin", "record"]),
     // The verbs: owners meet here and nowhere else.
     (
         "ops",
@@ -47,7 +49,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "lint",
             "origin",
             "os_release",
+            "packages",
             "progress",
+            "record",
             "reference",
             "signing",
             "store",

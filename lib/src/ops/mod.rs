@@ -2,6 +2,7 @@
 
 mod arguments;
 pub mod boot_once;
+pub mod diff;
 pub mod digest;
 pub mod disk;
 mod firmware;

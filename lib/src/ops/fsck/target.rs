@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::boot::Esp;
+use crate::boot::{Boot, Place};
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -33,7 +33,7 @@ enum Inner {
 struct Outside {
     sysroot: OwnedFd,
     deployments: Result<Deployments, Failure>,
-    esp: Result<Esp, Failure>,
+    boot: Result<Boot, Failure>,
 }
 
 impl Target {
@@ -63,7 +63,9 @@ impl Target {
             Some(path) => Ok(open(path)?),
             None => find_esp(&root, sysroot)?,
         };
-        Ok(Self(Inner::Outside(Outside { sysroot: root, deployments, esp: esp.map(Esp::new) })))
+        // Which partition it is, nobody knows from here, and nothing is decided by it.
+        let boot = esp.map(|esp| Boot::new(Place::new("", esp), Vec::new()));
+        Ok(Self(Inner::Outside(Outside { sysroot: root, deployments, boot })))
     }
 
     /// The physical root.
@@ -94,15 +96,15 @@ impl Target {
         }
     }
 
-    /// The EFI system partition.
+    /// The places that the machine boots from.
     ///
     /// # Errors
     ///
-    /// Why it is out of reach.
-    pub fn esp(&self) -> Result<&Esp> {
+    /// Why the one that booted is out of reach.
+    pub fn boot(&self) -> Result<&Boot> {
         match &self.0 {
-            Inner::Running(host) => host.esp(),
-            Inner::Outside(outside) => outside.esp.as_ref().map_err(|failure| failure.clone().into()),
+            Inner::Running(host) => host.boot(),
+            Inner::Outside(outside) => outside.boot.as_ref().map_err(|failure| failure.clone().into()),
         }
     }
 
