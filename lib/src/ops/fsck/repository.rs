@@ -33,7 +33,7 @@ pub(super) struct Look {
 
 /// Refuses where a repair would do damage: the file system or the kernel cannot do what the repository needs.
 pub(super) fn require_repairable(target: &Target) -> Result<()> {
-    let entries = target.esp().and_then(|esp| esp.entries()).unwrap_or_default();
+    let entries = target.boot().and_then(|boot| boot.place().entries()).unwrap_or_default();
     fsck::require_repairable(target.sysroot(), entries.iter().any(|entry| entry.verity_required))
 }
 

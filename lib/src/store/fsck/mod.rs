@@ -23,7 +23,8 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
-pub use restore::{LayerRestored, Restore};
+pub use place::ObjectWriter;
+pub use restore::{DamagedFile, LayerRestored, Restore};
 
 use self::graph::Graph;
 use super::objects::ObjectId;

@@ -2,7 +2,7 @@
 //! only what is wanted, and has the digest of its name, then takes its place.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,12 +11,13 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::generic_tree::LeafContent;
 use composefs::repository::Repository;
 use composefs::tree::RegularFile;
-use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, sha256_content_digest, write_config_raw};
+use composefs_oci::tar::{TarItem, get_entry};
+use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, LAYER_CONTENT_TYPE, sha256_content_digest, write_config_raw};
 use tokio::io::AsyncRead;
 
 use super::contents::{self, CONFIG, LAYER, MANIFEST};
 use super::links::links;
-use super::place::{link, place};
+use super::place::{ObjectWriter, Placing, link, place};
 use super::stream::Stream;
 use super::{Inspection, LayerWants};
 use crate::progress::Progress;
@@ -34,6 +35,17 @@ pub struct Restore {
     /// The sizes of the damaged objects, as far as an image says them.
     sizes: HashMap<ObjectId, u64>,
     good: HashSet<ObjectId>,
+}
+
+/// A damaged file of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// The object with its content.
+    pub object: ObjectId,
+    /// Its path in the archive.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// What came back of a layer.
@@ -88,16 +100,22 @@ impl Restore {
             .with_context(|| format!("restoring layer {diff_id}"))
     }
 
-    /// Puts back one object from its bytes, wherever they come from: they are compared with its name.
-    pub fn object(&self, id: &ObjectId, bytes: impl std::io::Read, progress: &dyn Progress) -> Result<()> {
-        with_repository!(self.store, repository => place(repository, &hash(id.hex())?, bytes))?;
-        progress.step("restore object");
-        Ok(())
+    /// The damaged files of a layer whose stream is well: each with its path in the archive and its size. Nothing where the stream is not.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be read.
+    pub fn files(&self, diff_id: &str, wants: &LayerWants) -> Result<Vec<DamagedFile>> {
+        if wants.stream {
+            return Ok(Vec::new());
+        }
+        with_repository!(self.store, repository => files(repository, diff_id, wants))
+            .with_context(|| format!("reading the stream of layer {diff_id}"))
     }
 
-    /// The size of a damaged object, where an image says it.
-    pub fn size(&self, id: &ObjectId) -> Option<u64> {
-        self.sizes.get(id).copied()
+    /// Begins to put back an object.
+    pub fn begin(&self, object: &ObjectId) -> Result<Box<dyn ObjectWriter>> {
+        Ok(with_repository!(self.store, repository => Box::new(Placing::begin(repository, &hash(object.hex())?)?) as Box<dyn ObjectWriter>))
     }
 
     /// Makes the images, the configuration and the manifest of an image again, whose layers are all well, and puts back those that are not.
@@ -111,6 +129,22 @@ impl Restore {
         with_repository!(self.store, repository => documents(repository, manifest_digest))
             .with_context(|| format!("reading manifest {manifest_digest} in the repository"))
     }
+}
+
+fn files<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &str, wants: &LayerWants) -> Result<Vec<DamagedFile>> {
+    let name = format!("{LAYER}{diff_id}");
+    let mut wanted: BTreeSet<&ObjectId> = wants.objects.iter().collect();
+    let mut files = Vec::new();
+    let mut stream = repository.open_stream(&name, None, Some(LAYER_CONTENT_TYPE))?;
+    while let Some(entry) = get_entry(&mut stream)? {
+        if let TarItem::Leaf(LeafContent::Regular(RegularFile::External(id, size))) = entry.item {
+            let object = ObjectId::of(&id);
+            if wanted.remove(&object) {
+                files.push(DamagedFile { object, path: entry.path, size });
+            }
+        }
+    }
+    Ok(files)
 }
 
 fn take_layer<H: FsVerityHashValue>(
