@@ -2,9 +2,11 @@
 
 mod arguments;
 pub mod boot_once;
+pub mod diff;
 pub mod digest;
 pub mod disk;
 mod firmware;
+pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;

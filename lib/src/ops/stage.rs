@@ -231,7 +231,7 @@ pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest,
 
 /// Writes kernel and entry; when this returns, the request's root boots next.
 fn publish(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
-    let staged = host.esp()?.stage(request, &bootable.boot_files()?, progress);
+    let staged = host.boot()?.place().stage(request, &bootable.boot_files()?, progress);
     let staged = staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?;
     // Whoever activates a root that failed here gives it a new start, with new tries.
     if host.deployments()?.forget_failed(&request.root.id)? {

@@ -296,7 +296,7 @@ impl Fetch<'_> {
 
     /// Lets older roots go where the kernel does not fit beside theirs; whether that is enough, staging finds out.
     fn make_room_on_esp(&self, store: &Store, bootable: &Bootable) -> Result<()> {
-        if self.keep > 0 && self.host.esp()?.check_space_for(&bootable.boot_files()?).is_err() {
+        if self.keep > 0 && self.host.boot()?.place().check_space_for(&bootable.boot_files()?).is_err() {
             self.prune(store, 0)?;
         }
         Ok(())
