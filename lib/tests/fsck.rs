@@ -69,7 +69,7 @@ impl Sick {
     }
 
     /// The layer of the image, as a repair tells that it was fetched.
-    fn layer(&self) -> Fetched {
+    fn layer(&self, reason: &str) -> Fetched {
         let blobs = self.temp.path().join("images/blobs/sha256");
         let manifest = std::fs::read_dir(&blobs).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
         let manifest = manifest.filter_map(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok());
@@ -79,7 +79,8 @@ impl Sick {
             image: self.machine.reference("stable"),
             layer: layer["digest"].as_str().unwrap().to_owned(),
             means: Means::WholeLayer,
-            bytes: layer["size"].as_u64().unwrap(),
+            bytes: layer["size"].as_u64().unwrap() + if reason == NO_TABLE { FOOTER } else { 0 },
+            reason: Some(reason.to_owned()),
         }
     }
 
@@ -139,6 +140,10 @@ fn changed(size: usize, digest: &str) -> String {
 }
 
 const KERNEL: &str = "/usr/lib/modules/6.1/vmlinuz";
+/// Where a table of contents would be announced, which is looked at first.
+const FOOTER: u64 = 72;
+const NO_TABLE: &str = "the layer has no table of contents";
+const STREAM: &str = "its stream is damaged, which only the whole layer gives";
 const NOT_THERE: &str = "it is not there, and is needed";
 
 #[test]
@@ -158,7 +163,7 @@ fn a_flipped_byte_in_an_object() {
     let sick = Sick::new();
     let object = sick.object(KERNEL);
     let (digest, size) = flip(&sick.path(&object));
-    sick.comes_back(&[found(Kind::Object, &object, Damage::Changed, &changed(size, &digest), Remedy::Fetch)], &[sick.layer()]);
+    sick.comes_back(&[found(Kind::Object, &object, Damage::Changed, &changed(size, &digest), Remedy::Fetch)], &[sick.layer(NO_TABLE)]);
 }
 
 #[test]
@@ -166,7 +171,7 @@ fn a_deleted_object() {
     let sick = Sick::new();
     let object = sick.object(KERNEL);
     std::fs::remove_file(sick.path(&object)).unwrap();
-    sick.comes_back(&[found(Kind::Object, &object, Damage::Missing, NOT_THERE, Remedy::Fetch)], &[sick.layer()]);
+    sick.comes_back(&[found(Kind::Object, &object, Damage::Missing, NOT_THERE, Remedy::Fetch)], &[sick.layer(NO_TABLE)]);
 }
 
 #[test]
@@ -205,7 +210,7 @@ fn a_deleted_stream_with_its_object() {
         let (name, object) = sick.stream(kind);
         std::fs::remove_file(sick.repository().join("streams").join(&name)).unwrap();
         std::fs::remove_file(sick.path(&object)).unwrap();
-        let fetched = if kind == "oci-layer-" { vec![sick.layer()] } else { vec![] };
+        let fetched = if kind == "oci-layer-" { vec![sick.layer(STREAM)] } else { vec![] };
         sick.comes_back(&[found(Kind::Stream, &name, Damage::Missing, NOT_THERE, Remedy::Fetch)], &fetched);
     }
 }
@@ -216,7 +221,7 @@ fn a_garbage_stream_and_what_only_it_knew() {
     let (name, object) = sick.stream("oci-layer-");
     std::fs::write(sick.path(&object), b"garbage").unwrap();
     let message = format!("object {object}: {}", changed(7, &digest(b"garbage")));
-    sick.comes_back(&[found(Kind::Stream, &name, Damage::Changed, &message, Remedy::Fetch)], &[sick.layer()]);
+    sick.comes_back(&[found(Kind::Stream, &name, Damage::Changed, &message, Remedy::Fetch)], &[sick.layer(STREAM)]);
 }
 
 #[test]
@@ -232,7 +237,7 @@ fn a_stream_and_an_object_of_it_together() {
             found(Kind::Object, &kernel, Damage::Missing, NOT_THERE, Remedy::Fetch),
             found(Kind::Stream, &name, Damage::Missing, &message, Remedy::Fetch),
         ],
-        &[sick.layer()],
+        &[sick.layer(STREAM)],
     );
 }
 
@@ -358,8 +363,10 @@ fn a_source_that_lies_changes_nothing() {
     let sick = Sick::new();
     let object = sick.object(KERNEL);
     std::fs::remove_file(sick.path(&object)).unwrap();
-    let layer = sick.layer().layer;
-    flip(&sick.temp.path().join("images/blobs/sha256").join(layer.strip_prefix("sha256:").unwrap()));
+    let layer = sick.layer("").layer;
+    let blob = sick.temp.path().join("images/blobs/sha256").join(layer.strip_prefix("sha256:").unwrap());
+    let half = std::fs::read(&blob).unwrap();
+    std::fs::write(&blob, [&half[..200], &vec![0; half.len() - 200]].concat()).unwrap();
     let report = sick.run(true);
     assert!(matches!(&report.findings[..], [Finding { outcome: Outcome::Left { .. }, .. }]), "{report:?}");
     assert_eq!(report.fetched, []);

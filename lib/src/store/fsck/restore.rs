@@ -37,6 +37,16 @@ pub struct Restore {
     good: HashSet<ObjectId>,
 }
 
+/// Puts back single objects.
+pub struct Writer(Store);
+
+impl Writer {
+    /// Begins to put back an object.
+    pub fn begin(&self, object: &ObjectId) -> Result<Box<dyn ObjectWriter>> {
+        Ok(with_repository!(self.0, repository => Box::new(Placing::begin(repository, &hash(object.hex())?)?) as Box<dyn ObjectWriter>))
+    }
+}
+
 /// A damaged file of a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DamagedFile {
@@ -113,9 +123,9 @@ impl Restore {
             .with_context(|| format!("reading the stream of layer {diff_id}"))
     }
 
-    /// Begins to put back an object.
-    pub fn begin(&self, object: &ObjectId) -> Result<Box<dyn ObjectWriter>> {
-        Ok(with_repository!(self.store, repository => Box::new(Placing::begin(repository, &hash(object.hex())?)?) as Box<dyn ObjectWriter>))
+    /// What puts back single objects.
+    pub fn writer(&self) -> Writer {
+        Writer(self.store.clone())
     }
 
     /// Makes the images, the configuration and the manifest of an image again, whose layers are all well, and puts back those that are not.
