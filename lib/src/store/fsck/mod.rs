@@ -24,7 +24,7 @@ use composefs::repository::Repository;
 
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
 pub use place::ObjectWriter;
-pub use restore::{DamagedFile, LayerRestored, Restore, Writer};
+pub use restore::{DamagedFile, Restore, Writer};
 
 use self::graph::Graph;
 use super::objects::ObjectId;

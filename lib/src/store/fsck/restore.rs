@@ -58,15 +58,6 @@ pub struct DamagedFile {
     pub size: u64,
 }
 
-/// What came back of a layer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LayerRestored {
-    /// Objects that took their place.
-    pub objects: BTreeSet<ObjectId>,
-    /// Whether its stream did.
-    pub stream: bool,
-}
-
 /// Runs an expression on both repositories, which are of one algorithm.
 macro_rules! with_both {
     ($restore:expr, $real:ident, $scratch:ident => $body:expr) => {
@@ -102,7 +93,7 @@ impl Restore {
         tar: impl AsyncRead + Unpin + Send,
         wants: &LayerWants,
         progress: &dyn Progress,
-    ) -> Result<LayerRestored> {
+    ) -> Result<()> {
         let sizes: Option<BTreeSet<u64>> = wants.objects.iter().map(|id| self.sizes.get(id).copied()).collect();
         let keep = sizes.map_or(Keep::Names(|_| true), Keep::Sizes);
         self.scratch.measure_layer_with(diff_id, tar, keep, TAIL).await?;
@@ -163,23 +154,20 @@ fn take_layer<H: FsVerityHashValue>(
     diff_id: &str,
     wants: &LayerWants,
     progress: &dyn Progress,
-) -> Result<LayerRestored> {
-    let mut restored = LayerRestored::default();
+) -> Result<()> {
     for object in &wants.objects {
         let id: H = hash(object.hex())?;
         if crate::store::objects::exists(scratch, &id)? {
             place(real, &id, contents::open(scratch, &id)?)?;
             progress.step("restore object");
-            restored.objects.insert(object.clone());
         }
     }
     if wants.stream {
         let name = format!("{LAYER}{diff_id}");
         let id = scratch.has_stream(&name)?.context("looking for the stream that was just made")?;
         put_stream(real, scratch, &name, &id, progress)?;
-        restored.stream = true;
     }
-    Ok(restored)
+    Ok(())
 }
 
 /// The object of a stream first, the name last.
