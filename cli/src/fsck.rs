@@ -100,5 +100,6 @@ fn fetched(fetched: &Fetched) -> String {
         Means::Ranges => "parts",
         Means::WholeLayer => "the whole",
     };
-    format!("fetched {} ({how} of layer {} of {})\n", bytes(fetched.bytes), fetched.layer, fetched.image)
+    let why = fetched.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("fetched {} ({how} of layer {} of {}{why})\n", bytes(fetched.bytes), fetched.layer, fetched.image)
 }

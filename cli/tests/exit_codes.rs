@@ -30,6 +30,8 @@ fn words_that_are_off_are_usage() {
         &["boot-once", "3", "--cancel"],
         &["boot-once", "--cancel", "--apply"],
         &["gc", "--keep", "-1"],
+        &["fsck", "--image", "quay.io/acme/os:stable"],
+        &["fsck", "--esp", "/"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
     ] {
@@ -51,6 +53,8 @@ fn host_verbs_need_a_selkie_host() {
         &["unpin", "3"],
         &["boot-once", "3"],
         &["gc", "--dry-run"],
+        &["fsck"],
+        &["fsck", "--repair"],
         &["switch", "quay.io/acme/os:stable"],
     ] {
         let output = selkie(args);
@@ -143,4 +147,16 @@ fn health_by_hand_answers_by_its_exit_code_and_needs_no_host() {
     assert_eq!((code(&output), &json["verdict"], &json["consequence"]), (Some(1), &"bad".into(), &serde_json::Value::Null));
     let bad = &json["checks"][1];
     assert_eq!((&bad["name"], &bad["kind"], &bad["outcome"]), (&"20-bad".into(), &"required".into(), &"failed".into()), "{json}");
+}
+
+#[test]
+fn fsck_says_in_its_exit_code_what_it_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    std::fs::write(path("file"), "").unwrap();
+    for (sysroot, expected) in [("file", 3), ("nowhere", 3), (".", 10)] {
+        let output = selkie(&["fsck", "--sysroot", &path(sysroot)]);
+        assert_eq!(code(&output), Some(expected), "{sysroot}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
+    }
 }

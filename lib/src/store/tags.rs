@@ -26,7 +26,7 @@ impl Store {
     pub fn tags_named(&self) -> Result<BTreeSet<String>> {
         let Some(refs) = dir::open_optional(self.dir(), REFS).context("opening the tags")? else { return Ok(BTreeSet::new()) };
         let names = dir::names(refs).context("listing the tags")?;
-        Ok(names.iter().map(|name| name.to_string_lossy().replace("%2F", "/").replace("%25", "%")).collect())
+        Ok(names.iter().map(|name| decoded(&name.to_string_lossy())).collect())
     }
 
     /// Gives an image a name, and takes it from the image that had it. Not durable before [`Store::sync`].
@@ -70,8 +70,13 @@ pub(super) fn check(tag: &str) -> Result<(), Failure> {
 }
 
 /// The file name of a tag, as composefs-oci encodes it.
-fn encoded(tag: &str) -> String {
+pub(super) fn encoded(tag: &str) -> String {
     tag.replace('%', "%25").replace('/', "%2F")
+}
+
+/// The tag of a file name.
+pub(super) fn decoded(name: &str) -> String {
+    name.replace("%2F", "/").replace("%25", "%")
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use super::sources::{Candidate, candidates};
 use super::target::Target;
 use super::{Key, Options, key};
 use crate::finding::{Damage, Finding, Kind, Remedy};
-use crate::image::Source;
+use crate::image::{Receiver, Source, Wanted, Way};
 use crate::ops::runtime::block_on;
 use crate::progress::Progress;
 use crate::store::Store;
-use crate::store::fsck::{self, Restore, Wants};
+use crate::store::fsck::{self, DamagedFile, LayerWants, ObjectWriter, Restore, Wants, Writer};
 
 /// What a repair came to.
 #[derive(Debug, Default)]
@@ -158,23 +158,90 @@ async fn fetch(
         }
         useful = true;
         let wants = &open.wants.layers[&layer.diff_id];
-        let reader = source.open_layer(index, Arc::clone(progress)).await;
-        let restored = match reader {
-            Ok(reader) => restore.layer(&layer.diff_id, reader, wants, progress.as_ref()).await,
-            Err(error) => Err(error),
+        let fetched = match restore.files(&layer.diff_id, wants) {
+            Ok(files) if !files.is_empty() => single_files(restore, &source, index, files, progress).await,
+            _ => whole_layer(restore, &source, index, wants, progress).await,
         };
-        if let Err(error) = restored {
-            // Another source may have it whole.
-            open.layers.insert(layer.diff_id.clone());
-            return Err(error.context(format!("fetching layer {} of {}", layer.digest, candidate.reference)));
+        match fetched {
+            Ok((bytes, reason)) => {
+                let means = if reason.is_none() { Means::Ranges } else { Means::WholeLayer };
+                let image = candidate.reference.to_string();
+                done.fetched.push(Fetched { image, layer: layer.digest.clone(), means, bytes, reason });
+            }
+            Err(error) => {
+                // Another source may have it whole.
+                open.layers.insert(layer.diff_id.clone());
+                return Err(error.context(format!("fetching layer {} of {}", layer.digest, candidate.reference)));
+            }
         }
-        let image = candidate.reference.to_string();
-        done.fetched.push(Fetched { image, layer: layer.digest.clone(), means: Means::WholeLayer, bytes: layer.size });
     }
     let name = format!("{} (manifest {digest})", candidate.reference);
     source.close().await?;
     anyhow::ensure!(useful, "{name} has nothing of what is damaged (expected the image that was pulled, or one that shares its layers)");
     Ok(())
+}
+
+/// Fetches the damaged files of a layer, by ranges where that is possible: how many bytes that took, and why it was the whole layer.
+async fn single_files(
+    restore: &Restore,
+    source: &Source,
+    index: usize,
+    files: Vec<DamagedFile>,
+    progress: &Arc<dyn Progress>,
+) -> Result<(u64, Option<String>)> {
+    let wanted: Vec<Wanted> = files.iter().map(|file| Wanted { path: file.path.clone(), size: file.size }).collect();
+    let objects = Objects { writer: restore.writer(), files, current: None, progress: Arc::clone(progress) };
+    let (objects, fetched) = source.fetch_files(index, &wanted, objects, Arc::clone(progress)).await?;
+    let missing: Vec<_> = fetched.missing.iter().map(|file| objects.files[*file].path.display().to_string()).collect();
+    anyhow::ensure!(missing.is_empty(), "it does not have {} as the repository had it", missing.join(", "));
+    let reason = match fetched.way {
+        Way::Ranges => None,
+        Way::WholeLayer(reason) => Some(reason),
+    };
+    Ok((fetched.bytes + fetched.table_bytes, reason))
+}
+
+/// Reads a whole layer and puts back what is damaged of it, its stream too.
+async fn whole_layer(
+    restore: &Restore,
+    source: &Source,
+    index: usize,
+    wants: &LayerWants,
+    progress: &Arc<dyn Progress>,
+) -> Result<(u64, Option<String>)> {
+    let layer = &source.resolved().layers[index];
+    let reader = source.open_layer(index, Arc::clone(progress)).await?;
+    restore.layer(&layer.diff_id, reader, wants, progress.as_ref()).await?;
+    Ok((layer.size, Some("its stream is damaged, which only the whole layer gives".to_owned())))
+}
+
+/// Puts files that arrive in the places of their objects.
+struct Objects {
+    writer: Writer,
+    files: Vec<DamagedFile>,
+    current: Option<Box<dyn ObjectWriter>>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Receiver for Objects {
+    fn start(&mut self, file: usize) -> Result<()> {
+        // What was begun before goes first: it may be the same file.
+        self.current = None;
+        self.current = Some(self.writer.begin(&self.files[file].object)?);
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.current.as_mut().context("writing a file that was not started")?.write(bytes)
+    }
+
+    fn end(&mut self) -> Result<bool> {
+        let right = self.current.take().context("ending a file that was not started")?.end()?;
+        if right {
+            self.progress.step("restore object");
+        }
+        Ok(right)
+    }
 }
 
 /// Gives the reasons to the findings that had to be fetched or built.

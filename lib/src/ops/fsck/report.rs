@@ -61,6 +61,8 @@ pub struct Fetched {
     pub means: Means,
     /// Bytes that were fetched.
     pub bytes: u64,
+    /// Why it was the whole layer.
+    pub reason: Option<String>,
 }
 
 /// The answer in a word. Decides the exit code.

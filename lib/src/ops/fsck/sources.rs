@@ -29,7 +29,7 @@ pub(super) fn candidates(target: &Target, store: &Store, asked: Option<&ImageRef
         let origins = listing.found.into_iter().filter_map(|deployment| deployment.origin.ok());
         found.extend(origins.filter_map(|origin| candidate(&origin.image, origin.manifest_digest)));
     }
-    let others = store.tags()?.into_iter().filter(|(tag, _)| !tag.starts_with(prune::TAG));
+    let others = store.tags().unwrap_or_default().into_iter().filter(|(tag, _)| !tag.starts_with(prune::TAG));
     found.extend(others.filter_map(|(tag, manifest)| candidate(&tag.replacen('_', "@", usize::from(tag.contains("_sha256:"))), manifest)));
     let mut seen = BTreeSet::new();
     found.retain(|candidate: &Candidate| seen.insert(candidate.reference.to_string()));

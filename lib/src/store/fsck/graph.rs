@@ -10,7 +10,7 @@ use composefs_oci::BOOT_IMAGE_REF_KEY_V1;
 use super::contents::{self, CONFIG, Facts, LAYER, MANIFEST};
 use super::links::{Links, Reference, links, references};
 use super::objects::Scan;
-use super::{Inspect, pool};
+use super::{Inspect, pool, tag_name};
 use crate::image_id::ImageId;
 use crate::store::image_id;
 
@@ -175,8 +175,7 @@ impl<H: FsVerityHashValue> Graph<H> {
 
 /// Whether a reference is one of those that are always kept.
 pub(super) fn is_own(reference: &Reference, options: &Inspect) -> bool {
-    let begin = format!("streams/refs/oci/{}", options.own_tags.replace('%', "%25").replace('/', "%2F"));
-    !options.own_tags.is_empty() && reference.path.starts_with(&begin)
+    !options.own_tags.is_empty() && tag_name(&reference.path).starts_with(options.own_tags)
 }
 
 /// Where what a table names has to be.

@@ -23,7 +23,8 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
-pub use restore::{LayerRestored, Restore};
+pub use place::ObjectWriter;
+pub use restore::{DamagedFile, Restore, Writer};
 
 use self::graph::Graph;
 use super::objects::ObjectId;
@@ -111,6 +112,7 @@ impl Store {
             Kind::Object => format!("objects/{}/{}", &finding.name[..2], &finding.name[2..]),
             Kind::Image => format!("images/{}", finding.name),
             Kind::Stream => format!("streams/{}", finding.name),
+            Kind::Tag => tag_path(&finding.name),
             _ => finding.name.clone(),
         };
         place::remove(self.dir(), &path)
@@ -160,6 +162,20 @@ fn inspect<H: FsVerityHashValue>(
         good,
         hashed: graph.hashed(),
     })
+}
+
+/// Where tags are.
+const TAGS: &str = "streams/refs/oci/";
+
+/// The path of a tag, by its name in findings: that of people for those of images, and the path itself for any other.
+fn tag_path(name: &str) -> String {
+    let other = name.starts_with("streams/refs/") || name.starts_with("images/refs/");
+    if other { name.to_owned() } else { format!("{TAGS}{}", super::tags::encoded(name)) }
+}
+
+/// The name of a tag in findings.
+fn tag_name(path: &str) -> String {
+    path.strip_prefix(TAGS).map_or_else(|| path.to_owned(), super::tags::decoded)
 }
 
 fn finding(kind: Kind, name: impl Into<String>, damage: Damage, message: impl Into<String>, remedy: Remedy) -> Finding {

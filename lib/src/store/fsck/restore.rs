@@ -1,8 +1,8 @@
 //! Puts back what a check found damaged. Everything is first made in a scratch repository by the code that made it in the first place;
 //! only what is wanted, and has the digest of its name, then takes its place.
 
-use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,12 +11,13 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::generic_tree::LeafContent;
 use composefs::repository::Repository;
 use composefs::tree::RegularFile;
-use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, sha256_content_digest, write_config_raw};
+use composefs_oci::tar::{TarItem, get_entry};
+use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, LAYER_CONTENT_TYPE, sha256_content_digest, write_config_raw};
 use tokio::io::AsyncRead;
 
 use super::contents::{self, CONFIG, LAYER, MANIFEST};
 use super::links::links;
-use super::place::{link, place};
+use super::place::{ObjectWriter, Placing, link, place};
 use super::stream::Stream;
 use super::{Inspection, LayerWants};
 use crate::progress::Progress;
@@ -33,16 +34,28 @@ pub struct Restore {
     scratch: Scratch,
     /// The sizes of the damaged objects, as far as an image says them.
     sizes: HashMap<ObjectId, u64>,
-    good: std::collections::HashSet<ObjectId>,
+    good: HashSet<ObjectId>,
 }
 
-/// What came back of a layer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LayerRestored {
-    /// Objects that took their place.
-    pub objects: BTreeSet<ObjectId>,
-    /// Whether its stream did.
-    pub stream: bool,
+/// Puts back single objects.
+pub struct Writer(Store);
+
+impl Writer {
+    /// Begins to put back an object.
+    pub fn begin(&self, object: &ObjectId) -> Result<Box<dyn ObjectWriter>> {
+        Ok(with_repository!(self.0, repository => Box::new(Placing::begin(repository, &hash(object.hex())?)?) as Box<dyn ObjectWriter>))
+    }
+}
+
+/// A damaged file of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedFile {
+    /// The object with its content.
+    pub object: ObjectId,
+    /// Its path in the archive.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub size: u64,
 }
 
 /// Runs an expression on both repositories, which are of one algorithm.
@@ -80,7 +93,7 @@ impl Restore {
         tar: impl AsyncRead + Unpin + Send,
         wants: &LayerWants,
         progress: &dyn Progress,
-    ) -> Result<LayerRestored> {
+    ) -> Result<()> {
         let sizes: Option<BTreeSet<u64>> = wants.objects.iter().map(|id| self.sizes.get(id).copied()).collect();
         let keep = sizes.map_or(Keep::Names(|_| true), Keep::Sizes);
         self.scratch.measure_layer_with(diff_id, tar, keep, TAIL).await?;
@@ -88,16 +101,22 @@ impl Restore {
             .with_context(|| format!("restoring layer {diff_id}"))
     }
 
-    /// Puts back one object from its bytes, wherever they come from: they are compared with its name.
-    pub fn object(&self, id: &ObjectId, bytes: impl std::io::Read, progress: &dyn Progress) -> Result<()> {
-        with_repository!(self.store, repository => place(repository, &hash(id.hex())?, bytes))?;
-        progress.step("restore object");
-        Ok(())
+    /// The damaged files of a layer whose stream is well: each with its path in the archive and its size. Nothing where the stream is not.
+    ///
+    /// # Errors
+    ///
+    /// The stream cannot be read.
+    pub fn files(&self, diff_id: &str, wants: &LayerWants) -> Result<Vec<DamagedFile>> {
+        if wants.stream {
+            return Ok(Vec::new());
+        }
+        with_repository!(self.store, repository => files(repository, diff_id, wants))
+            .with_context(|| format!("reading the stream of layer {diff_id}"))
     }
 
-    /// The size of a damaged object, where an image says it.
-    pub fn size(&self, id: &ObjectId) -> Option<u64> {
-        self.sizes.get(id).copied()
+    /// What puts back single objects.
+    pub fn writer(&self) -> Writer {
+        Writer(self.store.clone())
     }
 
     /// Makes the images, the configuration and the manifest of an image again, whose layers are all well, and puts back those that are not.
@@ -113,29 +132,42 @@ impl Restore {
     }
 }
 
+fn files<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &str, wants: &LayerWants) -> Result<Vec<DamagedFile>> {
+    let name = format!("{LAYER}{diff_id}");
+    let mut wanted: BTreeSet<&ObjectId> = wants.objects.iter().collect();
+    let mut files = Vec::new();
+    let mut stream = repository.open_stream(&name, None, Some(LAYER_CONTENT_TYPE))?;
+    while let Some(entry) = get_entry(&mut stream)? {
+        if let TarItem::Leaf(LeafContent::Regular(RegularFile::External(id, size))) = entry.item {
+            let object = ObjectId::of(&id);
+            if wanted.remove(&object) {
+                files.push(DamagedFile { object, path: entry.path, size });
+            }
+        }
+    }
+    Ok(files)
+}
+
 fn take_layer<H: FsVerityHashValue>(
     real: &Repository<H>,
     scratch: &Repository<H>,
     diff_id: &str,
     wants: &LayerWants,
     progress: &dyn Progress,
-) -> Result<LayerRestored> {
-    let mut restored = LayerRestored::default();
+) -> Result<()> {
     for object in &wants.objects {
         let id: H = hash(object.hex())?;
         if crate::store::objects::exists(scratch, &id)? {
             place(real, &id, contents::open(scratch, &id)?)?;
             progress.step("restore object");
-            restored.objects.insert(object.clone());
         }
     }
     if wants.stream {
         let name = format!("{LAYER}{diff_id}");
         let id = scratch.has_stream(&name)?.context("looking for the stream that was just made")?;
         put_stream(real, scratch, &name, &id, progress)?;
-        restored.stream = true;
     }
-    Ok(restored)
+    Ok(())
 }
 
 /// The object of a stream first, the name last.
@@ -168,7 +200,7 @@ fn take_image<H: FsVerityHashValue>(
     let manifest_digest = sha256_content_digest(manifest);
     let manifest_stream = commit::write_manifest(scratch, manifest, &manifest_digest, (&config_digest, &config_stream), &layers)?;
     let there = links(real, "images")?;
-    for id in [&image, &boot_image] {
+    for id in HashSet::from([&image, &boot_image]) {
         let named = there.get(&id.to_hex()).is_some_and(|link| link.as_ref().is_ok_and(|target| target == id));
         if !named || !is_good(ObjectId::of(id)) {
             place(real, id, contents::open(scratch, id)?)?;

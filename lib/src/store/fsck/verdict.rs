@@ -7,7 +7,7 @@ use composefs::fsverity::FsVerityHashValue;
 use super::contents::{CONFIG, LAYER, MANIFEST};
 use super::graph::{Graph, Place, is_own};
 use super::objects::{Health, Scan};
-use super::{Inspect, Wants, finding};
+use super::{Inspect, Wants, finding, tag_name};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::store::objects::ObjectId;
 
@@ -140,24 +140,28 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         for reference in self.graph.references.iter().filter(|reference| !reference.resolves) {
             let Some(target) = &reference.target else {
                 let message = "it is no symbolic link (expected one to a stream or an image)";
-                self.findings.push(finding(Kind::Tag, tag(&reference.path), Damage::Unreadable, message, Remedy::None));
+                self.findings.push(finding(Kind::Tag, tag_name(&reference.path), Damage::Unreadable, message, Remedy::None));
                 continue;
             };
             // One step further on the damage has its own finding, and this name leads there again when that is repaired.
             let there = if reference.path.starts_with("streams/") { &self.graph.streams } else { &self.graph.images }.contains_key(target);
             let remedy = if there || is_own(reference, options) { Remedy::Follows } else { Remedy::Remove };
             let message = format!("it leads to {target}, which is not there");
-            self.findings.push(finding(Kind::Tag, tag(&reference.path), Damage::Dangling, message, remedy));
+            self.findings.push(finding(Kind::Tag, tag_name(&reference.path), Damage::Dangling, message, remedy));
         }
     }
 
     /// What has to be put back, and where it belongs.
     fn wants(&mut self) {
         let mut open: HashSet<&H> = HashSet::new();
+        let places = self.graph.reached.places.values();
+        let own: HashSet<&H> = places.flat_map(|(place, id)| id.iter().chain(self.graph.target(place))).collect();
         for id in &self.graph.reached.objects {
             match self.scan.health.get(id) {
                 Some(Health::Good) => {}
                 Some(Health::Bad(Damage::Unsealed, _)) => drop(self.wants.seals.insert(ObjectId::of(id))),
+                // What a name leads to is put back with the name.
+                Some(Health::Bad(..)) | None if own.contains(id) => {}
                 Some(Health::Bad(..)) | None => drop(open.insert(id)),
             }
         }
@@ -208,9 +212,4 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         let manifests = self.graph.manifests().filter(|(_, _, config)| config.is_some_and(of));
         manifests.map(|(digest, ..)| digest.to_owned()).collect()
     }
-}
-
-/// A name in `refs/oci` as people write it, and the path of any other.
-fn tag(path: &str) -> String {
-    path.strip_prefix("streams/refs/oci/").map_or_else(|| path.to_owned(), |name| name.replace("%2F", "/").replace("%25", "%"))
 }
