@@ -1,6 +1,8 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
+mod auto_update;
 mod boot_once;
+mod config;
 mod diff;
 mod digest;
 mod disk;
@@ -55,6 +57,8 @@ enum Verb {
     /// Let a pinned root go when its time has come.
     Unpin(pin::Arguments),
     Gc(gc::Arguments),
+    AutoUpdate(auto_update::Arguments),
+    Config(config::Arguments),
     Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
@@ -82,6 +86,8 @@ fn main() -> ExitCode {
         Verb::Pin(verb) => pin::run(verb, true, output),
         Verb::Unpin(verb) => pin::run(verb, false, output),
         Verb::Gc(verb) => gc::run(verb, output),
+        Verb::AutoUpdate(verb) => auto_update::run(verb, output),
+        Verb::Config(verb) => config::run(verb, output),
         Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),

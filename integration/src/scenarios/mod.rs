@@ -1,9 +1,11 @@
 //! The scenarios in virtual machines. They share one build of the images, one registry and one disk image.
 
+mod automatic;
 mod bad_release;
 mod generations;
 mod interrupted_pull;
 mod lifecycle;
+mod power_cuts;
 mod odd_conditions;
 mod sealed;
 mod tampered;
@@ -50,6 +52,8 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "tampered", run: tampered::run },
     Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "bad-release", run: bad_release::run },
+    Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "power-cuts", run: power_cuts::run },
     Scenario { name: "generations", run: generations::run },
     Scenario { name: "odd-conditions", run: odd_conditions::run },
 ];
@@ -81,16 +85,10 @@ mod tests {
 
     #[test]
     fn scenarios_are_chosen_by_name() {
-        let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(
-            names(select(&[]).unwrap()),
-            ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release", "generations", "odd-conditions"]
-        );
-        assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
+        let names = |selected: &[Scenario]| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+        assert_eq!(names(&select(&[]).unwrap()), names(ALL));
+        assert_eq!(names(&select(&["sealed".to_owned(), "lifecycle".to_owned()]).unwrap()), ["sealed", "lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release, generations, odd-conditions"
-        );
+        assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(ALL).join(", ")));
     }
 }

@@ -143,6 +143,11 @@ fn followed(system: &System) -> &ImageId {
 /// Runs the verb. Takes the lock, except for a check, which changes nothing on the disk.
 pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let _lock = if options.until == Until::Check { None } else { Some(host.lock()?) };
+    locked(host, options, progress)
+}
+
+/// The same for a verb that holds the lock.
+pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let system = host.system()?;
     let image = match &options.image {
         Some(image) => image.clone(),
