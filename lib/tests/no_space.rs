@@ -176,8 +176,7 @@ impl RealEsp {
         const SIZE: u64 = 200_000_000;
         let at = root.join("esp");
         let run = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
-            let output = output.unwrap_or_else(|e| panic!("{program} (expected it installed): {e}"));
+            let output = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().ok()?;
             output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
         };
         std::fs::create_dir_all(&at).unwrap();
