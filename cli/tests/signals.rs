@@ -4,16 +4,32 @@
 
 use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-/// A command that waits for `silent`, started with the words `before` it.
-fn waiting(silent: &TcpListener, before: &[&str], args: &[&str]) -> Child {
+/// A command at work, started with the words `before` it, and the registry that it waits for: each has its own, because skopeo may connect twice.
+fn waiting(before: &[&str], args: &[&str]) -> (TcpListener, Child) {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let image = format!("{}/os:stable", silent.local_addr().unwrap());
     let words = [before, &[env!("CARGO_BIN_EXE_selkie"), "digest", &image, "--tls-verify=false"], args].concat();
     let child = Command::new(words[0]).args(&words[1..]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Once somebody has connected, the command is at work.
     silent.accept().unwrap();
-    child
+    (silent, child)
+}
+
+/// How it ends, which it has to soon: the registry would have it wait for ever.
+fn end(mut child: Child) -> Output {
+    let begin = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if begin.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("it has not ended a minute after the signal: {:?}", child.wait_with_output());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // Both pipes end with the last process that has them: skopeo's is gone, too.
+    child.wait_with_output().unwrap()
 }
 
 fn signal(child: &Child, name: &str) {
@@ -23,11 +39,10 @@ fn signal(child: &Child, name: &str) {
 
 #[test]
 fn a_signal_stops_what_waits_with_a_message_and_an_exit_code() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     for (name, code, kind) in [("INT", 130, "interrupted"), ("TERM", 143, "terminated"), ("HUP", 129, "hung-up")] {
-        let child = waiting(&silent, &[], &["--json"]);
+        let (_silent, child) = waiting(&[], &["--json"]);
         signal(&child, name);
-        let output = child.wait_with_output().unwrap();
+        let output = end(child);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "{name}: {errors}");
         assert!(errors.contains(&format!("note: SIG{name}: stopping")), "{errors}");
@@ -39,18 +54,16 @@ fn a_signal_stops_what_waits_with_a_message_and_an_exit_code() {
 
 #[test]
 fn a_signal_that_was_ignored_before_stays_so() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let child = waiting(&silent, &["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"], &[]);
+    let (_silent, child) = waiting(&["sh", "-c", "trap '' HUP; exec \"$@\"", "sh"], &[]);
     signal(&child, "HUP");
     signal(&child, "TERM");
-    let output = child.wait_with_output().unwrap();
+    let output = end(child);
     assert_eq!(output.status.code(), Some(143), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
 fn a_kill_is_a_kill() {
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut child = waiting(&silent, &[], &[]);
+    let (_silent, mut child) = waiting(&[], &[]);
     child.kill().unwrap();
     assert_eq!(child.wait().unwrap().signal(), Some(9));
 }

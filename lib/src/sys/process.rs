@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal};
 
 use crate::error::{Failure, FailureKind};
 
@@ -104,6 +105,16 @@ pub fn command(argv: &[OsString]) -> Option<Command> {
     let mut command = Command::new(program);
     command.args(args).env("LC_ALL", "C");
     Some(command)
+}
+
+/// Tells all child processes to end, as far as the kernel lists them. They are not waited for.
+pub fn end_children() {
+    for task in std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            let _ = rustix::process::kill_process(child, Signal::TERM);
+        }
+    }
 }
 
 /// The home directory, below which foreign programs keep the configuration of this user.
