@@ -82,6 +82,11 @@ impl Scratch {
         Ok(Self { store, _directory: directory })
     }
 
+    /// The repository.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The algorithm of all digests.
     pub fn algorithm(&self) -> Algorithm {
         self.store.algorithm()
@@ -101,8 +106,14 @@ impl Scratch {
     /// Those of [`Store::import_layer`], and [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) for more than a mebibyte
     /// of content in an entry that is no file.
     pub async fn measure_layer(&self, diff_id: &str, tar: impl AsyncRead + Unpin + Send, keep: Keep) -> Result<()> {
+        self.measure_layer_with(diff_id, tar, keep, 0).await
+    }
+
+    /// The same with as many bytes of what follows the end of the archive. With all of them, the layer's stream is that of
+    /// [`Store::import_layer`], byte for byte.
+    pub(super) async fn measure_layer_with(&self, diff_id: &str, tar: impl AsyncRead + Unpin + Send, keep: Keep, tail: u64) -> Result<()> {
         let digest = parse_digest(diff_id)?;
-        let measured = with_repository!(self.store, repository => measure(repository, &digest, tar, keep).await);
+        let measured = with_repository!(self.store, repository => measure(repository, &digest, tar, (keep, tail)).await);
         measured.with_context(|| format!("measuring layer {digest}"))
     }
 
@@ -139,13 +150,13 @@ async fn measure<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     diff_id: &OciDigest,
     tar: impl AsyncRead + Unpin + Send,
-    keep: Keep,
+    (keep, tail): (Keep, u64),
 ) -> Result<()> {
     let mut watched = Watched::new(tar);
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let theirs = Arc::clone(repository);
     let splitting =
-        tokio::task::spawn_blocking(move || measure_tar::split(&theirs, Chunks::new(receiver), |name, size| keep.keeps(name, size)));
+        tokio::task::spawn_blocking(move || measure_tar::split(&theirs, Chunks::new(receiver), |name, size| keep.keeps(name, size), tail));
     let pumped = pump(&mut watched, sender).await;
     let split = splitting.await.context("measuring in a thread")?;
     // What was measured counts only when the reader has ended well.
@@ -215,7 +226,7 @@ fn commit_layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &[u8]
     if !unread.is_empty() {
         return Ok(Commit::Unread(unread));
     }
-    let (image, boot_image) = commit::write_images(repository, tree)?;
+    let (image, boot_image) = commit::write_images(repository, repository, tree)?;
     Ok(Commit::Done(Measured { image: image_id(&image)?, boot_image: image_id(&boot_image)? }))
 }
 

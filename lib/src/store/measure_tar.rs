@@ -1,8 +1,8 @@
 //! A layer's tar stream into a split stream, without its files: each is measured as it goes by.
 //!
 //! What is written equals, byte for byte, what composefs-oci's `tar::split_async` writes for the same layer: headers, padding and
-//! files of up to 64 bytes as they are, for each larger file its fs-verity digest. Only what follows the end of the archive is left out,
-//! which nobody reads. The merge therefore cannot tell one from the other; `tests/digest.rs` compares the two.
+//! files of up to 64 bytes as they are, for each larger file its fs-verity digest. Only of what follows the end of the archive, which nobody
+//! reads, no more is kept than asked for. The merge therefore cannot tell one from the other; `tests/digest.rs` compares the two.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -23,8 +23,13 @@ const BLOCK: usize = 4096;
 const MAX_ODD: u64 = 1 << 20;
 
 /// Reads `tar` to its end and writes its split stream. The contents of files for which `keep` says yes, by name in the archive and
-/// size, become objects too.
-pub(super) fn split<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, tar: impl Read, keep: impl Fn(&[u8], u64) -> bool) -> Result<H> {
+/// size, become objects too. Of what follows the end of the archive `tail` bytes are kept, in memory.
+pub(super) fn split<H: FsVerityHashValue>(
+    repository: &Arc<Repository<H>>,
+    tar: impl Read,
+    keep: impl Fn(&[u8], u64) -> bool,
+    tail: u64,
+) -> Result<H> {
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let mut splitter = Splitter { repository, tar, stream, piece: vec![0; PIECE] };
     let mut parser = Parser::with_defaults();
@@ -44,7 +49,7 @@ pub(super) fn split<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, tar: 
             }
             ParseEvent::End { consumed } => {
                 splitter.head(&head, consumed)?;
-                io::copy(&mut splitter.tar, &mut io::sink())?;
+                splitter.tail(tail)?;
                 break;
             }
         }
@@ -76,6 +81,15 @@ impl<H: FsVerityHashValue, R: Read> Splitter<'_, H, R> {
     fn head(&mut self, head: &[u8], consumed: usize) -> Result<()> {
         ensure!(consumed == head.len(), "{} bytes of headers, of which {consumed} were used", head.len());
         self.stream.write_inline(head);
+        Ok(())
+    }
+
+    /// What follows the end of the archive: so many bytes of it are kept, and all of it is read.
+    fn tail(&mut self, most: u64) -> Result<()> {
+        let mut kept = Vec::new();
+        (&mut self.tar).take(most).read_to_end(&mut kept)?;
+        self.stream.write_inline(&kept);
+        io::copy(&mut self.tar, &mut io::sink())?;
         Ok(())
     }
 

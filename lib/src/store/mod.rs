@@ -21,6 +21,7 @@ mod commit;
 mod compare;
 mod directory;
 mod fitness;
+pub mod fsck;
 mod garbage;
 mod layers;
 mod layers_tree;
