@@ -56,7 +56,7 @@ impl Look {
     pub(crate) fn new(lab: &Lab, directory: &Path) -> Result<Self> {
         let machine = crate::build::machine(lab)?;
         let look = Self { machine, directory: directory.to_owned(), objects: BTreeMap::new() };
-        fs::create_dir_all(look.path(&format!("sysroot/{REPOSITORY}/objects"))).context("making a directory for a machine's state")?;
+        fs::create_dir_all(look.path(&format!("sysroot/{REPOSITORY}"))).context("making a directory for a machine's state")?;
         fs::create_dir_all(look.path("run")).context("making a directory for a machine's lock")?;
         Ok(look)
     }
@@ -160,6 +160,8 @@ impl Look {
 
     fn copy_objects(&mut self, root: &Path, repository: &Path, new: Vec<(String, (u64, u64))>) -> Result<()> {
         if self.objects.is_empty() {
+            // It makes the directory itself, and does nothing where there is one.
+            let _ = fs::remove_dir_all(repository.join("objects"));
             let dump = format!("rdump /{REPOSITORY}/objects {}\n", repository.display());
             self.debugfs(root, &dump)?;
         }
