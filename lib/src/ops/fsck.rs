@@ -99,7 +99,7 @@ fn repair_all(target: &Target, look: &Look, options: &Options, progress: &Arc<dy
     let mut done = repair::repair(target, &look.repository, &plan.repository, options, progress)?;
     if let Some(store) = &look.repository.store {
         for finding in plan.machine {
-            if let Err(error) = machine::repair(target, store, finding, progress.as_ref()) {
+            if let Err(error) = machine::repair(target, store, finding, options, progress.as_ref()) {
                 done.reasons.insert(key(finding), format!("{error:#}"));
             }
         }
