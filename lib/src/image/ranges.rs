@@ -207,3 +207,125 @@ impl Read for At<'_> {
         Ok(read)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const CONTENT: &[u8] = b"the content of the second piece is this";
+
+    /// Accepts `files` only, and nothing that is longer than they are.
+    struct Checked {
+        files: Vec<Vec<u8>>,
+        now: (usize, Vec<u8>),
+        accepted: usize,
+    }
+
+    impl Receiver for Checked {
+        fn start(&mut self, file: usize) -> Result<()> {
+            self.now = (file, Vec::new());
+            Ok(())
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> Result<()> {
+            self.now.1.extend(bytes);
+            assert!(self.now.1.len() <= self.files[self.now.0].len(), "more than the file has");
+            Ok(())
+        }
+
+        fn end(&mut self) -> Result<bool> {
+            let right = self.now.1 == self.files[self.now.0];
+            self.accepted += usize::from(right);
+            Ok(right)
+        }
+    }
+
+    /// A layer of two files; the JSON of its table, spoiled by `spoil`, has neither checksum nor annotations.
+    fn layer(spoil: impl FnOnce(&mut Vec<u8>)) -> (StdFile, u64) {
+        let mut blob = b"tar header".to_vec();
+        let mut put = |bytes: &[u8]| {
+            let start = blob.len();
+            blob.extend(zstd::encode_all(bytes, 3).unwrap());
+            (start, blob.len())
+        };
+        let (first, second, other) = (put(&[7; 100]), put(CONTENT), put(b"other"));
+        let sha = |bytes: &[u8]| hex::encode(openssl::sha::sha256(bytes));
+        let whole = [&[7; 100], CONTENT].concat();
+        let mut json = format!(
+            r#"{{"version":1,"entries":[{{"type":"dir","name":"usr/"}},
+            {{"type":"reg","name":"usr/a","size":{},"digest":"sha256:{}","offset":{},"endOffset":{},"chunkSize":100}},
+            {{"type":"chunk","name":"usr/a","offset":{},"chunkSize":{},"chunkOffset":100,"chunkDigest":"sha256:{}"}},
+            {{"type":"reg","name":"usr/b","size":5,"offset":{},"endOffset":{}}}]}}"#,
+            whole.len(),
+            sha(&whole),
+            first.0,
+            second.1,
+            second.0,
+            CONTENT.len(),
+            sha(CONTENT),
+            other.0,
+            other.1
+        )
+        .into_bytes();
+        spoil(&mut json);
+        let table = zstd::encode_all(json.as_slice(), 3).unwrap();
+        let offset = blob.len() as u64 + 8;
+        let frame = |length: usize| [&0x184d_2a50_u32.to_le_bytes()[..], &u32::try_from(length).unwrap().to_le_bytes()].concat();
+        blob.extend([frame(table.len()), table.clone(), frame(64)].concat());
+        blob.extend([offset, table.len() as u64, json.len() as u64, 1, 0, 0, 0].iter().flat_map(|n| n.to_le_bytes()));
+        blob.extend(b"GNUlInUx");
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&blob).unwrap();
+        (file, blob.len() as u64)
+    }
+
+    fn fetched(spoil: impl FnOnce(&mut Vec<u8>)) -> (Ranges, usize) {
+        let (file, size) = layer(spoil);
+        let files = vec![[&[7; 100], CONTENT].concat(), b"other".to_vec()];
+        let wanted: Vec<Wanted> =
+            files.iter().zip(["usr/a", "./usr/b"]).map(|(f, path)| Wanted { path: path.into(), size: f.len() as u64 }).collect();
+        let mut receiver = Checked { files, now: (0, Vec::new()), accepted: 0 };
+        let ranges = fetch(Ok(RangedBlob::File(file, size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
+        (ranges, receiver.accepted)
+    }
+
+    #[test]
+    fn a_table_with_any_byte_spoiled_gives_the_right_files_or_a_reason() {
+        let (good, accepted) = fetched(|_| {});
+        assert_eq!((good.left.as_slice(), good.reason.as_deref(), accepted), (&[][..], None, 2));
+        let mut length = 0;
+        fetched(|json| length = json.len());
+        for at in 0..length {
+            for byte in [b'0', b'9', b'"', b'z', 0xff] {
+                let (ranges, accepted) = fetched(|json| json[at] = byte);
+                assert_eq!(ranges.left.len() + accepted, 2, "byte {at} as {byte}");
+                assert_eq!(ranges.reason.is_some(), !ranges.left.is_empty(), "byte {at} as {byte}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_larger_than_it_says_is_not_read_on() {
+        let json = [b' '; 1_000_000];
+        let compressed = zstd::encode_all(&json[..], 3).unwrap();
+        assert_eq!(decompress(&compressed, 1_000_000).unwrap().len(), 1_000_000);
+        let error = |size| decompress(&compressed, size).unwrap_err().to_string();
+        assert_eq!(error(10), "it has more bytes when uncompressed (expected 10)");
+        assert_eq!(error(1_000_001), "it has 1000000 bytes (expected 1000001)");
+    }
+
+    #[test]
+    fn blobs_that_are_shorter_than_they_should_be_are_a_reason() {
+        for lost in [1, 40, 100, 300] {
+            let (file, size) = layer(|_| {});
+            file.set_len(size - lost).unwrap();
+            let wanted = [Wanted { path: "usr/b".into(), size: 5 }];
+            let mut receiver = Checked { files: vec![b"other".to_vec()], now: (0, Vec::new()), accepted: 0 };
+            let ranges = fetch(Ok(RangedBlob::File(file, size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
+            assert!(ranges.reason.unwrap().starts_with("truncated: "), "{lost}");
+            assert_eq!((ranges.left, receiver.accepted), (vec![0], 0));
+        }
+    }
+}

@@ -182,6 +182,8 @@ mod tests {
         }
     }
 
+    type Spoil<'a> = &'a dyn Fn(&mut Memory, &mut File);
+
     fn sha256(bytes: &[u8]) -> [u8; 32] {
         openssl::sha::sha256(bytes)
     }
@@ -267,7 +269,7 @@ mod tests {
     #[test]
     fn a_table_that_lies_about_contents_is_found_out() {
         let good = || packed(&[(vec![1; 5000], false), (vec![2; 5000], false)]);
-        let table: [(&dyn Fn(&mut Memory, &mut File), &str); 9] = [
+        let table: [(Spoil<'_>, &str); 9] = [
             (&|_, file| file.digest = Some([0; 32]), "a file's digest is another"),
             (&|_, file| file.chunks[0].digest = Some([0; 32]), "the digest of a piece"),
             (&|_, file| file.chunks[1].size += 1, "has 5000 bytes (expected 5001)"),

@@ -45,10 +45,9 @@ struct Auth {
 pub(super) fn find(files: &[PathBuf], endpoint: &Endpoint) -> Result<Option<Basic>, Unusable> {
     for path in files {
         let wrong = |found: String| Unusable::new(format!("reading {}: {found}", path.display()));
-        if let Some(file) = read(path).map_err(wrong)? {
-            if let Some(basic) = file.basic(endpoint).map_err(wrong)? {
-                return Ok(Some(basic));
-            }
+        let Some(file) = read(path).map_err(wrong)? else { continue };
+        if let Some(basic) = file.basic(endpoint).map_err(wrong)? {
+            return Ok(Some(basic));
         }
     }
     Ok(None)

@@ -9,6 +9,8 @@ mod challenge;
 mod client;
 mod conf;
 mod places;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Read};
 
