@@ -288,6 +288,23 @@ fn sparse_files_are_refused_with_advice() {
     }
 }
 
+/// A sparse file whose map has no end: the library asks for what it has got, for ever.
+#[test]
+fn a_header_that_never_ends_is_refused() {
+    let (runtime, temp) = (runtime(), temporary());
+    let repository = repository(&temp);
+    let mut layer = Vec::new();
+    let records = [record("GNU.sparse.major", b"1"), record("GNU.sparse.minor", b"0"), record("GNU.sparse.realsize", b"9")].concat();
+    block(&mut layer, b'x', b"pax", b"", &records, 0o644, (0, 0), 0, (0, 0));
+    block(&mut layer, b'0', b"usr/x", b"", &[b'1'; 4096], 0o644, (0, 0), 0, (0, 0));
+    layer.resize(layer.len() + 1024, 0);
+    let layer = [tar(&base())[..1536].to_vec(), layer].concat();
+    let error = runtime.block_on(repository.import_layer(&sha256(&layer), &layer[..])).unwrap_err();
+    let found = failure(&error);
+    assert_eq!((found.kind, &*found.message), (FailureKind::Unsuitable, "reading its tar stream: a header that does not end"), "{error:#}");
+    assert!(!repository.has_layer(&sha256(&layer)).unwrap());
+}
+
 #[test]
 fn unknown_entries_are_refused() {
     let (runtime, temp) = (runtime(), temporary());

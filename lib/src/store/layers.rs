@@ -12,6 +12,7 @@ use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
+use super::tar_guard::Guarded;
 use super::{Store, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
@@ -77,7 +78,7 @@ async fn import<H: FsVerityHashValue>(
     if complete_layer(repository, diff_id)?.is_some() {
         return Ok(ImportStats::REUSED);
     }
-    let mut watched = Watched::new(tar);
+    let mut watched = Watched::new(Guarded::new(tar));
     let split = composefs_oci::tar::split_async(&mut watched, repository.clone(), LAYER_CONTENT_TYPE).await;
     let (stream, stats) = match split {
         Ok(done) => done,

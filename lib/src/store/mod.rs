@@ -34,6 +34,7 @@ mod open;
 mod policy;
 mod sealed;
 mod tags;
+mod tar_guard;
 mod tree;
 mod tree_image;
 

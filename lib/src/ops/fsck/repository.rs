@@ -1,6 +1,6 @@
 //! The repository side of a check: what the store found, and what the deployments need of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -70,12 +70,13 @@ fn inspect(target: &Target, store: &Store, known: Option<&Inspection>, progress:
     let mut found = store.inspect(&options, known, progress.as_ref())?;
     let (objects, bytes) = (found.objects, found.bytes);
     let tags: BTreeSet<String> = store.tags_named()?;
+    let boots: HashMap<_, _> = found.boots.iter().map(|(manifest, image)| (image.clone(), manifest.clone())).collect();
     for deployment in listing.unwrap_or_default().found {
         let tag = prune::tag(&deployment.id);
         if tags.contains(&tag) {
             continue;
         }
-        let here = found.boots.iter().find(|(_, image)| *image == deployment.id).map(|(manifest, _)| manifest.clone());
+        let here = boots.get(&deployment.id).cloned();
         let wanted = here.clone().or_else(|| deployment.origin.as_ref().ok().map(|origin| origin.manifest_digest.clone()));
         options.manifests.extend(wanted);
         let remedy = if here.is_some() { Remedy::Rebuild } else { Remedy::Follows };

@@ -173,7 +173,7 @@ fn refused(path: &str, errno: Errno) -> Result<Health> {
             "the kernel refuses to read it: its bytes are not those that were sealed, or the disk fails".to_owned(),
         )),
         Errno::LOOP => Ok(Health::Bad(Damage::Unreadable, "it is a symbolic link".to_owned())),
-        Errno::UCLEAN | Errno::BADMSG | Errno::NXIO => {
+        Errno::UCLEAN | Errno::BADMSG | Errno::NXIO | Errno::NODATA | Errno::REMOTEIO | Errno::ILSEQ | Errno::TIMEDOUT => {
             Ok(Health::Bad(Damage::Unreadable, format!("the kernel refuses to read it: {errno}")))
         }
         other => Err(other).with_context(|| format!("reading objects/{path}")),

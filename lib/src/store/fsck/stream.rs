@@ -111,7 +111,7 @@ fn bytes(file: &File, length: u64, (start, end): (u64, u64), most: u64) -> Resul
 
 fn digests<H: FsVerityHashValue>(bytes: &[u8]) -> Result<Vec<H>> {
     let length = size_of::<H>();
-    ensure!(bytes.len() % length == 0, "a table of digests has {} bytes (expected a multiple of {length})", bytes.len());
+    ensure!(bytes.len().is_multiple_of(length), "a table of digests has {} bytes (expected a multiple of {length})", bytes.len());
     bytes.chunks_exact(length).map(|digest| Ok(H::from_hex(hex::encode(digest))?)).collect()
 }
 
