@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use crate::boot::{Boot, BootEntry, Choice, Place, Variable};
+use crate::config::Config;
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -34,6 +35,7 @@ pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
+    config: Config,
     efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
     boot: Result<Boot, Failure>,
@@ -87,7 +89,18 @@ impl Host {
     pub fn partly_at(sysroot: OwnedFd, places: Result<Vec<Place>>, run: OwnedFd, booted: ImageId) -> Self {
         let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
         let boot = places.and_then(assemble).map_err(|e| out_of_reach(&e));
-        Self { deployments, boot, sysroot, run, booted, efivars: None }
+        Self { deployments, boot, sysroot, run, booted, config: Config::default(), efivars: None }
+    }
+
+    /// The same with the machine's configuration; without this call it is as by default.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// What the machine is told to do.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The same with the EFI variables in the directory `efivars`.
