@@ -12,8 +12,8 @@
 //! state/os/default/var                    /var, shared by all deployments
 //! ```
 
-pub mod check;
 mod auto_update;
+pub mod check;
 pub mod etc;
 mod failed;
 mod left;

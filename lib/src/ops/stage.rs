@@ -64,8 +64,13 @@ impl Bootable {
     /// How often the boot loader may try a root of this image that has not proven itself. For ever where the image has nothing that would take the
     /// counter away after a good boot.
     pub(super) fn tries(&self, host: &Host) -> Result<Option<Tries>> {
+        Ok(self.is_counted()?.then(|| Tries::new(host.config().tries)))
+    }
+
+    /// Whether the image has what takes the counter of an entry away after a good boot.
+    pub(super) fn is_counted(&self) -> Result<bool> {
         const BLESSING: &str = "/usr/lib/systemd/systemd-bless-boot";
-        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(host.config().tries)))
+        Ok(self.tree.file(BLESSING)?.is_some())
     }
 
     /// The seal, for a sealed image.

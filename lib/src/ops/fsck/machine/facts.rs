@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 
 use crate::boot::{self, Choice, EntryName, Reading, Tries};
+use crate::config::Config;
 use crate::deploy::check as deploy;
 use crate::error::Failure;
 use crate::image_id::ImageId;
@@ -69,13 +70,15 @@ impl Facts {
         }
         let mut facts = Self { booted: target.booted().cloned(), state, place, images: None, choices, unchecked: Vec::new() };
         if let Some(store) = store {
-            facts.images = known(facts.read_images(store), &mut unchecked);
+            // Of a machine that does not run, the configuration is inside its images.
+            let tries = target.host().map_or_else(|| Config::default().tries, |host| host.config().tries);
+            facts.images = known(facts.read_images(store, tries), &mut unchecked);
         }
         facts.unchecked = unchecked;
         facts
     }
 
-    fn read_images(&self, store: &Store) -> Result<BTreeMap<ImageId, Image>> {
+    fn read_images(&self, store: &Store, tries: u32) -> Result<BTreeMap<ImageId, Image>> {
         let tags = store.tags()?;
         let tagged: BTreeSet<ImageId> = tags.iter().filter_map(|(tag, _)| tag.strip_prefix(prune::TAG)?.parse().ok()).collect();
         let mut roots: BTreeSet<ImageId> = tagged.iter().chain(&self.booted).cloned().collect();
@@ -84,19 +87,20 @@ impl Facts {
             roots.insert(deployment.id.clone());
             roots.extend(deployment.request.iter().flatten().cloned());
         }
-        roots.into_iter().map(|root| Ok((root.clone(), self.read_image(store, &root, &tags, tagged.contains(&root))?))).collect()
+        roots.into_iter().map(|root| Ok((root.clone(), self.read_image(store, &root, &tags, tagged.contains(&root), tries)?))).collect()
     }
 
-    fn read_image(&self, store: &Store, root: &ImageId, tags: &[(String, String)], tagged: bool) -> Result<Image> {
+    fn read_image(&self, store: &Store, root: &ImageId, tags: &[(String, String)], tagged: bool, tries: u32) -> Result<Image> {
         let there = store.image_size(root).is_ok_and(|size| size.is_some());
         if !there {
             return Ok(Image { there, tagged, stored: None, files: Err("the repository has no such image".to_owned()), tries: None });
         }
         let stored = self.stored(store, root, tags);
         let (files, tries) = match boot_files(store, root, stored.as_ref()) {
-            Ok((files, tries)) => {
-                (Ok(files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()), tries)
-            }
+            Ok((files, counted)) => (
+                Ok(files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()),
+                counted.then(|| Tries::new(tries)),
+            ),
             Err(error) => (Err(format!("{error:#}")), None),
         };
         Ok(Image { there, tagged, stored, files, tries })
@@ -156,15 +160,15 @@ impl Facts {
     }
 }
 
-/// The files of a root. Without the image around it, only a kernel can be found: what was sealed is not in the root itself.
-pub(super) fn boot_files(store: &Store, root: &ImageId, stored: Option<&StoredImage>) -> Result<(boot::BootFiles, Option<Tries>)> {
+/// The files of a root, and whether its boots are counted. Without the image around it, only a kernel can be found: what was sealed is not in the root itself.
+pub(super) fn boot_files(store: &Store, root: &ImageId, stored: Option<&StoredImage>) -> Result<(boot::BootFiles, bool)> {
     if let Some(stored) = stored {
         let bootable = Bootable::open(store, stored)?;
-        return Ok((bootable.boot_files()?, bootable.tries()?));
+        return Ok((bootable.boot_files()?, bootable.is_counted()?));
     }
     let tree = store.tree(root)?;
     let kernel = store::kernel(&tree)?;
-    Ok((boot::BootFiles::kernel(tree.read(&kernel.kernel)?, tree.read(&kernel.initrd)?), None))
+    Ok((boot::BootFiles::kernel(tree.read(&kernel.kernel)?, tree.read(&kernel.initrd)?), false))
 }
 
 fn known<T>(read: Result<T>, unchecked: &mut Vec<String>) -> Option<T> {
