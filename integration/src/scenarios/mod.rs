@@ -5,8 +5,8 @@ mod bad_release;
 mod generations;
 mod interrupted_pull;
 mod lifecycle;
-mod power_cuts;
 mod odd_conditions;
+mod power_cuts;
 mod sealed;
 mod tampered;
 

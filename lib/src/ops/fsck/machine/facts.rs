@@ -28,6 +28,8 @@ pub(super) struct Facts {
     pub(super) images: Option<BTreeMap<ImageId, Image>>,
     /// What the firmware is told to boot.
     pub(super) choices: Vec<Choice>,
+    /// How often the boot loader tries a root that has not proven itself, as the machine is configured.
+    pub(super) tries: u32,
     /// What cannot be read, and why.
     pub(super) unchecked: Vec<String>,
 }
@@ -68,17 +70,17 @@ impl Facts {
             choices = read;
             unchecked.extend(unreadable);
         }
-        let mut facts = Self { booted: target.booted().cloned(), state, place, images: None, choices, unchecked: Vec::new() };
+        let tries = target.host().map_or_else(Config::default, |host| host.config().clone()).tries;
+        let booted = target.booted().cloned();
+        let mut facts = Self { booted, state, place, images: None, choices, tries, unchecked: Vec::new() };
         if let Some(store) = store {
-            // Of a machine that does not run, the configuration is inside its images.
-            let tries = target.host().map_or_else(|| Config::default().tries, |host| host.config().tries);
-            facts.images = known(facts.read_images(store, tries), &mut unchecked);
+            facts.images = known(facts.read_images(store), &mut unchecked);
         }
         facts.unchecked = unchecked;
         facts
     }
 
-    fn read_images(&self, store: &Store, tries: u32) -> Result<BTreeMap<ImageId, Image>> {
+    fn read_images(&self, store: &Store) -> Result<BTreeMap<ImageId, Image>> {
         let tags = store.tags()?;
         let tagged: BTreeSet<ImageId> = tags.iter().filter_map(|(tag, _)| tag.strip_prefix(prune::TAG)?.parse().ok()).collect();
         let mut roots: BTreeSet<ImageId> = tagged.iter().chain(&self.booted).cloned().collect();
@@ -87,20 +89,19 @@ impl Facts {
             roots.insert(deployment.id.clone());
             roots.extend(deployment.request.iter().flatten().cloned());
         }
-        roots.into_iter().map(|root| Ok((root.clone(), self.read_image(store, &root, &tags, tagged.contains(&root), tries)?))).collect()
+        roots.into_iter().map(|root| Ok((root.clone(), self.read_image(store, &root, &tags, tagged.contains(&root))?))).collect()
     }
 
-    fn read_image(&self, store: &Store, root: &ImageId, tags: &[(String, String)], tagged: bool, tries: u32) -> Result<Image> {
+    fn read_image(&self, store: &Store, root: &ImageId, tags: &[(String, String)], tagged: bool) -> Result<Image> {
         let there = store.image_size(root).is_ok_and(|size| size.is_some());
         if !there {
             return Ok(Image { there, tagged, stored: None, files: Err("the repository has no such image".to_owned()), tries: None });
         }
         let stored = self.stored(store, root, tags);
-        let (files, tries) = match boot_files(store, root, stored.as_ref()) {
-            Ok((files, counted)) => (
-                Ok(files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()),
-                counted.then(|| Tries::new(tries)),
-            ),
+        let (files, tries) = match boot_files(store, root, stored.as_ref(), self.tries) {
+            Ok((files, tries)) => {
+                (Ok(files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()), tries)
+            }
             Err(error) => (Err(format!("{error:#}")), None),
         };
         Ok(Image { there, tagged, stored, files, tries })
@@ -160,15 +161,20 @@ impl Facts {
     }
 }
 
-/// The files of a root, and whether its boots are counted. Without the image around it, only a kernel can be found: what was sealed is not in the root itself.
-pub(super) fn boot_files(store: &Store, root: &ImageId, stored: Option<&StoredImage>) -> Result<(boot::BootFiles, bool)> {
+/// The files of a root. Without the image around it, only a kernel can be found: what was sealed is not in the root itself.
+pub(super) fn boot_files(
+    store: &Store,
+    root: &ImageId,
+    stored: Option<&StoredImage>,
+    most: u32,
+) -> Result<(boot::BootFiles, Option<Tries>)> {
     if let Some(stored) = stored {
         let bootable = Bootable::open(store, stored)?;
-        return Ok((bootable.boot_files()?, bootable.is_counted()?));
+        return Ok((bootable.boot_files()?, bootable.tries(most)?));
     }
     let tree = store.tree(root)?;
     let kernel = store::kernel(&tree)?;
-    Ok((boot::BootFiles::kernel(tree.read(&kernel.kernel)?, tree.read(&kernel.initrd)?), false))
+    Ok((boot::BootFiles::kernel(tree.read(&kernel.kernel)?, tree.read(&kernel.initrd)?), None))
 }
 
 fn known<T>(read: Result<T>, unchecked: &mut Vec<String>) -> Option<T> {

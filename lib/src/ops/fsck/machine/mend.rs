@@ -100,7 +100,8 @@ impl Mend<'_> {
 
     fn restore_file(&self, path: &str, root: &ImageId) -> Result<()> {
         let stored = self.facts.image(root).and_then(|image| image.stored.as_ref());
-        let (files, _) = boot_files(self.store, root, stored).with_context(|| format!("reading what {path} is made of"))?;
+        let (files, _) =
+            boot_files(self.store, root, stored, self.facts.tries).with_context(|| format!("reading what {path} is made of"))?;
         self.target.boot()?.place().restore_file(path, &files, self.progress)
     }
 
