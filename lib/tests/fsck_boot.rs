@@ -514,6 +514,32 @@ fn unified_kernel_images_and_addons_come_back_byte_by_byte() {
 }
 
 #[test]
+fn a_kernel_whose_object_is_damaged_too_comes_back_with_it() {
+    let three = Three::new();
+    let object = {
+        let store = three.machine.host(&three.second).store().unwrap();
+        let kernel = selkie::store::kernel(&store.tree(&three.third).unwrap()).unwrap().kernel;
+        let selkie::store::Content::Object(object) = kernel.content else { panic!("{kernel:?}") };
+        three.machine.root.join("sysroot/composefs/objects").join(object.path())
+    };
+    let mut bytes = std::fs::read(&object).unwrap();
+    bytes[7] ^= 0x80;
+    std::fs::write(&object, bytes).unwrap();
+    let before = three.entries();
+    std::fs::remove_file(three.entry(&three.third)).unwrap();
+    let path = three.esp().join(format!("EFI/selkie/{}", three.kernel(&three.first, "linux ").rsplit('/').next().unwrap()));
+    std::fs::remove_file(path).unwrap();
+    for name in std::fs::read_dir(three.esp().join("EFI/selkie")).unwrap() {
+        std::fs::write(name.unwrap().path(), "half").unwrap();
+    }
+    let report = three.repair();
+    assert_eq!(report.verdict, Verdict::Repaired, "{report:#?}");
+    assert!(!report.fetched.is_empty() && report.findings.iter().any(|finding| finding.kind == Kind::Object), "{report:#?}");
+    three.assert_clean();
+    assert_eq!(three.entries(), before);
+}
+
+#[test]
 fn arguments_that_only_an_entry_has_stay() {
     let three = Three::new();
     let path = three.entry(&three.second);

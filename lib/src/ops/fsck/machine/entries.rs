@@ -159,6 +159,8 @@ fn takes_the_place_of(look: &EntryLook, standing: &Standing) -> bool {
 /// What stands where the counter has its place, and is none: the boot loader takes it for a part of the name, and counts nothing.
 fn counter(facts: &Facts, look: &EntryLook) -> Option<Decided> {
     let (name, live) = (look.name.as_ref().filter(|name| name.odd_counter)?, look.live()?);
+    // Without a look at the state directory nothing is known of the root.
+    facts.state.as_ref()?;
     let id = format!("selkie-{}-{}.conf", name.short, name.serial);
     let tries = standing::tries(facts, &live.image, live.serial);
     let message = format!("boot entry {}: the counter in its name cannot be read (expected +LEFT or +LEFT-DONE)", look.file);

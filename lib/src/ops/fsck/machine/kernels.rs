@@ -11,7 +11,9 @@ pub(super) fn decide(facts: &Facts, entries: &[Decided]) -> Vec<Decided> {
     let Some(place) = &facts.place else { return Vec::new() };
     let mut decided: Vec<Decided> = place.files.iter().filter_map(|(path, state)| damaged(facts, place, entries, path, state)).collect();
     let coming: Vec<&str> = entries.iter().filter_map(|entry| root_that_comes(entry)).flat_map(|root| paths(facts, root)).collect();
-    for path in &place.unused {
+    // The only good copy of a kernel may be one of these, while its image cannot be read.
+    let unknown = entries.iter().filter_map(root_that_comes).any(|root| facts.image(root).is_none_or(|image| image.files.is_err()));
+    for path in place.unused.iter().filter(|_| !unknown) {
         if coming.iter().any(|file| unlabelled(path).starts_with(file)) {
             continue;
         }

@@ -86,3 +86,152 @@ fn next(facts: &Facts, used: &BTreeSet<u64>) -> u64 {
     let numbers = facts.state.iter().flat_map(|state| &state.deployments).filter_map(|d| d.origin.as_ref().ok()?.number);
     numbers.chain(used.last().copied()).max().unwrap_or(0) + 1
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::facts::Image;
+    use super::*;
+    use crate::boot::{Choice, Inspection, Reading, Variable};
+    use crate::cmdline::Cmdline;
+    use crate::deploy::check;
+    use crate::deploy::{Cause, FailedBoot};
+    use crate::origin::Origin;
+
+    fn id(n: u8) -> ImageId {
+        format!("{n:02x}").repeat(32).parse().unwrap()
+    }
+
+    fn origin(number: Option<u64>) -> Origin {
+        Origin {
+            version: Origin::VERSION,
+            image: "quay.io/acme/os:stable".into(),
+            manifest_digest: "sha256:aa".into(),
+            index_digest: None,
+            config_digest: "sha256:bb".into(),
+            kernel_arguments: "rw".into(),
+            image_arguments: vec![],
+            os_version: None,
+            os_name: None,
+            made_under: Some(id(0)),
+            number,
+            staged: None,
+        }
+    }
+
+    /// A root with its number, and whether it has run.
+    fn deployment(n: u8, number: Option<u64>, has_run: bool) -> Look {
+        let (etc, request) = if has_run { (Etc::Ready, None) } else { (Etc::None, Some(id(0))) };
+        Look { id: id(n), origin: Ok(origin(number)), etc, request: Ok(request) }
+    }
+
+    fn entry(n: u8, serial: u64, tries: Option<Tries>) -> EntryLook {
+        let file = format!("selkie-{}-{serial}.conf", id(n).short());
+        let live = BootEntry {
+            file: file.clone(),
+            image: id(n),
+            verity_required: true,
+            serial,
+            tries,
+            title: String::new(),
+            arguments: Cmdline::default(),
+            uki: None,
+            offered: true,
+            missing: vec![],
+        };
+        EntryLook { name: EntryName::parse(&file), file, tries, reading: Reading::Live(Box::new(live)), files: vec![] }
+    }
+
+    /// A machine that runs root 2; root 1 ran before, and 3 is staged.
+    fn facts(entries: &[(u8, u64)]) -> Facts {
+        let deployments = vec![deployment(1, Some(1), true), deployment(2, Some(2), true), deployment(3, Some(3), false)];
+        let image = |tries| Image { there: true, tagged: true, stored: None, files: Ok(vec![]), tries };
+        Facts {
+            booted: Some(id(2)),
+            state: Some(check::Inspection { deployments, ..check::Inspection::default() }),
+            place: Some(Inspection {
+                entries: entries.iter().map(|(n, serial)| entry(*n, *serial, None)).collect(),
+                ..Inspection::default()
+            }),
+            images: Some((1..5).map(|n| (id(n), image(Some(Tries::new(3))))).collect::<BTreeMap<_, _>>()),
+            ..Facts::default()
+        }
+    }
+
+    fn standing(facts: &Facts, n: u8) -> (u64, Option<Tries>) {
+        let standing = of(facts, &id(n));
+        assert_eq!((standing.root, standing.instead_of), (id(n), None));
+        (standing.serial, standing.tries)
+    }
+
+    #[test]
+    fn an_entry_comes_back_where_it_was_and_the_order_stays() {
+        let new = Some(Tries::new(3));
+        for (entries, n, expected) in [
+            // Each of the three.
+            (&[(2, 2), (3, 3)][..], 1, (1, None)),
+            (&[(1, 1), (3, 3)], 2, (2, None)),
+            (&[(1, 1), (2, 2)], 3, (3, new)),
+            // All that is left.
+            (&[], 1, (1, new)),
+            (&[], 2, (2, None)),
+            (&[], 3, (3, new)),
+            // The second was activated again: a number that was passed is no place to come back to first.
+            (&[(2, 4), (3, 3)], 1, (1, None)),
+            (&[(1, 1), (2, 4)], 3, (3, new)),
+            // The first was activated again, and nothing is staged: what runs comes first.
+            (&[(1, 4)], 2, (5, None)),
+            // Its number is taken.
+            (&[(2, 1), (3, 3)], 1, (2, None)),
+            (&[(1, 2), (3, 3)], 2, (1, None)),
+            (&[(1, 2), (3, 1)], 2, (4, None)),
+        ] {
+            assert_eq!(standing(&facts(entries), n), expected, "{n} beside {entries:?}");
+        }
+    }
+
+    #[test]
+    fn a_root_that_failed_is_taken_last_wherever_it_stands() {
+        let failed = FailedBoot {
+            version: FailedBoot::VERSION,
+            id: id(3),
+            image: None,
+            manifest_digest: None,
+            os_version: None,
+            cause: Cause::DidNotComeUp,
+            at: None,
+            boot_id: None,
+            tries_left: None,
+            reboots: 0,
+            checks: vec![],
+        };
+        let bad = Some(Tries { left: 0, done: 3 });
+        let mut machine = facts(&[(1, 1), (2, 2)]);
+        machine.state.as_mut().unwrap().failed.push(failed);
+        assert_eq!(standing(&machine, 3), (3, bad));
+        // One that nobody can read the reason of has failed all the same; and the failed one is no reason to stay behind it.
+        let mut machine = Facts { place: facts(&[(3, 3)]).place, ..machine };
+        machine.state.as_mut().unwrap().failed_unreadable.push((id(1), "{".into()));
+        assert_eq!((standing(&machine, 1), standing(&machine, 2)), ((1, bad), (4, None)));
+    }
+
+    #[test]
+    fn the_firmware_may_know_the_serial() {
+        let mut machine = facts(&[(2, 2), (3, 3)]);
+        let choice = |n: u8, serial: u64| Choice { variable: Variable::Default, entry: format!("selkie-{}-{serial}.conf", id(n).short()) };
+        machine.choices = vec![choice(1, 7)];
+        assert_eq!(standing(&machine, 1), (7, Some(Tries::new(3))), "it would boot next, and is counted");
+        machine.choices = vec![choice(1, 3)];
+        assert_eq!(standing(&machine, 1), (1, None), "somebody has that");
+    }
+
+    #[test]
+    fn an_image_that_nothing_takes_the_counter_from_has_none() {
+        let mut machine = facts(&[(1, 1), (2, 2)]);
+        for image in machine.images.as_mut().unwrap().values_mut() {
+            image.tries = None;
+        }
+        assert_eq!(standing(&machine, 3), (3, None));
+    }
+}
