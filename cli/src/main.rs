@@ -3,10 +3,12 @@
 mod boot_once;
 mod digest;
 mod disk;
+mod esp;
 mod gc;
 mod health;
 mod lint;
 mod list;
+mod loader;
 mod output;
 mod pin;
 mod progress;
@@ -50,6 +52,8 @@ enum Verb {
     /// Let a pinned root go when its time has come.
     Unpin(pin::Arguments),
     Gc(gc::Arguments),
+    Esp(esp::Arguments),
+    Loader(loader::Arguments),
     Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
@@ -72,6 +76,8 @@ fn main() -> ExitCode {
         Verb::Pin(verb) => pin::run(verb, true, output),
         Verb::Unpin(verb) => pin::run(verb, false, output),
         Verb::Gc(verb) => gc::run(verb, output),
+        Verb::Esp(verb) => esp::run(verb, output),
+        Verb::Loader(verb) => loader::run(verb, output),
         Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),

@@ -6,6 +6,8 @@
 mod bls;
 mod choice;
 mod files;
+mod follow;
+mod loader;
 mod places;
 mod publish;
 mod tries;
@@ -14,6 +16,8 @@ mod volume;
 pub use bls::{BlsError, Entry};
 pub use choice::{Choice, Variable};
 pub use files::{BootFile, BootFiles};
+pub use follow::{Content, Steps};
+pub use loader::{Loader, LoaderError};
 pub use places::{Boot, Mirror, Place};
 pub use publish::{EntryRequest, StagedEntry};
 pub use tries::Tries;

@@ -7,15 +7,18 @@
 //! state/deploy/<image id>/etc/upper       the local changes of /etc: the upper directory of its overlay
 //! state/deploy/<image id>/etc/work        what that overlay needs for itself
 //! state/failed/<image id>.json            a root that failed here, and why
+//! state/boot/<partition uuid>.json        an EFI system partition that is kept in step with the others
 //! state/os/default/var                    /var, shared by all deployments
 //! ```
 
 pub mod etc;
 mod failed;
 mod pin;
+mod places;
 mod skeleton;
 
 pub use failed::{Cause, FailedBoot, FailedCheck};
+pub use places::BootPlace;
 pub use skeleton::{origin_path, skeleton};
 
 use std::ffi::OsString;

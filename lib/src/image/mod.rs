@@ -33,6 +33,7 @@ pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
+pub use platform::this_machine as host_architecture;
 
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};

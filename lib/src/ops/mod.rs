@@ -2,14 +2,17 @@
 
 mod arguments;
 pub mod boot_once;
+mod catch_up;
 pub mod digest;
 pub mod disk;
+pub mod esp;
 mod firmware;
 pub mod gc;
 pub mod health;
 pub mod host;
 pub mod lint;
 pub mod list;
+pub mod loader;
 pub mod pin;
 pub mod prune;
 pub mod pull;

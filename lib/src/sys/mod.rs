@@ -5,6 +5,7 @@ pub mod dir;
 pub mod efi;
 pub mod lock;
 pub mod mount;
+pub mod partitions;
 pub mod process;
 pub mod reboot;
 pub mod scratch;
