@@ -1,9 +1,11 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
 mod boot_once;
+mod diff;
 mod digest;
 mod disk;
 mod esp;
+mod fsck;
 mod gc;
 mod health;
 mod lint;
@@ -29,7 +31,8 @@ use output::{Answer, Output};
 /// Boot machines from OCI container images: verified, atomic, reversible.
 ///
 /// Exit codes: 0 done; 1 a question answered "no"; 2 usage; 3 not found; 4 access denied; 5 registry unreachable; 6 corrupt data;
-/// 7 unsuitable image; 8 no space; 9 not permitted; 10 not a selkie host; 11 busy; 12 repository mismatch; 70 anything else.
+/// 7 unsuitable image; 8 no space; 9 not permitted; 10 not a selkie host; 11 busy; 12 repository mismatch; 20 damage was found and repaired;
+/// 70 anything else.
 #[derive(Debug, Parser)]
 #[command(name = "selkie", version, max_term_width = 120)]
 struct Arguments {
@@ -43,6 +46,7 @@ struct Arguments {
 enum Verb {
     Status(status::Arguments),
     List(list::Arguments),
+    Diff(diff::Arguments),
     Upgrade(upgrade::Arguments),
     Switch(switch::Arguments),
     Rollback(rollback::Arguments),
@@ -61,6 +65,7 @@ enum Verb {
     Disk(disk::Arguments),
     Lint(lint::Arguments),
     Verify(verify::Arguments),
+    Fsck(fsck::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +74,7 @@ fn main() -> ExitCode {
     let answer = match &arguments.verb {
         Verb::Status(verb) => status::run(verb, output),
         Verb::List(verb) => list::run(verb, output),
+        Verb::Diff(verb) => diff::run(verb, output),
         Verb::Upgrade(verb) => upgrade::run(verb, output),
         Verb::Switch(verb) => switch::run(verb, output),
         Verb::Rollback(verb) => rollback::run(verb, output),
@@ -85,10 +91,12 @@ fn main() -> ExitCode {
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),
         Verb::Verify(verb) => verify::run(verb, output),
+        Verb::Fsck(verb) => fsck::run(verb, output),
     };
     match answer {
         Ok(Answer::Done) => ExitCode::SUCCESS,
         Ok(Answer::No) => ExitCode::from(1),
+        Ok(Answer::Repaired) => ExitCode::from(20),
         Err(error) => output.fail(&error),
     }
 }

@@ -19,6 +19,8 @@ pub enum Answer {
     Done,
     /// The question's answer is no.
     No,
+    /// It was not, and was made so.
+    Repaired,
 }
 
 /// How progress is shown, on standard error.

@@ -123,6 +123,17 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
+    /// Makes an image of one layer with the files of another.
+    pub(crate) fn squash(&self, image: &str, to: &str) -> Result<()> {
+        let container = self.read(["from", image])?;
+        self.read(["commit", "--quiet", "--rm", "--squash", &container, to]).map(drop)
+    }
+
+    /// A local image, as every program names it.
+    pub(crate) fn reference(&self, image: &str) -> String {
+        self.storage.reference(image)
+    }
+
     /// Pushes a local image to a registry on loopback.
     pub(crate) fn push(&self, image: &str, to: &str) -> Result<()> {
         let log = self.lab.log("push");

@@ -2,6 +2,7 @@
 //!
 //! Owns everything below `target/lab/`. It never changes selkie's own state; it uses selkie as a user would, by its command line.
 
+mod bench;
 mod build;
 mod cli;
 mod command;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         cli::Verb::Test(options) => test::run(&options),
         cli::Verb::Images(options) => images::run(&options),
         cli::Verb::Vm(options) => vm::run(&options),
+        cli::Verb::Bench(options) => bench::run(&options),
         cli::Verb::Packages => packages::run(),
     };
     match outcome {

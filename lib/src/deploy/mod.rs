@@ -29,6 +29,7 @@ use anyhow::{Context, Result};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
+use crate::record;
 use crate::sys::{dir, tree};
 
 /// Where deployments are, seen from the physical root.
@@ -139,7 +140,7 @@ impl Deployments {
 
     /// Makes the deployment of an image, durably: whole, or not at all. One that exists gets the new origin and keeps its /etc.
     pub fn create(&self, id: &ImageId, origin: &Origin) -> Result<Deployment> {
-        let json = origin.to_json()?;
+        let json = record::write(origin)?;
         let existing = dir::open_optional(&self.dir, id.hex()).with_context(|| format!("opening deployment {id}"))?;
         let dir = match existing {
             Some(dir) => {
@@ -192,7 +193,7 @@ impl Deployment {
     /// There is no such file, it is damaged, or a newer selkie wrote it. Such a deployment boots all the same.
     pub fn origin(&self) -> Result<Origin> {
         let json = dir::read_optional(&self.dir, ORIGIN)?.with_context(|| format!("reading {ORIGIN}: no such file"))?;
-        Ok(Origin::from_json(&json)?)
+        Ok(record::read(&json)?)
     }
 }
 

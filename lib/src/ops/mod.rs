@@ -3,10 +3,12 @@
 mod arguments;
 pub mod boot_once;
 mod catch_up;
+pub mod diff;
 pub mod digest;
 pub mod disk;
 pub mod esp;
 mod firmware;
+pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;
