@@ -5,6 +5,7 @@ mod interrupted_pull;
 mod lifecycle;
 mod sealed;
 mod tampered;
+mod two_disks;
 
 use std::path::Path;
 
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "tampered", run: tampered::run },
     Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "bad-release", run: bad_release::run },
+    Scenario { name: "two-disks", run: two_disks::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
@@ -73,9 +75,9 @@ mod tests {
     #[test]
     fn scenarios_are_chosen_by_name() {
         let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release"]);
+        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release", "two-disks"]);
         assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release");
+        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release, two-disks");
     }
 }

@@ -128,6 +128,7 @@ pub fn add(host: &Host, place: &Place, progress: &dyn Progress) -> Result<Change
         let message = format!("taking in ESP {partition}: it is the one that booted (expected another)");
         return Err(Failure::new(FailureKind::Usage, message).into());
     }
+    require_named_root(host, partition)?;
     let architecture = store::efi_architecture(&host_architecture()).to_owned();
     let (_, loader) = booted.newest_loader(&architecture)?.ok_or_else(|| {
         let message =
@@ -148,6 +149,23 @@ pub fn add(host: &Host, place: &Place, progress: &dyn Progress) -> Result<Change
     let in_the_way = place.install_loader(&architecture, &loader, progress)?;
     catch_up::record(host, place, progress)?;
     Ok(Changed { partition: partition.to_owned(), roots: place.content()?.roots, in_the_way })
+}
+
+/// With `root=gpt-auto`, systemd looks for the root on the disk that the boot loader came from: a machine that boots from another ESP would find none.
+fn require_named_root(host: &Host, partition: &str) -> Result<()> {
+    let system = host.system()?;
+    let root = system
+        .entry(&system.booted)
+        .and_then(|entry| entry.arguments.args().filter(|argument| argument.starts_with("root=")).last().map(str::to_owned));
+    if root.as_deref() != Some("root=gpt-auto") {
+        return Ok(());
+    }
+    let message = format!(
+        "taking in ESP {partition}: this machine boots with root=gpt-auto, and from an ESP on another disk it would not find its root (expected root=UUID=… or the like)"
+    );
+    Err(Failure::new(FailureKind::Unsuitable, message)
+        .hint("name the root file system when the machine is made (selkie disk --karg root=PARTLABEL=root), or in the options of the booted entry: an upgrade carries them on")
+        .into())
 }
 
 fn require_room(place: &Place, kernels: u64, loaders: u64) -> Result<()> {
