@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use selkie::deploy::{Cause, FailedBoot, FailedCheck};
 use selkie::ops::host::{Access, Host};
+use selkie::ops::loader::Versions;
 use selkie::ops::status::{self, Deployment, Status};
 
 use crate::output::{Answer, Output, table};
@@ -29,8 +30,19 @@ fn human(status: &Status) -> String {
         format!("Failed: version {version} of {image}, root {}\n{}\n", failed.id.short(), failure(failed))
     }));
     text.extend((!status.foreign_entries.is_empty()).then(|| format!("Entries of others: {}\n", status.foreign_entries.join(", "))));
+    text.push_str(&loader(&status.loader));
     text.extend(status.problems.iter().map(|problem| format!("Problem: {problem}\n")));
     text
+}
+
+/// The boot loader, where anything is known of it.
+fn loader(versions: &Versions) -> String {
+    match (&versions.installed, &versions.in_image) {
+        (Some(installed), Some(in_image)) if installed == in_image => format!("Boot loader: systemd-boot {installed}\n"),
+        (Some(installed), Some(in_image)) => format!("Boot loader: systemd-boot {installed}; the image has {in_image}\n"),
+        (Some(installed), None) => format!("Boot loader: systemd-boot {installed}\n"),
+        (None, _) => String::new(),
+    }
 }
 
 /// How a root failed, in indented lines.

@@ -484,7 +484,7 @@ fn places_survive_a_stop_after_every_step() {
         machine.release("stable", &layout::bootable("4"));
         (machine, third)
     });
-    kill_at_every_step("sync", 3, |root| {
+    kill_at_every_step("sync", 2, |root| {
         let (machine, first) = two(root);
         release(&machine, "2");
         let second = upgrade(&machine, &first, BOTH);
@@ -492,7 +492,7 @@ fn places_survive_a_stop_after_every_step() {
         (machine, second)
     });
     // The first ESP was away while the machine went on from the second, which now is the mirror that is newer.
-    kill_at_every_step("come back", 3, |root| {
+    kill_at_every_step("come back", 2, |root| {
         let (machine, first) = two(root);
         release(&machine, "2");
         let second = upgrade(&machine, &first, &["first"]);

@@ -106,14 +106,14 @@ impl Place {
         Ok(true)
     }
 
-    /// Takes over what `newer` has and this place lacks, counters and all, and removes nothing: for a place that was away while the machine went on. Whether
+    /// Takes over what `newer` has of the roots that `exists` knows and this place lacks, counters and all, and removes nothing: for a place that was away while the machine went on. Whether
     /// there was anything.
     ///
     /// # Errors
     ///
     /// As those of [`Self::follow`].
-    pub fn adopt(&self, newer: &Self, progress: &dyn Progress) -> Result<bool> {
-        let copies = newer.copies(|_| true)?;
+    pub fn adopt(&self, newer: &Self, exists: impl Fn(&ImageId) -> bool, progress: &dyn Progress) -> Result<bool> {
+        let copies = newer.copies(|entry| exists(&entry.image))?;
         let serials: BTreeSet<u64> = self.found()?.iter().filter_map(|found| found.entry.as_ref().ok()?.serial()).collect();
         let new: Vec<&Copied<'_>> = copies.iter().filter(|copied| !serials.contains(&copied.entry.serial)).collect();
         self.check_space(self.bytes_of(&new)?)?;

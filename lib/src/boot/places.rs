@@ -162,7 +162,11 @@ impl Place {
     }
 
     /// Checks that `need` more bytes fit on the ESP itself.
-    pub(super) fn check_esp_space(&self, need: u64) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NoSpace`](crate::error::FailureKind::NoSpace) with both numbers.
+    pub fn check_esp_space(&self, need: u64) -> Result<()> {
         self.esp.check_space(need)
     }
 

@@ -28,7 +28,10 @@ pub(super) fn begin(host: &Host, progress: &dyn Progress) -> Result<()> {
     }
     if let Some(newer) = newest(boot)? {
         announce_all(host, boot.place().partition(), newer)?;
-        let adopted = boot.place().adopt(newer, progress);
+        // An entry whose root is gone would boot nothing.
+        let deployments = host.deployments()?.list()?.found;
+        let exists = |id: &ImageId| deployments.iter().any(|found| found.id == *id);
+        let adopted = boot.place().adopt(newer, exists, progress);
         let from = newer.partition();
         if adopted.with_context(|| format!("taking over what ESP {from} has and the one that booted lacks"))? {
             progress.note(format!("the machine came up from an ESP that was behind; what ESP {from} boots next boots next"));

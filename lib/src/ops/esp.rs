@@ -170,6 +170,9 @@ fn require_named_root(host: &Host, partition: &str) -> Result<()> {
 
 fn require_room(place: &Place, kernels: u64, loaders: u64) -> Result<()> {
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    if place.has_xbootldr() {
+        place.check_esp_space(loaders).with_context(|| format!("taking in ESP {}", place.partition()))?;
+    }
     let (free, need) = (place.free_bytes()?, kernels + loaders + (1 << 20));
     if free >= need {
         return Ok(());
