@@ -53,12 +53,14 @@ fn new_entries_go_to_xbootldr_and_old_ones_stay_until_their_time_has_come() {
     assert_eq!(order, [&second, &first]);
     assert!(system.entries.iter().all(|entry| system.can_boot(entry)), "each on its own partition");
     let third = upgrade(&machine, &second, "3");
-    assert_eq!(entries(&machine), (0, 2), "the ESP has nothing of ours any more");
+    assert_eq!(entries(&machine), (1, 2), "one to go back to");
+    let fourth = upgrade(&machine, &third, "4");
+    assert_eq!(entries(&machine), (0, 3), "the ESP has nothing of ours any more");
     assert_eq!(names(temp.path().join("esp/EFI/selkie")), [""; 0]);
     // Kernel and initramfs of each; the initramfs is the same.
-    assert_eq!(names(temp.path().join("xbootldr-first/EFI/selkie")).len(), 3);
-    assert_eq!(machine.host(&third).system().unwrap().default_entry().unwrap().image, third);
-    let list = esp::list(&machine.host(&third)).unwrap();
+    assert_eq!(names(temp.path().join("xbootldr-first/EFI/selkie")).len(), 4);
+    assert_eq!(machine.host(&fourth).system().unwrap().default_entry().unwrap().image, fourth);
+    let list = esp::list(&machine.host(&fourth)).unwrap();
     assert_eq!((list.places.len(), list.places[0].xbootldr), (1, Some(true)));
 }
 

@@ -57,10 +57,14 @@ impl Deployments {
             let Some(partition) = name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|name| is_uuid(name)) else { continue };
             let bytes = dir::read_optional(&dir, &name)?.unwrap_or_default();
             let read = serde_json::from_slice::<BootPlace>(&bytes).map_err(|error| error.to_string());
-            let place = read.and_then(|place| match place.version > VERSION {
-                true => Err(format!("format version {} (expected at most {VERSION}; a newer selkie wrote it)", place.version)),
-                false if place.partition != partition => Err(format!("it is about partition {}", place.partition)),
-                false => Ok(place),
+            let place = read.and_then(|place| {
+                if place.version > VERSION {
+                    Err(format!("format version {} (expected at most {VERSION}; a newer selkie wrote it)", place.version))
+                } else if place.partition != partition {
+                    Err(format!("it is about partition {}", place.partition))
+                } else {
+                    Ok(place)
+                }
             });
             places.push(place.map_err(|reason| {
                 Failure::new(FailureKind::Corrupt, format!("reading state/boot/{}: {reason}", name.display()))

@@ -1,8 +1,6 @@
 //! Keeping the places that a machine boots from in step: every verb that changes what boots lets the mirrors follow. A mirror that is away or
 //! cannot be written keeps no update from happening: it is told, its record keeps what it may boot, and it catches up with the next verb that writes.
 
-use std::cmp::Ordering;
-
 use anyhow::{Context, Result};
 
 use super::host::Host;
@@ -105,7 +103,7 @@ fn newest(boot: &Boot) -> Result<Option<&Place>> {
     for place in boot.mirrors().iter().filter_map(|mirror: &Mirror| mirror.place.as_ref().ok()) {
         // One that cannot be read is told by who wants to write it.
         let serial = place.content().map_or(0, |content| content.last_serial);
-        if serial.cmp(&newest.0) == Ordering::Greater {
+        if serial > newest.0 {
             newest = (serial, Some(place));
         }
     }
