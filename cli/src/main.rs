@@ -1,6 +1,8 @@
 //! `selkie`: arguments, rendering and exit codes. What the verbs do is in the `selkie` crate.
 
+mod auto_update;
 mod boot_once;
+mod config;
 mod diff;
 mod digest;
 mod disk;
@@ -17,6 +19,7 @@ mod progress;
 mod pull;
 mod rollback;
 mod seal;
+mod signals;
 mod source;
 mod status;
 mod switch;
@@ -32,7 +35,7 @@ use output::{Answer, Output};
 ///
 /// Exit codes: 0 done; 1 a question answered "no"; 2 usage; 3 not found; 4 access denied; 5 registry unreachable; 6 corrupt data;
 /// 7 unsuitable image; 8 no space; 9 not permitted; 10 not a selkie host; 11 busy; 12 repository mismatch; 20 damage was found and repaired;
-/// 70 anything else.
+/// 70 anything else; 129, 130, 143 stopped by SIGHUP, SIGINT (^C), SIGTERM.
 #[derive(Debug, Parser)]
 #[command(name = "selkie", version, max_term_width = 120)]
 struct Arguments {
@@ -58,6 +61,8 @@ enum Verb {
     Gc(gc::Arguments),
     Esp(esp::Arguments),
     Loader(loader::Arguments),
+    AutoUpdate(auto_update::Arguments),
+    Config(config::Arguments),
     Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
@@ -71,6 +76,9 @@ enum Verb {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let output = &arguments.output;
+    if let Err(error) = signals::catch(output) {
+        return output.fail(&error);
+    }
     let answer = match &arguments.verb {
         Verb::Status(verb) => status::run(verb, output),
         Verb::List(verb) => list::run(verb, output),
@@ -84,6 +92,8 @@ fn main() -> ExitCode {
         Verb::Gc(verb) => gc::run(verb, output),
         Verb::Esp(verb) => esp::run(verb, output),
         Verb::Loader(verb) => loader::run(verb, output),
+        Verb::AutoUpdate(verb) => auto_update::run(verb, output),
+        Verb::Config(verb) => config::run(verb, output),
         Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),

@@ -14,6 +14,7 @@ mod keys;
 mod lab;
 mod packages;
 mod registry;
+mod replay;
 mod scenarios;
 mod selkie;
 mod story;

@@ -7,6 +7,7 @@
 
 pub mod calendar;
 pub mod cmdline;
+pub mod config;
 pub mod error;
 pub mod finding;
 pub mod image_id;

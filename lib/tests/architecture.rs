@@ -9,6 +9,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Words: pure types, no input or output.
     ("calendar", &[]),
     ("cmdline", &["image_id"]),
+    ("config", &[]),
     ("error", &[]),
     ("finding", &[]),
     ("image_id", &[]),
@@ -30,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("signing", &["error", "sys", "uki"]),
     ("store", &["cmdline", "error", "finding", "image_id", "kargs", "os_release", "progress", "sys", "uki"]),
     // The machine as it is.
-    ("lint", &["cmdline", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
+    ("lint", &["cmdline", "config", "error", "image_id", "kargs", "os_release", "store", "sys", "uki"]),
     ("system", &["boot", "cmdline", "deploy", "error", "image_id", "origin", "record"]),
     // The verbs: owners meet here and nowhere else.
     (
@@ -39,6 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "boot",
             "calendar",
             "cmdline",
+            "config",
             "deploy",
             "disk",
             "error",

@@ -52,6 +52,7 @@ pub(crate) struct Machine {
     hung: PathBuf,
     accel: Accel,
     secure_boot: bool,
+    write_log: bool,
     watchdog: bool,
     child: Option<Child>,
     monitor: Option<Monitor>,
@@ -71,8 +72,21 @@ impl Machine {
     }
 
     fn off(dir: PathBuf, run: PathBuf, hung: PathBuf, accel: Accel) -> Self {
-        let (secure_boot, watchdog) = (false, false);
-        Self { dir, run, hung, accel, secure_boot, watchdog, child: None, monitor: None, agent: None, token: 0, boot_id: String::new() }
+        let (secure_boot, watchdog, write_log) = (false, false, false);
+        Self {
+            dir,
+            run,
+            hung,
+            accel,
+            secure_boot,
+            watchdog,
+            write_log,
+            child: None,
+            monitor: None,
+            agent: None,
+            token: 0,
+            boot_id: String::new(),
+        }
     }
 
     /// The same with firmware that checks signatures once keys are enrolled.
@@ -80,6 +94,18 @@ impl Machine {
     pub(crate) fn with_secure_boot(mut self) -> Self {
         self.secure_boot = true;
         self
+    }
+
+    /// The same with a log of all that it writes to its disk: see `replay`. It begins anew when the machine is powered on.
+    #[must_use]
+    pub(crate) fn with_write_log(mut self) -> Self {
+        self.write_log = true;
+        self
+    }
+
+    /// That log.
+    pub(crate) fn write_log(&self) -> PathBuf {
+        self.dir.join("writes.log")
     }
 
     /// The same with a watchdog that resets it. A guest that opens it has to reach it ever again.
@@ -244,6 +270,9 @@ impl Machine {
         }
         let argv = self.argv().dying_with_us();
         let log = fs::File::create(self.dir.join("qemu.log")).context("creating QEMU's log")?;
+        if self.write_log {
+            fs::File::create(self.write_log()).context("creating the log of writes")?;
+        }
         self.child = Some(argv.command().stderr(log).spawn().with_context(|| format!("starting {argv}"))?);
         match Monitor::connect(&monitor) {
             Ok(connected) => self.monitor = Some(connected),
@@ -311,7 +340,7 @@ impl Machine {
             .with(if self.secure_boot { &guarded[..] } else { &[] })
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
-            .with(["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={}", path("disk.raw"))])
+            .with(self.drive(&path("disk.raw"), &path("writes.log")))
             .with(
                 second
                     .exists()
@@ -330,6 +359,22 @@ impl Machine {
             // romfile=: no network boot, so no boot ROM, which is in a package of its own.
             .with(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
             .with(if self.watchdog { &["-device", "i6300esb", "-action", "watchdog=reset"][..] } else { &[] })
+    }
+
+    /// Its disk. With a log, nothing is discarded, and flushes end in the log: the host's own disk need not hear of them.
+    fn drive(&self, disk: &str, log: &str) -> Vec<String> {
+        if !self.write_log {
+            return vec!["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={disk}")];
+        }
+        let file = |node: &str, path: &str| format!("driver=file,node-name={node},cache.no-flush=on,filename={path}");
+        let nodes = [
+            file("medium", disk),
+            file("log", log),
+            "driver=raw,node-name=raw,file=medium".to_owned(),
+            "driver=blklogwrites,node-name=disk,file=raw,log=log".to_owned(),
+        ];
+        let device = ["-device", "virtio-blk-pci,drive=disk"].map(str::to_owned);
+        nodes.into_iter().flat_map(|node| ["-blockdev".to_owned(), node]).chain(device).collect()
     }
 }
 
@@ -355,12 +400,15 @@ mod tests {
              -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 \
              -chardev socket,id=monitor,server=on,wait=off,path=/run/vm/monitor.sock -mon chardev=monitor,mode=control -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
         assert_eq!(machine.argv().to_string(), expected);
-        let secure = machine.with_secure_boot().with_watchdog().argv().to_string();
+        let secure = machine.with_secure_boot().with_watchdog().with_write_log().argv().to_string();
         for words in [
             " -device i6300esb -action watchdog=reset",
             "-machine q35,smm=on ",
             " -global driver=cfi.pflash01,property=secure,value=on ",
             "file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd ",
+            " -blockdev driver=file,node-name=medium,cache.no-flush=on,filename=/vm/disk.raw \
+             -blockdev driver=file,node-name=log,cache.no-flush=on,filename=/vm/writes.log -blockdev driver=raw,node-name=raw,file=medium \
+             -blockdev driver=blklogwrites,node-name=disk,file=raw,log=log -device virtio-blk-pci,drive=disk ",
         ] {
             assert!(secure.contains(words), "{secure}");
         }

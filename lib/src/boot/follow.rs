@@ -191,6 +191,7 @@ impl Place {
         }
         let mut pending = Pending::create(&entries, &copied.entry.file, 0o644)?;
         pending.file().write_all(&copied.text).context("copying a boot entry")?;
+        pending.sync()?;
         dir::sync_filesystem(self.home().root()).context("syncing the ESP")?;
         pending.publish().context("copying a boot entry")?;
         progress.step("copy entry");

@@ -95,6 +95,7 @@ impl Place {
         dir::sweep(&directory)?;
         let mut pending = Pending::create(&directory, name, 0o644)?;
         pending.file().write_all(bytes).with_context(|| format!("writing {path}"))?;
+        pending.sync()?;
         dir::sync_filesystem(self.esp_root()).context("syncing the ESP")?;
         pending.publish()?;
         dir::sync_filesystem(self.esp_root()).context("syncing the ESP")?;

@@ -88,6 +88,7 @@ impl Place {
         pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
         let live = self.read_back(request, &entry)?;
         // FAT has no journal: allocation tables and directories reach the disk before a name makes them matter.
+        pending.sync()?;
         dir::sync_filesystem(self.home().root()).context("syncing the ESP")?;
         progress.step("write entry");
         Ok(StagedEntry { place: self.try_clone()?, pending, live })
@@ -293,10 +294,13 @@ mod tests {
         let esp = esp(temp.path());
         let ours = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
         std::fs::write(entries.join("garbage.conf"), b"\xff\x00").unwrap();
+        // What a power cut left of an entry of ours, and a file of somebody else.
+        std::fs::write(entries.join("selkie-aa-7.conf"), "").unwrap();
+        std::fs::write(entries.join("empty.conf"), "").unwrap();
         assert_eq!(esp.entries().unwrap(), std::slice::from_ref(&ours));
-        assert_eq!(esp.found().unwrap().len(), 3);
+        assert_eq!(esp.found().unwrap().len(), 5);
         esp.remove(&ours).unwrap();
-        assert_eq!(file_names(&entries), ["debian.conf", "garbage.conf"]);
+        assert_eq!(file_names(&entries), ["debian.conf", "empty.conf", "garbage.conf"]);
         assert_eq!(file_names(&temp.path().join(FILES)).len(), 2, "an unreadable entry may need them");
         std::fs::remove_file(entries.join("garbage.conf")).unwrap();
         esp.sweep().unwrap();

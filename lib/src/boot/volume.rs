@@ -28,6 +28,13 @@ pub struct FoundEntry {
     pub entry: Result<Entry, String>,
 }
 
+impl FoundEntry {
+    /// A power cut while an entry is published can leave its name without its content. The boot loader passes over it.
+    fn is_empty_one_of_ours(&self) -> bool {
+        self.file.starts_with("selkie-") && self.entry.as_ref().is_ok_and(|entry| *entry == Entry::default())
+    }
+}
+
 /// A live entry of ours: the machine can boot `image` by it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BootEntry {
@@ -204,7 +211,7 @@ impl Volume {
             dir::sweep(&entries)?;
         }
         for found in self.found()? {
-            if found.entry.as_ref().is_ok_and(|entry| self.is_dead(entry)) {
+            if found.is_empty_one_of_ours() || found.entry.as_ref().is_ok_and(|entry| self.is_dead(entry)) {
                 self.remove_file(&found.file)?;
             }
         }
@@ -219,7 +226,7 @@ impl Volume {
         for name in dir::names(&files).context("listing EFI/selkie on the ESP")? {
             let Some(name) = name.to_str() else { continue };
             if brought_by(name).is_some_and(|file| !needed.contains(&format!("/{FILES}/{file}"))) {
-                tree::remove(&files, name).context("removing a boot file from the ESP")?;
+                remove_boot_file(&files, name).context("removing a boot file from the ESP")?;
             }
         }
         dir::sync(&files).context("syncing EFI/selkie on the ESP")
@@ -265,4 +272,16 @@ impl Volume {
     pub(super) fn has(&self, path: &str) -> bool {
         dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some())
     }
+}
+
+/// Removes a kernel, or the directory of addons beside it, file by file: of each, the name goes before its room is free.
+fn remove_boot_file(files: &OwnedFd, name: &str) -> Result<()> {
+    if !name.ends_with(ADDONS) {
+        return dir::remove_file(files, name).map(drop);
+    }
+    let addons = dir::open(files, name).with_context(|| format!("opening {name}"))?;
+    for addon in dir::names(&addons).with_context(|| format!("listing {name}"))? {
+        dir::remove_file(&addons, &addon.to_string_lossy())?;
+    }
+    tree::remove(files, name).map(drop)
 }

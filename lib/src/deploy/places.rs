@@ -7,10 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
+use crate::record::{self, Record};
 use crate::sys::dir;
 
-/// The version of the format that this code writes and the newest that it reads.
-const VERSION: u32 = 1;
 /// Below `state`.
 const BOOT: &str = "boot";
 
@@ -28,12 +27,16 @@ pub struct BootPlace {
     pub roots: Vec<ImageId>,
 }
 
+impl Record for BootPlace {
+    const VERSION: u32 = 1;
+}
+
 impl BootPlace {
     /// A record of what the place has now.
     pub fn new(partition: &str, last_serial: u64, mut roots: Vec<ImageId>) -> Self {
         roots.sort();
         roots.dedup();
-        Self { version: VERSION, partition: partition.to_owned(), last_serial, roots }
+        Self { version: Self::VERSION, partition: partition.to_owned(), last_serial, roots }
     }
 
     /// The same for a place that is about to have `roots`, too.
@@ -56,15 +59,9 @@ impl Deployments {
         for name in dir::names(&dir).context("listing state/boot")? {
             let Some(partition) = name.to_str().and_then(|name| name.strip_suffix(".json")).filter(|name| is_uuid(name)) else { continue };
             let bytes = dir::read_optional(&dir, &name)?.unwrap_or_default();
-            let read = serde_json::from_slice::<BootPlace>(&bytes).map_err(|error| error.to_string());
+            let read = record::read::<BootPlace>(&bytes).map_err(|error| error.to_string());
             let place = read.and_then(|place| {
-                if place.version > VERSION {
-                    Err(format!("format version {} (expected at most {VERSION}; a newer selkie wrote it)", place.version))
-                } else if place.partition != partition {
-                    Err(format!("it is about partition {}", place.partition))
-                } else {
-                    Ok(place)
-                }
+                if place.partition == partition { Ok(place) } else { Err(format!("it is about partition {}", place.partition)) }
             });
             places.push(place.map_err(|reason| {
                 Failure::new(FailureKind::Corrupt, format!("reading state/boot/{}: {reason}", name.display()))
@@ -82,7 +79,7 @@ impl Deployments {
             dir::sync(&self.state).context("syncing the state directory")?;
         }
         dir::sweep(&dir)?;
-        let json = serde_json::to_vec_pretty(place).context("writing down a boot place")?;
+        let json = record::write(place).context("writing down a boot place")?;
         dir::write_durably(&dir, &file(&place.partition), 0o644, &json)
     }
 

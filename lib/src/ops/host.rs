@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 
 use crate::boot::{Boot, BootEntry, Choice, Mirror, Place, Variable};
+use crate::config::Config;
 use crate::deploy::{BootPlace, Deployments};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -36,6 +37,7 @@ pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
+    config: Config,
     efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
     records: Result<Vec<BootPlace>, Failure>,
@@ -125,7 +127,18 @@ impl Host {
             let mirrors = mirrors.collect();
             Boot::new(place, mirrors)
         });
-        Self { deployments, records, boot, sysroot, run, booted, efivars: None, root: None, access: Access::Write }
+        Self {
+            deployments,
+            records,
+            boot,
+            sysroot,
+            run,
+            booted,
+            config: Config::default(),
+            efivars: None,
+            root: None,
+            access: Access::Write,
+        }
     }
 
     /// The same with the root that runs.
@@ -137,6 +150,17 @@ impl Host {
     /// The root that runs, where it can be looked at.
     pub fn root(&self) -> Option<BorrowedFd<'_>> {
         self.root.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The same with the machine's configuration; without this call it is as by default.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// What the machine is told to do.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The same with the EFI variables in the directory `efivars`.

@@ -1,8 +1,10 @@
 //! The verbs: the only place where the owners meet. One file per verb: options, a pure plan, and its application.
 
 mod arguments;
+pub mod auto_update;
 pub mod boot_once;
 mod catch_up;
+pub mod config;
 pub mod diff;
 pub mod digest;
 pub mod disk;

@@ -2,12 +2,14 @@
 
 use serde::Serialize;
 
+use super::auto_update::{self, Automatic};
 use super::host::Host;
 use super::loader::{self, Versions};
 use crate::boot::{BootEntry, Tries};
 use crate::calendar;
 use crate::deploy::FailedBoot;
 use crate::image_id::ImageId;
+use crate::sys::clock;
 use crate::system::System;
 
 /// The machine, for people and programs.
@@ -26,6 +28,8 @@ pub struct Status {
     pub other: Vec<Deployment>,
     /// Roots that failed on this machine, with the reason; they may be among the others, or gone.
     pub failed: Vec<FailedBoot>,
+    /// What the machine does by itself about updates; `None` where that cannot be read.
+    pub automatic: Option<Automatic>,
     /// Boot entries that are not ours, by file name.
     pub foreign_entries: Vec<String>,
     /// Versions of the boot loader.
@@ -70,7 +74,14 @@ pub struct Deployment {
 
 /// Reads the machine, as far as it can be read; what cannot is among the problems.
 pub fn run(host: &Host) -> Status {
-    Status { loader: loader::versions(host), ..status(&host.survey()) }
+    let mut status = Status { loader: loader::versions(host), ..status(&host.survey()) };
+    // Why the state directory is out of reach, where it is, is among the problems already.
+    if let Ok(deployments) = host.deployments() {
+        let (record, unreadable) = deployments.auto_update();
+        status.automatic = Some(auto_update::summary(&host.config().update, &record, clock::seconds()));
+        status.problems.extend(unreadable);
+    }
+    status
 }
 
 /// The same from a machine that was loaded before.
@@ -90,6 +101,7 @@ pub fn status(system: &System) -> Status {
         rollback,
         other,
         failed,
+        automatic: None,
         foreign_entries,
         loader: Versions { installed: None, in_image: None },
         problems,

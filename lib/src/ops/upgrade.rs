@@ -22,6 +22,7 @@ use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::Store;
+use crate::sys::interrupt;
 use crate::system::System;
 
 /// How far to go.
@@ -143,6 +144,11 @@ fn followed(system: &System) -> &ImageId {
 /// Runs the verb. Takes the lock, except for a check, which changes nothing on the disk.
 pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let _lock = if options.until == Until::Check { None } else { Some(host.lock()?) };
+    locked(host, options, progress)
+}
+
+/// The same for a verb that holds the lock.
+pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     if options.until != Until::Check {
         catch_up::begin(host, progress.as_ref())?;
     }
@@ -220,6 +226,7 @@ impl Fetch<'_> {
         self.make_room(&store, until)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
+        interrupt::last_call()?;
         if until == Until::Download {
             store.tag(&pulled.stored_manifest, DOWNLOADED)?;
             self.host.sync()?;
