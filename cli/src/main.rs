@@ -6,11 +6,13 @@ mod config;
 mod diff;
 mod digest;
 mod disk;
+mod esp;
 mod fsck;
 mod gc;
 mod health;
 mod lint;
 mod list;
+mod loader;
 mod output;
 mod pin;
 mod progress;
@@ -57,6 +59,8 @@ enum Verb {
     /// Let a pinned root go when its time has come.
     Unpin(pin::Arguments),
     Gc(gc::Arguments),
+    Esp(esp::Arguments),
+    Loader(loader::Arguments),
     AutoUpdate(auto_update::Arguments),
     Config(config::Arguments),
     Health(health::Arguments),
@@ -86,6 +90,8 @@ fn main() -> ExitCode {
         Verb::Pin(verb) => pin::run(verb, true, output),
         Verb::Unpin(verb) => pin::run(verb, false, output),
         Verb::Gc(verb) => gc::run(verb, output),
+        Verb::Esp(verb) => esp::run(verb, output),
+        Verb::Loader(verb) => loader::run(verb, output),
         Verb::AutoUpdate(verb) => auto_update::run(verb, output),
         Verb::Config(verb) => config::run(verb, output),
         Verb::Health(verb) => health::run(verb, output),

@@ -6,6 +6,7 @@ use selkie::config::Policy;
 use selkie::deploy::{Cause, FailedBoot, FailedCheck};
 use selkie::ops::auto_update::Automatic;
 use selkie::ops::host::{Access, Host};
+use selkie::ops::loader::Versions;
 use selkie::ops::status::{self, Deployment, Status};
 
 use crate::output::{Answer, Output, local, table};
@@ -42,8 +43,19 @@ fn human(status: &Status) -> String {
     }));
     text.extend(status.automatic.as_ref().map(automatic));
     text.extend((!status.foreign_entries.is_empty()).then(|| format!("Entries of others: {}\n", status.foreign_entries.join(", "))));
+    text.push_str(&loader(&status.loader));
     text.extend(status.problems.iter().map(|problem| format!("Problem: {problem}\n")));
     text
+}
+
+/// The boot loader, where anything is known of it.
+fn loader(versions: &Versions) -> String {
+    match (&versions.installed, &versions.in_image) {
+        (Some(installed), Some(in_image)) if installed == in_image => format!("Boot loader: systemd-boot {installed}\n"),
+        (Some(installed), Some(in_image)) => format!("Boot loader: systemd-boot {installed}; the image has {in_image}\n"),
+        (Some(installed), None) => format!("Boot loader: systemd-boot {installed}\n"),
+        (None, _) => String::new(),
+    }
 }
 
 /// What the machine does by itself, in one paragraph.

@@ -5,7 +5,7 @@ mod generations;
 use anyhow::Result;
 
 use crate::boot::{Boot, BootEntry, Choice, Entry, Place, Tries, Variable};
-use crate::deploy::{Cause, DEPLOY, Deployments, FailedBoot, Found, Listing};
+use crate::deploy::{BootPlace, Cause, DEPLOY, Deployments, FailedBoot, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
@@ -31,6 +31,8 @@ pub struct System {
     pub preferred: Option<ImageId>,
     /// What is not as it should be, one sentence each. A problem never hides the rest.
     pub problems: Vec<String>,
+    /// Roots that ESPs out of reach may still boot: they stay until those are back, or given up (`selkie esp remove`).
+    pub elsewhere: Vec<ImageId>,
     /// The highest serial of any entry of ours, also of one that cannot be read any further: the boot loader sorts it all the same.
     pub last_serial: u64,
 }
@@ -68,6 +70,7 @@ impl System {
             once: None,
             preferred: None,
             problems,
+            elsewhere: Vec::new(),
             last_serial: menu.last_serial,
         };
         system.failed.extend(system.given_up());
@@ -109,6 +112,20 @@ impl System {
             self.entries.iter().find(|entry| choice.is(&entry.file)).map(|entry| entry.image.clone())
         };
         (self.once, self.preferred) = (chosen(Variable::OneShot), chosen(Variable::Default));
+        self
+    }
+
+    /// Notes what ESPs out of reach may boot, by their records, and which orders of activation they have.
+    #[must_use]
+    pub fn with_elsewhere(mut self, boot: &Boot, records: &[BootPlace]) -> Self {
+        for record in records {
+            self.last_serial = self.last_serial.max(record.last_serial);
+            if boot.mirrors().iter().any(|mirror| mirror.partition == record.partition && mirror.place.is_err()) {
+                self.elsewhere.extend(record.roots.iter().filter(|id| **id != self.booted).cloned());
+            }
+        }
+        self.elsewhere.sort();
+        self.elsewhere.dedup();
         self
     }
 
@@ -172,14 +189,14 @@ impl System {
         }
     }
 
-    /// Deployments that are kept: what runs, what boots next, what the firmware is told to boot, one to go back to, what is pinned, `more` of
+    /// Deployments that are kept: what runs, what boots next, what the firmware is told to boot, one to go back to, what is pinned, what ESPs out of reach may boot, `more` of
     /// the newest others that can boot, and whatever the first boot of one of these will carry `/etc` from (invariants I3 and I4).
     pub fn kept(&self, more: usize) -> Vec<&ImageId> {
         let roles =
             [self.default_entry().map(|e| &e.image), self.once.as_ref(), self.preferred.as_ref(), self.previous().map(|e| &e.image)];
         let pinned = self.deployments.iter().filter(|d| d.pinned).map(|d| &d.id);
         let mut kept = vec![&self.booted];
-        for id in roles.into_iter().flatten().chain(pinned) {
+        for id in roles.into_iter().flatten().chain(pinned).chain(&self.elsewhere) {
             if !kept.contains(&id) {
                 kept.push(id);
             }
@@ -306,7 +323,19 @@ mod tests {
         let last_serial = entries.iter().map(|e| e.serial).max().unwrap_or(0);
         let (failed, failed_unreadable, foreign, problems) = (vec![], vec![], vec![], vec![]);
         let (once, preferred) = (None, None);
-        System { booted: id(booted), entries, deployments, failed, failed_unreadable, foreign, once, preferred, problems, last_serial }
+        System {
+            booted: id(booted),
+            entries,
+            deployments,
+            failed,
+            failed_unreadable,
+            foreign,
+            once,
+            preferred,
+            problems,
+            elsewhere: vec![],
+            last_serial,
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod odd_conditions;
 mod power_cuts;
 mod sealed;
 mod tampered;
+mod two_disks;
 
 use std::path::Path;
 
@@ -56,6 +57,7 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "power-cuts", run: power_cuts::run },
     Scenario { name: "generations", run: generations::run },
     Scenario { name: "odd-conditions", run: odd_conditions::run },
+    Scenario { name: "two-disks", run: two_disks::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.

@@ -22,6 +22,8 @@ const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// Firmware that checks signatures. It keeps its variables where only the processor's management mode can write.
 const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
+/// In the directory of a machine that has one.
+const SECOND_DISK: &str = "disk2.raw";
 /// How long a boot may take on hardware.
 const BOOT: Duration = Duration::from_secs(120);
 /// How long a shutdown may take on hardware, before the power is cut.
@@ -111,6 +113,12 @@ impl Machine {
     pub(crate) fn with_watchdog(mut self) -> Self {
         self.watchdog = true;
         self
+    }
+
+    /// The same with a copy of another disk, behind the first.
+    pub(crate) fn with_second_disk(self, disk: &Path) -> Result<Self> {
+        Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &self.dir.join(SECOND_DISK)]).read()?;
+        Ok(self)
     }
 
     /// Powers it on and waits until it runs programs. The result is how long that took.
@@ -352,6 +360,7 @@ impl Machine {
 
     fn argv(&self) -> Argv {
         let path = |name: &str| self.dir.join(name).display().to_string();
+        let second = self.dir.join(SECOND_DISK);
         let (machine, firmware) = if self.secure_boot { ("q35,smm=on", SECURE_FIRMWARE) } else { ("q35", FIRMWARE) };
         let guarded = ["-global", "driver=cfi.pflash01,property=secure,value=on"];
         Argv::new(["qemu-system-x86_64", "-machine", machine, "-smp", "2", "-m", "1536", "-display", "none", "-nodefaults"])
@@ -360,6 +369,13 @@ impl Machine {
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
             .with(self.drive(&path("disk.raw"), &path("writes.log")))
+            .with(
+                second
+                    .exists()
+                    .then(|| ["-drive".to_owned(), format!("if=virtio,format=raw,file={}", second.display())])
+                    .into_iter()
+                    .flatten(),
+            )
             // One console log over all boots of a machine.
             .with(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", path("serial.log"))])
             .with(["-serial", "chardev:console", "-device", "virtio-serial-pci"])

@@ -2,13 +2,14 @@
 //! partition (XBOOTLDR) of its disk, where there is one; new entries go there then (Boot Loader Specification, "$BOOT"). [`Boot`] is the place
 //! that booted, and the mirrors: ESPs on other disks that follow it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::volume::Volume;
 use super::{BootEntry, BootFiles, FoundEntry, Tries};
 use crate::error::Failure;
+use crate::sys::dir;
 
 /// All places of a machine.
 #[derive(Debug)]
@@ -155,6 +156,25 @@ impl Place {
         Ok((current, superseded))
     }
 
+    /// The root of the ESP: the boot loader itself is there, whatever has the entries.
+    pub(super) fn esp_root(&self) -> BorrowedFd<'_> {
+        self.esp.root()
+    }
+
+    /// Checks that `need` more bytes fit on the ESP itself.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NoSpace`](crate::error::FailureKind::NoSpace) with both numbers.
+    pub fn check_esp_space(&self, need: u64) -> Result<()> {
+        self.esp.check_space(need)
+    }
+
+    /// Bytes that are free where new kernels go.
+    pub fn free_bytes(&self) -> Result<u64> {
+        dir::free_bytes(self.home().root()).context("measuring free space on the ESP")
+    }
+
     /// Where new entries and kernels go.
     pub(super) fn home(&self) -> &Volume {
         self.xbootldr.as_ref().unwrap_or(&self.esp)
@@ -176,4 +196,4 @@ impl Place {
 }
 
 /// An entry of ours, and where it is.
-type Found<'a> = (&'a Volume, BootEntry);
+pub(super) type Found<'a> = (&'a Volume, BootEntry);

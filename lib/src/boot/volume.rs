@@ -187,6 +187,23 @@ impl Volume {
         Ok(bytes)
     }
 
+    /// The addons of a unified kernel image, by name.
+    pub(super) fn addons(&self, uki: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        let path = format!("{}{ADDONS}", uki.trim_start_matches('/'));
+        let Some(directory) = dir::open_optional(&self.root, &path).with_context(|| format!("opening {path}"))? else {
+            return Ok(Vec::new());
+        };
+        let mut addons = Vec::new();
+        for name in dir::names(&directory).with_context(|| format!("listing {path}"))? {
+            let name = name.to_str().filter(|name| !name.starts_with(dir::TEMPORARY)).map(str::to_owned);
+            if let Some(name) = name {
+                let bytes = dir::read_optional(&directory, &name)?.with_context(|| format!("reading {path}/{name}: it went away"))?;
+                addons.push((name, bytes));
+            }
+        }
+        Ok(addons)
+    }
+
     /// Removes temporaries of ours, entries that are of no use any more, and kernels of ours that no entry names. An entry that cannot be read stops the removal of
     /// kernels: it may need one.
     pub(super) fn sweep(&self) -> Result<()> {

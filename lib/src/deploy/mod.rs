@@ -7,6 +7,7 @@
 //! state/deploy/<image id>/etc/upper       the local changes of /etc: the upper directory of its overlay
 //! state/deploy/<image id>/etc/work        what that overlay needs for itself
 //! state/failed/<image id>.json            a root that failed here, and why
+//! state/boot/<partition uuid>.json        an EFI system partition that is kept in step with the others
 //! state/left/<manifest digest>            mark: somebody went back from that release by hand
 //! state/auto-update.json                  how the last automatic update went
 //! state/os/default/var                    /var, shared by all deployments
@@ -18,10 +19,12 @@ pub mod etc;
 mod failed;
 mod left;
 mod pin;
+mod places;
 mod skeleton;
 
 pub use auto_update::{AutoUpdate, Outcome, StagedByUs};
 pub use failed::{Cause, FailedBoot, FailedCheck};
+pub use places::BootPlace;
 pub use skeleton::{origin_path, skeleton};
 
 use std::ffi::OsString;

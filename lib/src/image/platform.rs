@@ -5,7 +5,7 @@ use oci_spec::image::{Arch, Descriptor, MediaType, Os, Platform};
 use crate::error::{Failure, FailureKind};
 
 /// The architecture of this machine, as OCI images name it.
-pub(super) fn this_machine() -> String {
+pub fn this_machine() -> String {
     Arch::default().to_string()
 }
 

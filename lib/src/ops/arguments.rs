@@ -5,9 +5,10 @@ use anyhow::Result;
 use crate::cmdline::Cmdline;
 use crate::error::{Failure, FailureKind};
 
-/// Arguments of every machine: the root partition is found by its type on the disk that the boot loader came from, and its file system
-/// is writable (the root that is seen is not).
-const ALWAYS: [&str; 2] = ["root=gpt-auto", "rw"];
+/// The root partition is found by its type on the disk that the boot loader came from, unless somebody names it.
+const ROOT: &str = "root=gpt-auto";
+/// Its file system is writable (the root that is seen is not).
+const WRITABLE: &str = "rw";
 
 /// The arguments of every machine, then `own`.
 ///
@@ -16,7 +17,9 @@ const ALWAYS: [&str; 2] = ["root=gpt-auto", "rw"];
 /// Those of [`check`].
 pub(super) fn of_machine(own: &[String]) -> Result<Cmdline> {
     check(own)?;
-    Ok(ALWAYS.into_iter().map(str::to_owned).chain(own.iter().cloned()).collect())
+    let named = own.iter().any(|argument| argument.starts_with("root="));
+    let root = (!named).then_some(ROOT);
+    Ok(root.into_iter().chain([WRITABLE]).map(str::to_owned).chain(own.iter().cloned()).collect())
 }
 
 /// Each must be something that can stand in a command line, and not name a root image.
@@ -41,4 +44,16 @@ pub(super) fn check(own: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_partition_is_found_by_its_type_unless_it_is_named() {
+        let of = |own: &[&str]| of_machine(&own.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap().to_string();
+        assert_eq!(of(&["quiet"]), "root=gpt-auto rw quiet");
+        assert_eq!(of(&["root=UUID=ab-cd", "quiet"]), "rw root=UUID=ab-cd quiet");
+    }
 }

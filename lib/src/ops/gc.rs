@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 
+use super::catch_up;
 use super::host::Host;
 use super::prune;
 use crate::image_id::ImageId;
@@ -42,6 +43,9 @@ pub struct Report {
 /// Something cannot be read: what is not seen is not absent, so nothing is removed then.
 pub fn run(host: &Host, options: Options, progress: &dyn Progress) -> Result<Report> {
     let _lock = if options.dry_run { None } else { Some(host.lock()?) };
+    if !options.dry_run {
+        catch_up::begin(host, progress)?;
+    }
     let system = host.system()?;
     let store = host.store()?;
     let plan = prune::plan(&system, &prune::tags(&store)?, options.keep);

@@ -1,4 +1,6 @@
-//! The machine that a verb works on: its physical root, its ESP, its lock.
+//! The machine that a verb works on: its physical root, the places that it boots from, its lock.
+
+mod places;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -6,9 +8,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::boot::{Boot, BootEntry, Choice, Place, Variable};
+use crate::boot::{Boot, BootEntry, Choice, Mirror, Place, Variable};
 use crate::config::Config;
-use crate::deploy::Deployments;
+use crate::deploy::{BootPlace, Deployments};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::signing::database::{Database, Trust};
@@ -38,7 +40,10 @@ pub struct Host {
     config: Config,
     efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
+    records: Result<Vec<BootPlace>, Failure>,
     boot: Result<Boot, Failure>,
+    root: Option<OwnedFd>,
+    access: Access,
 }
 
 impl Host {
@@ -66,12 +71,15 @@ impl Host {
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
         let efivars = open_efivars();
         let esp = match &efivars {
-            Ok(efivars) => mount_esp(&run, efivars, access).map(|place| vec![place]),
+            Ok(efivars) => booted_partition(efivars).and_then(|uuid| places::mount(&run, &uuid, access)),
             Err(error) => Err(error.clone().into()),
         };
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
-        let mut host = Self::partly_at(sysroot, esp, run, booted);
-        host.efivars = efivars.ok();
+        let mut host = {
+            let directory = run.try_clone().context("duplicating the handle of /run/selkie")?;
+            Self::with_mirrors(sysroot, esp, &mut |uuid| places::mount(&directory, uuid, access), run, booted)
+        };
+        (host.efivars, host.root, host.access) = (efivars.ok(), Some(dir::open_path("/").context("opening the root")?), access);
         if access == Access::Write { host.whole() } else { Ok(host) }
     }
 
@@ -87,9 +95,61 @@ impl Host {
 
     /// The same where the places, or `state/deploy` on the physical root, may be out of reach.
     pub fn partly_at(sysroot: OwnedFd, places: Result<Vec<Place>>, run: OwnedFd, booted: ImageId) -> Self {
+        let places = places.map(Vec::into_iter);
+        let (place, mut others) = match places {
+            Ok(mut places) => (places.next().context("looking for the place that booted: there is none"), places.collect::<Vec<_>>()),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        let mut open = |uuid: &str| {
+            let at = others.iter().position(|place| place.partition() == uuid);
+            at.map(|at| others.remove(at)).ok_or_else(|| places::absent(uuid).into())
+        };
+        Self::with_mirrors(sysroot, place, &mut open, run, booted)
+    }
+
+    /// The same, where the mirrors that are on record are opened by `open`.
+    fn with_mirrors(
+        sysroot: OwnedFd,
+        place: Result<Place>,
+        open: &mut dyn FnMut(&str) -> Result<Place>,
+        run: OwnedFd,
+        booted: ImageId,
+    ) -> Self {
         let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
-        let boot = places.and_then(assemble).map_err(|e| out_of_reach(&e));
-        Self { deployments, boot, sysroot, run, booted, config: Config::default(), efivars: None }
+        let records = match &deployments {
+            Ok(deployments) => deployments.boot_places().map_err(|e| out_of_reach(&e)),
+            Err(_) => Ok(Vec::new()),
+        };
+        let boot = place.map_err(|e| out_of_reach(&e)).map(|place| {
+            let others = records.as_deref().unwrap_or_default().iter().filter(|record| record.partition != place.partition());
+            let mirrors = others
+                .map(|record| Mirror { partition: record.partition.clone(), place: open(&record.partition).map_err(|e| out_of_reach(&e)) });
+            let mirrors = mirrors.collect();
+            Boot::new(place, mirrors)
+        });
+        Self {
+            deployments,
+            records,
+            boot,
+            sysroot,
+            run,
+            booted,
+            config: Config::default(),
+            efivars: None,
+            root: None,
+            access: Access::Write,
+        }
+    }
+
+    /// The same with the root that runs.
+    #[must_use]
+    pub fn with_root(self, root: OwnedFd) -> Self {
+        Self { root: Some(root), ..self }
+    }
+
+    /// The root that runs, where it can be looked at.
+    pub fn root(&self) -> Option<BorrowedFd<'_>> {
+        self.root.as_ref().map(AsFd::as_fd)
     }
 
     /// The same with the machine's configuration; without this call it is as by default.
@@ -167,6 +227,24 @@ impl Host {
         self.boot.as_ref().map_err(|failure| failure.clone().into())
     }
 
+    /// The ESPs that are kept in step, as they were when this machine was opened.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Corrupt`] where a record of them cannot be read.
+    pub fn records(&self) -> Result<&[BootPlace]> {
+        self.records.as_deref().map_err(|failure| failure.clone().into())
+    }
+
+    /// An ESP of this machine that is not kept in step yet, by its device.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NotFound`] where there is no such device, [`FailureKind::Unsuitable`] for what is no ESP.
+    pub fn place_at(&self, device: &Path) -> Result<Place> {
+        places::mount_device(&self.run, device, self.access)
+    }
+
     fn whole(self) -> Result<Self> {
         self.deployments()?;
         self.boot()?;
@@ -180,15 +258,18 @@ impl Host {
 
     /// The machine as it is now, whole: what is to be changed is decided on this.
     pub fn system(&self) -> Result<System> {
-        Ok(System::load(self.deployments()?, self.boot()?, self.booted.clone())?.with_choices(&self.choices().0))
+        let system = System::load(self.deployments()?, self.boot()?, self.booted.clone())?.with_choices(&self.choices().0);
+        Ok(system.with_elsewhere(self.boot()?, self.records()?))
     }
 
     /// The machine as far as it can be read. What cannot is among its problems, and so is what the firmware prefers to it.
     pub fn survey(&self) -> System {
         let (choices, unreadable) = self.choices();
         let mut system = System::survey(self.deployments.as_ref(), self.boot.as_ref(), self.booted.clone()).with_choices(&choices);
-        if self.boot.is_ok() {
+        if let Ok(boot) = &self.boot {
             system.check_choices(&choices);
+            system = system.with_elsewhere(boot, self.records.as_deref().unwrap_or_default());
+            system.problems.extend(places::problems(boot, &self.records));
         }
         system.problems.extend(unreadable);
         system
@@ -257,11 +338,6 @@ fn out_of_reach(error: &anyhow::Error) -> Failure {
     }
 }
 
-fn assemble(mut places: Vec<Place>) -> Result<Boot> {
-    let place = places.pop().context("looking for the ESP that booted: there is none")?;
-    Ok(Boot::new(place, Vec::new()))
-}
-
 fn open_efivars() -> Result<OwnedFd, Failure> {
     dir::open_path("/sys/firmware/efi/efivars").map_err(|errno| match errno {
         Errno::NOENT => not_a_host("it was not booted by UEFI firmware"),
@@ -269,13 +345,10 @@ fn open_efivars() -> Result<OwnedFd, Failure> {
     })
 }
 
-fn mount_esp(run: &OwnedFd, efivars: &OwnedFd, access: Access) -> Result<Place> {
-    let uuid = efi::loader_partition(efivars)?
-        .ok_or_else(|| not_a_host("the boot loader did not say which ESP it came from (expected systemd-boot)"))?;
-    dir::ensure(run, "esp", 0o700)?;
-    let device = format!("/dev/disk/by-partuuid/{uuid}");
-    mount::vfat(Path::new(&device), Path::new("/run/selkie/esp"), access == Access::Write)?;
-    Ok(Place::new(&uuid, dir::open(run, "esp").context("opening the ESP")?))
+/// The ESP that the boot loader came from.
+fn booted_partition(efivars: &OwnedFd) -> Result<String> {
+    let uuid = efi::loader_partition(efivars)?;
+    Ok(uuid.ok_or_else(|| not_a_host("the boot loader did not say which ESP it came from (expected systemd-boot)"))?)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 
+use super::catch_up;
 use super::host::Host;
 use crate::boot::BootEntry;
 use crate::error::{Failure, FailureKind};
@@ -64,12 +65,15 @@ pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -
     }
     host.boot()?.place().sweep()?;
     progress.step("sweep kernels");
-    for id in &plan.deployments {
+    catch_up::follow(host, progress)?;
+    // A place that could not follow may still boot them.
+    let held = catch_up::held(host)?;
+    for id in plan.deployments.iter().filter(|id| !held.contains(id)) {
         host.deployments()?.remove(id)?;
         progress.step("remove deployment");
     }
     host.deployments()?.sweep()?;
-    for tag in &plan.tags {
+    for tag in plan.tags.iter().filter(|tag| held.iter().all(|id| **tag != self::tag(id))) {
         store.untag(tag)?;
         progress.step("remove tag");
     }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::catch_up;
 use super::host::Host;
 use super::prune;
 use super::stage::{self, Bootable};
@@ -48,6 +49,7 @@ pub fn to(host: &Host, asked: &str, progress: &dyn Progress) -> Result<Report> {
 
 fn go(host: &Host, progress: &dyn Progress, target: impl FnOnce(&System) -> Result<&ImageId, Failure>) -> Result<Report> {
     let _lock = host.lock()?;
+    catch_up::begin(host, progress)?;
     let system = host.system()?;
     let id = target(&system)?.clone();
     let origin = system.origin(&id)?;

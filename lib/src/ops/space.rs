@@ -58,7 +58,18 @@ pub(super) fn check_root(host: &Host, store: &Store, booted: &ImageId, image: &I
 ///
 /// [`FailureKind::NoSpace`] with the numbers.
 pub(super) fn check_esp(host: &Host, system: &System, missing: u64) -> Result<()> {
-    let Some(entry) = system.entry(&system.booted) else { return Ok(()) };
-    let esp = host.boot()?.place();
-    esp.check_space(esp.size_of(entry)?.min(missing))
+    host.boot()?.place().check_space(kernel(host, system, missing)?)
+}
+
+/// Mirrors that will fall behind, with the numbers: that refuses no update.
+pub(super) fn short_mirrors(host: &Host, system: &System, missing: u64) -> Result<Vec<String>> {
+    let need = kernel(host, system, missing)?;
+    let mirrors = host.boot()?.mirrors().iter().filter_map(|mirror| mirror.place.as_ref().ok());
+    let short = mirrors.filter_map(|place| Some((place.partition(), place.check_space(need).err()?)));
+    Ok(short.map(|(partition, error)| format!("ESP {partition} will fall behind: {error:#}")).collect())
+}
+
+fn kernel(host: &Host, system: &System, missing: u64) -> Result<u64> {
+    let Some(entry) = system.entry(&system.booted) else { return Ok(0) };
+    Ok(host.boot()?.place().size_of(entry)?.min(missing))
 }

@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result};
 
+use super::catch_up;
 use super::firmware;
 use super::host::Host;
 use super::prune;
@@ -240,5 +241,11 @@ fn publish(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &
     if host.deployments()?.forget_failed(&request.root.id)? {
         progress.step("forget failed boot");
     }
-    staged.publish(progress)
+    catch_up::announce(host, request.serial, &request.root.id)?;
+    let entry = staged.publish(progress)?;
+    // The work is done by now: trouble with what follows does not undo it.
+    if let Err(error) = catch_up::follow(host, progress) {
+        progress.note(format!("bringing the other ESPs in step: {error:#}; the next verb that writes tries again"));
+    }
+    Ok(entry)
 }

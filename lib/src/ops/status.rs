@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::auto_update::{self, Automatic};
 use super::host::Host;
+use super::loader::{self, Versions};
 use crate::boot::{BootEntry, Tries};
 use crate::calendar;
 use crate::deploy::FailedBoot;
@@ -31,6 +32,8 @@ pub struct Status {
     pub automatic: Option<Automatic>,
     /// Boot entries that are not ours, by file name.
     pub foreign_entries: Vec<String>,
+    /// Versions of the boot loader.
+    pub loader: Versions,
     /// What is not as it should be.
     pub problems: Vec<String>,
 }
@@ -71,7 +74,7 @@ pub struct Deployment {
 
 /// Reads the machine, as far as it can be read; what cannot is among the problems.
 pub fn run(host: &Host) -> Status {
-    let mut status = status(&host.survey());
+    let mut status = Status { loader: loader::versions(host), ..status(&host.survey()) };
     // Why the state directory is out of reach, where it is, is among the problems already.
     if let Ok(deployments) = host.deployments() {
         let (record, unreadable) = deployments.auto_update();
@@ -91,7 +94,18 @@ pub fn status(system: &System) -> Status {
         [Some(&booted), staged.as_ref(), once.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
     let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
     let (failed, foreign_entries, problems) = (system.failed.clone(), system.foreign.clone(), system.problems.clone());
-    Status { booted, staged, once, rollback, other, failed, automatic: None, foreign_entries, problems }
+    Status {
+        booted,
+        staged,
+        once,
+        rollback,
+        other,
+        failed,
+        automatic: None,
+        foreign_entries,
+        loader: Versions { installed: None, in_image: None },
+        problems,
+    }
 }
 
 fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deployment {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::catch_up;
 use super::health;
 use super::host::Host;
 use super::prune;
@@ -148,6 +149,9 @@ pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Resu
 
 /// The same for a verb that holds the lock.
 pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
+    if options.until != Until::Check {
+        catch_up::begin(host, progress.as_ref())?;
+    }
     let system = host.system()?;
     let image = match &options.image {
         Some(image) => image.clone(),
@@ -214,6 +218,11 @@ impl Fetch<'_> {
             self.progress.note("the repository has no fs-verity: nothing checks files when they are read".to_owned());
         }
         seal::algorithm(self.source.resolved(), Some(store.algorithm()))?;
+        if until == Until::Stage {
+            space::short_mirrors(self.host, self.system, space::missing(&store, self.source.resolved())?)?
+                .into_iter()
+                .for_each(|short| self.progress.note(short));
+        }
         self.make_room(&store, until)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;

@@ -166,7 +166,8 @@ pub fn sealing_tools(tree: &Tree, architecture: &str) -> Result<SealingTools> {
 }
 
 /// The name that UEFI files have for an architecture of OCI.
-fn efi_architecture(oci: &str) -> &str {
+/// What UEFI file names call an architecture that OCI calls `oci`.
+pub fn efi_architecture(oci: &str) -> &str {
     match oci {
         "amd64" => "x64",
         "arm64" => "aa64",

@@ -39,7 +39,7 @@ mod tree;
 mod tree_image;
 
 pub use boot_files::{
-    Kernel, Loader, SIGNED_LOADERS, SealingTools, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
+    Kernel, Loader, SIGNED_LOADERS, SealingTools, efi_architecture, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
 };
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;

@@ -7,6 +7,7 @@ pub mod in_root;
 pub mod interrupt;
 pub mod lock;
 pub mod mount;
+pub mod partitions;
 pub mod process;
 pub mod random;
 pub mod reboot;

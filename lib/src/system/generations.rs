@@ -126,6 +126,7 @@ mod tests {
             once: None,
             preferred: None,
             problems: vec![],
+            elsewhere: vec![],
             last_serial: 9,
         }
     }

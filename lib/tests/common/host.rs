@@ -103,9 +103,23 @@ impl Machine {
 
     /// The machine while `booted` runs. Where there is a directory `firmware`, that has its EFI variables.
     pub fn host(&self, booted: &ImageId) -> Host {
+        self.host_from(booted, &["first"])
+    }
+
+    /// The same that came up from the first of `places`, with the others within reach.
+    pub fn host_from(&self, booted: &ImageId, places: &[&str]) -> Host {
         let open = |part: &str| dir::open_path(self.root.join(part)).unwrap();
-        let host = Host::at(open("sysroot"), vec![Place::new("first", open("esp"))], open("run"), booted.clone()).unwrap();
+        let places = places.iter().map(|place| self.place(place)).collect();
+        let host = Host::at(open("sysroot"), places, open("run"), booted.clone()).unwrap();
         if self.root.join("firmware").exists() { host.with_efivars(open("firmware")) } else { host }
+    }
+
+    /// A place by the UUID of its partition: the ESP of `first` is the directory `esp`. A directory `xbootldr-<place>` is the other partition.
+    pub fn place(&self, partition: &str) -> Place {
+        let esp = if partition == "first" { "esp".to_owned() } else { format!("esp-{partition}") };
+        let place = Place::new(partition, dir::open_path(self.root.join(esp)).unwrap());
+        let xbootldr = self.root.join(format!("xbootldr-{partition}"));
+        if xbootldr.exists() { place.with_xbootldr(dir::open_path(xbootldr).unwrap()) } else { place }
     }
 
     /// Runs `upgrade`, or `switch` where `image` is given.
