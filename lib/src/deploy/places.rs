@@ -94,7 +94,7 @@ impl Deployments {
 
 /// Partition UUIDs become file names: nothing else may.
 fn is_uuid(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'z').contains(&b) || b == b'-')
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase() || b == b'-')
 }
 
 fn file(partition: &str) -> String {

@@ -99,7 +99,7 @@ fn listed(boot: &Boot, records: &[BootPlace], partition: &str, place: Result<&Pl
         if booted { Ok(None) } else { place.steps_after(boot.place()).map(|steps| steps.reason()).map_err(|error| format!("{error:#}")) }
     });
     let place = place.ok();
-    let loader = place.and_then(|place| place.newest_loader(&store::efi_architecture(&host_architecture())).ok()?);
+    let loader = place.and_then(|place| place.newest_loader(store::efi_architecture(&host_architecture())).ok()?);
     let seen = place.and_then(|place| place.content().ok()).map(|content| content.roots);
     Listed {
         partition: partition.to_owned(),

@@ -24,7 +24,7 @@ pub struct Target(Inner);
 
 #[derive(Debug)]
 enum Inner {
-    Running(Host),
+    Running(Box<Host>),
     Outside(Outside),
 }
 
@@ -39,7 +39,7 @@ struct Outside {
 impl Target {
     /// The machine that runs.
     pub fn running(host: Host) -> Self {
-        Self(Inner::Running(host))
+        Self(Inner::Running(Box::new(host)))
     }
 
     /// A machine whose physical root is mounted at `sysroot` and its ESP at `esp`, or where it is found beside.
