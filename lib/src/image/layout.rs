@@ -50,8 +50,8 @@ impl Layout {
     }
 
     /// Opens the tar of `layer`.
-    pub(super) async fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
-        LayerReader::new(layer, Expected::of(layer), self.reader(layer)?, None, progress).await
+    pub(super) fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        LayerReader::new(layer, Expected::of(layer), self.reader(layer)?, None, progress)
     }
 
     /// Opens the blob of `layer` as it is.
@@ -60,8 +60,7 @@ impl Layout {
     }
 
     fn reader(&self, layer: &Layer) -> Result<Reader> {
-        let file = self.blob("layer", &layer.digest)?;
-        Ok(Box::new(tokio::fs::File::from_std(file.into_std())))
+        Ok(Box::new(self.blob("layer", &layer.digest)?.into_std()))
     }
 
     fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {

@@ -6,8 +6,10 @@
 //! [`write()`] is the one way to make it exist: layouts and `oci-archive:` files are written here, registries and `containers-storage:`
 //! through `skopeo copy`.
 
+mod ahead;
 mod archive;
 mod blob;
+mod decode;
 mod derive;
 mod digest;
 mod layer;
@@ -20,8 +22,8 @@ mod platform;
 mod policy;
 mod proxy;
 mod proxy_error;
+mod pump;
 mod skopeo;
-mod tap;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,7 +127,7 @@ impl Source {
     pub async fn open_layer(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
         match &self.from {
-            From::Layout(layout) => layout.open_layer(layer, progress).await,
+            From::Layout(layout) => layout.open_layer(layer, progress),
             From::Proxy(proxy) => proxy.open_layer(layer, progress).await,
         }
     }
