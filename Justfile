@@ -12,6 +12,10 @@ demo *ARGS:
 test *ARGS:
     cargo xtask test {{ARGS}}
 
+# selkie beside its peers; `just bench --write` renews docs/benchmarks.md
+bench *ARGS:
+    cargo xtask bench {{ARGS}}
+
 # build the images of containerfiles/ into target/lab/containers
 images *ARGS:
     cargo xtask images {{ARGS}}

@@ -35,6 +35,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     output.print(&report, |r| {
         let default = r.default.as_ref().map_or("nothing", |id| id.short());
         match &r.once {
+            Some(id) if r.default.as_ref() == Some(id) => format!("{default} is the default: it boots next anyway.\n"),
             Some(id) => {
                 format!("{} boots next, once; after that {default} boots again. `selkie boot-once --cancel` undoes this.\n", id.short())
             }

@@ -20,8 +20,9 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let config = crate::config::load()?;
     let host = Host::running(if arguments.dry_run { Access::Read } else { Access::Write })?;
-    let options = Options { keep: arguments.keep.keep, dry_run: arguments.dry_run };
+    let options = Options { keep: arguments.keep.keep(&config), dry_run: arguments.dry_run };
     let report = gc::run(&host, options, renderer(output).as_ref())?;
     output.print(&report, human)?;
     Ok(Answer::Done)

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
+use selkie::config::{DurationError, duration};
 use selkie::ops::health::{self, Action, Consequence, Finding, Kind, Options, Outcome, Report, Verdict};
 use selkie::ops::host::{Access, Host};
 
@@ -22,9 +23,9 @@ pub struct Arguments {
     /// Draw the consequences, as selkie-health.service does at boot: run green.d or red.d, keep a record, and restart a machine that is not well.
     #[arg(long)]
     apply: bool,
-    /// How long a check may run.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
-    timeout: u32,
+    /// How long a check may run: 90s, 2m, or a number of seconds (default: `health.timeout` of the configuration, else 1m).
+    #[arg(long, value_name = "TIME", value_parser = limit)]
+    timeout: Option<Duration>,
     /// A failed unit of systemd is a failed check, too.
     #[arg(long)]
     failed_units: bool,
@@ -35,13 +36,16 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let progress = renderer(output);
+    // A boot is judged whatever the files say.
+    let (config, unreadable) = crate::config::load_or_default(&arguments.root);
     let options = Options {
         root: arguments.root.clone(),
-        limit: Duration::from_secs(arguments.timeout.into()),
-        failed_units: arguments.failed_units,
+        limit: arguments.timeout.unwrap_or(config.health.timeout),
+        failed_units: arguments.failed_units || config.health.failed_units,
         follow_up: arguments.apply,
     };
     let mut report = health::check(&options, progress.as_ref())?;
+    report.problems.extend(unreadable);
     if arguments.apply {
         match Host::running(Access::Notes) {
             Ok(host) => health::apply(&host, &mut report, PATIENCE, progress.as_ref()),
@@ -55,13 +59,21 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     Ok(if report.verdict == Verdict::Good { Answer::Done } else { Answer::No })
 }
 
+/// A number alone is one of seconds.
+fn limit(text: &str) -> Result<Duration, DurationError> {
+    let read = text.parse().map(|seconds: u32| Duration::from_secs(seconds.into())).or_else(|_| duration(text))?;
+    if read.is_zero() { Err(DurationError(text.to_owned())) } else { Ok(read) }
+}
+
 fn human(report: &Report) -> String {
     let mut text: String = report.checks.iter().map(line).collect();
     let count = |bad: &dyn Fn(&Finding) -> bool| report.checks.iter().filter(|check| bad(check)).count();
-    let (required, bad) = (count(&|check| check.kind == Kind::Required), count(&Finding::is_bad));
+    let ran = count(&|check| check.kind == Kind::Required && check.outcome != Outcome::Skipped);
+    let (skipped, bad) = (count(&|check| check.outcome == Outcome::Skipped), count(&Finding::is_bad));
+    let beside = if skipped == 0 { String::new() } else { format!("; skipped, and so not counted: {skipped}") };
     text += &match report.verdict {
-        Verdict::Good => format!("This machine is well (required checks: {required}).\n"),
-        Verdict::Bad => format!("This machine is not well: {bad} of {required} required checks failed.\n"),
+        Verdict::Good => format!("This machine is well (required checks: {ran}{beside}).\n"),
+        Verdict::Bad => format!("This machine is not well: {bad} of {ran} required checks failed{beside}.\n"),
     };
     text.extend(report.consequence.as_ref().and_then(consequence));
     text.extend(report.problems.iter().map(|problem| format!("Problem: {problem}\n")));

@@ -5,7 +5,7 @@ use clap::Args;
 use selkie::ops::host::{Access, Host};
 use selkie::ops::list::{self, Generation, List, State};
 
-use crate::output::{Answer, Output, columns};
+use crate::output::{Answer, Output, columns, local};
 
 /// List every root on this machine, newest first.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ fn row(generation: &Generation) -> [String; 6] {
         generation.number.map_or_else(unknown, |number| number.to_string()),
         generation.id.short().to_owned(),
         if state.is_empty() { unknown() } else { state.join(", ") },
-        generation.date.as_ref().map_or_else(unknown, |date| date[..date.len().min(10)].to_owned()),
+        generation.date.as_deref().map_or_else(unknown, |date| local(date).chars().take(10).collect()),
         generation.os_version.clone().unwrap_or_else(unknown),
         generation.image.clone().unwrap_or_else(unknown),
     ]

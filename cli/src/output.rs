@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Local, TimeZone};
 use clap::{Args, ValueEnum};
 use selkie::error::Failure;
 use serde::Serialize;
@@ -19,6 +20,8 @@ pub enum Answer {
     Done,
     /// The question's answer is no.
     No,
+    /// It was not, and was made so.
+    Repaired,
 }
 
 /// How progress is shown, on standard error.
@@ -35,7 +38,7 @@ pub enum ProgressStyle {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Output {
     /// Print the result as one JSON document.
     #[arg(long, global = true)]
@@ -50,6 +53,15 @@ impl Output {
     pub fn print<T: Serialize>(&self, result: &T, human: impl FnOnce(&T) -> String) -> Result<()> {
         let text = if self.json { serde_json::to_string_pretty(result).context("printing the result")? } else { human(result) };
         write(&mut std::io::stdout(), &text)
+    }
+
+    /// Tells something beside the result, as the library's notes are told.
+    pub fn note(&self, message: &str) {
+        match self.progress {
+            ProgressStyle::None => {}
+            ProgressStyle::Json => eprintln!("{}", json!({"event": "note", "message": message})),
+            ProgressStyle::Auto | ProgressStyle::Plain => eprintln!("note: {message}"),
+        }
     }
 
     /// Prints an error and chooses the exit code.
@@ -101,4 +113,36 @@ pub fn columns<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> Strin
 /// A number of bytes for people.
 pub fn bytes(n: u64) -> String {
     indicatif::HumanBytes(n).to_string()
+}
+
+/// A moment of the library (RFC 3339, in UTC) for people: in the time zone of this machine, with its distance from UTC. What is no such moment stays as it is.
+pub fn local(moment: &str) -> String {
+    in_zone(moment, &Local)
+}
+
+fn in_zone<Z: TimeZone>(moment: &str, zone: &Z) -> String
+where
+    Z::Offset: std::fmt::Display,
+{
+    let parsed = DateTime::parse_from_rfc3339(moment);
+    parsed.map_or_else(|_| moment.to_owned(), |parsed| parsed.with_timezone(zone).format("%Y-%m-%d %H:%M:%S %:z").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::FixedOffset;
+
+    use super::*;
+
+    #[test]
+    fn people_see_the_time_of_their_clock_with_its_zone() {
+        let zone = FixedOffset::east_opt(5 * 3600 + 1800).unwrap();
+        for (moment, expected) in [
+            ("2023-11-14T22:13:20Z", "2023-11-15 03:43:20 +05:30"),
+            ("1970-01-01T00:00:09Z", "1970-01-01 05:30:09 +05:30"),
+            ("some day", "some day"),
+        ] {
+            assert_eq!(in_zone(moment, &zone), expected);
+        }
+    }
 }

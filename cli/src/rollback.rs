@@ -1,5 +1,7 @@
 //! `selkie rollback`
 
+use std::path::Path;
+
 use anyhow::Result;
 use clap::Args;
 use selkie::ops::host::{Access, Host};
@@ -20,8 +22,11 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let host = Host::running(Access::Write)?;
     let progress = renderer(output);
+    // The way back is open whatever the files say.
+    let (config, unreadable) = crate::config::load_or_default(Path::new("/"));
+    unreadable.into_iter().for_each(|reason| progress.note(reason));
+    let host = Host::running(Access::Write)?.configured(config);
     let report = match &arguments.id {
         Some(id) => rollback::to(&host, id, progress.as_ref())?,
         None => rollback::run(&host, progress.as_ref())?,

@@ -24,13 +24,14 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let config = crate::config::load()?;
     let options = Options {
         image: Some(arguments.image.clone()),
         source: arguments.source.options(),
         until: Until::Stage,
-        keep: arguments.keep.keep,
+        keep: arguments.keep.keep(&config),
         retry: true,
     };
-    upgrade::carry_out(&options, arguments.apply, output)?;
+    upgrade::carry_out(&options, config, arguments.apply, output)?;
     Ok(Answer::Done)
 }

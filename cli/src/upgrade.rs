@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use selkie::config::Config;
 use selkie::ops::host::{Access, Host};
 use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
 
@@ -35,9 +36,17 @@ pub struct Arguments {
 /// How many roots stay.
 #[derive(Debug, Args)]
 pub struct KeepArguments {
-    /// Older roots that stay besides the booted, the next, the previous and the pinned ones, as long as there is room.
-    #[arg(long, value_name = "N", default_value = "0")]
-    pub keep: usize,
+    /// Older roots that stay besides the booted, the next, the previous and the pinned ones, as long as there is room (default: `keep` of the
+    /// configuration, else 0).
+    #[arg(long, value_name = "N")]
+    keep: Option<usize>,
+}
+
+impl KeepArguments {
+    /// What was said on the command line, else in the configuration.
+    pub fn keep(&self, config: &Config) -> usize {
+        self.keep.unwrap_or(config.keep)
+    }
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
@@ -46,17 +55,18 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         (_, true) => Until::Download,
         _ => Until::Stage,
     };
-    let (keep, retry) = (arguments.keep.keep, arguments.retry);
+    let config = crate::config::load()?;
+    let (keep, retry) = (arguments.keep.keep(&config), arguments.retry);
     let options = Options { image: None, source: arguments.source.options(), until, keep, retry };
-    let report = carry_out(&options, arguments.apply, output)?;
+    let report = carry_out(&options, config, arguments.apply, output)?;
     let no = report.outcome == Outcome::FailedBefore || until == Until::Check && report.outcome != Outcome::Available;
     Ok(if no { Answer::No } else { Answer::Done })
 }
 
 /// What `upgrade` and `switch` share.
-pub fn carry_out(options: &Options, apply: bool, output: &Output) -> Result<Report> {
+pub fn carry_out(options: &Options, config: Config, apply: bool, output: &Output) -> Result<Report> {
     let access = if options.until == Until::Check { Access::Read } else { Access::Write };
-    let host = Host::running(access)?;
+    let host = Host::running(access)?.configured(config);
     let report = upgrade::run(&host, options, &renderer(output))?;
     if apply && report.reboot_needed {
         selkie::sys::reboot::reboot()?;

@@ -23,6 +23,11 @@ fn words_that_are_off_are_usage() {
         &["digest", "quay.io/acme/os:stable", "--algorithm", "md5"],
         &["upgrade", "--check", "--apply"],
         &["health", "--timeout", "0"],
+        &["health", "--timeout", "0m"],
+        &["health", "--timeout", "soon"],
+        &["config"],
+        &["config", "show", "--root"],
+        &["auto-update", "now"],
         &["health", "--root", "/", "--apply"],
         &["disk", "oci:/x", "--output", "y", "--size", "ten"],
         &["lint"],
@@ -138,9 +143,67 @@ fn health_by_hand_answers_by_its_exit_code_and_needs_no_host() {
     for words in ["ok ", "20-bad: exit code 3 (", "    no database\n", "This machine is not well: 1 of 2 required checks failed."] {
         assert!(human.contains(words), "{human}");
     }
+    std::fs::write(folder.join("30-notes"), "not a program").unwrap();
+    let human = String::from_utf8(selkie(&args).stdout).unwrap();
+    assert!(human.contains("This machine is not well: 1 of 2 required checks failed; skipped, and so not counted: 1.\n"), "{human}");
     let output = selkie(&[&args[..], &["--json"]].concat());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((code(&output), &json["verdict"], &json["consequence"]), (Some(1), &"bad".into(), &serde_json::Value::Null));
     let bad = &json["checks"][1];
     assert_eq!((&bad["name"], &bad["kind"], &bad["outcome"]), (&"20-bad".into(), &"required".into(), &"failed".into()), "{json}");
+}
+
+#[test]
+fn config_show_says_what_counts_and_where_it_was_said() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("etc/selkie/config.d");
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("50-site.toml");
+    std::fs::write(&file, "keep = 2\n[update]\nwindow = 'Sat 02:00-04:00 Europe/Berlin'\n").unwrap();
+    let args = ["config", "show", "--root", temp.path().to_str().unwrap()];
+    let output = selkie(&args);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert!(lines.contains(&format!("keep = 2 # {}:1", file.display())), "{text}");
+    assert!(lines.contains(&format!("update.window = [\"Sat 02:00-04:00 Europe/Berlin\"] # {}:3", file.display())), "{text}");
+    assert!(lines.contains(&"update.policy = \"none\" # default".to_owned()), "{text}");
+
+    let output = selkie(&[&args[..], &["--json"]].concat());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let keep = json["settings"].as_array().unwrap().iter().find(|setting| setting["key"] == "keep").unwrap();
+    assert_eq!(keep, &serde_json::json!({"key": "keep", "value": 2, "from": {"file": file.to_str().unwrap(), "line": 1}}));
+    assert_eq!(code(&output), Some(0));
+
+    std::fs::write(&file, "keep = 2\ntries = 'many'\n").unwrap();
+    let output = selkie(&args);
+    let said = format!("error: reading configuration {}:2: tries is \"many\" (expected a whole number from 1 to 99)\n", file.display());
+    assert_eq!(code(&output), Some(2));
+    assert!(stderr(&output).starts_with(&said), "{}", stderr(&output));
+    // A boot is judged all the same.
+    let output = selkie(&["health", "--root", temp.path().to_str().unwrap(), "--progress", "none", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &json["verdict"]), (Some(0), &"good".into()));
+    assert!(json["problems"][0].as_str().unwrap().contains("tries is \"many\""), "{json}");
+}
+
+#[test]
+fn automatic_updates_do_nothing_unless_told() {
+    let output = selkie(&["auto-update", "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &json["policy"], &json["outcome"]), (Some(0), &"none".into(), &serde_json::Value::Null));
+}
+
+#[test]
+fn how_long_a_check_may_run_is_said_in_words_or_in_the_configuration() {
+    let temp = tempfile::tempdir().unwrap();
+    let folder = temp.path().join("etc/selkie");
+    std::fs::create_dir_all(folder.join("health.d")).unwrap();
+    std::fs::create_dir_all(folder.join("config.d")).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/yes", folder.join("health.d/10-hangs")).unwrap();
+    std::fs::write(folder.join("config.d/10.toml"), "health.timeout = '1s'").unwrap();
+    for words in [&[][..], &["--timeout", "1s"], &["--timeout", "1"]] {
+        let output = selkie(&[&["health", "--root", temp.path().to_str().unwrap(), "--progress", "none", "--json"], words].concat());
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((code(&output), &json["checks"][0]["ended"]), (Some(1), &"not done after 1 s".into()), "{words:?}");
+    }
 }

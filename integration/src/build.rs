@@ -22,6 +22,18 @@ pub(crate) fn release(lab: &Lab) -> Result<Programs> {
     Ok(Programs { selkie: target.join("selkie"), initramfs: target.join("selkie-initramfs") })
 }
 
+/// Builds what looks at disks that power cuts left; see `src/bin/machine.rs`.
+pub(crate) fn machine(lab: &Lab) -> Result<PathBuf> {
+    cargo(lab, ["build", "--release", "--package", "selkie-integration", "--features", "machine", "--bin", "machine"]).show()?;
+    Ok(lab.file("target/release/machine"))
+}
+
+/// Builds composefs-ctl as it would be shipped, to measure it.
+pub(crate) fn release_cfsctl(lab: &Lab) -> Result<PathBuf> {
+    cargo(lab, ["build", "--release", "--package", "selkie-integration", "--bin", "cfsctl", "--features", "cfsctl"]).show()?;
+    Ok(lab.file("target/release/cfsctl"))
+}
+
 /// Makes the build context of `containerfiles/dist`: its files, and the programs next to them.
 pub(crate) fn dist_context(lab: &Lab, programs: &Programs) -> Result<PathBuf> {
     let context = lab.fresh_subdir("dist-context")?;

@@ -24,6 +24,8 @@ pub(crate) enum Verb {
     Images(LabOptions),
     /// Boot a copy of a disk image that has the guest agent, and run commands in it
     Vm(VmOptions),
+    /// Measure pulls and updates beside composefs-ctl, podman, skopeo and tar
+    Bench(BenchOptions),
     /// Install the Debian packages that the other verbs need
     Packages,
 }
@@ -69,9 +71,26 @@ pub(crate) struct VmOptions {
     pub(crate) disk: PathBuf,
     /// Shell commands, each run as root to its end; `reboot` and `power-cut` are done by the lab
     pub(crate) command: Vec<String>,
+    /// How long a command may take; one that takes longer is an error
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) limit: u64,
     /// Emulate, or run on the hardware
     #[arg(long, value_enum, default_value_t = AccelChoice::Tcg)]
     pub(crate) accel: AccelChoice,
+}
+
+/// The arguments of `bench`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BenchOptions {
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(crate) runs: usize,
+    /// Write the result to docs/benchmarks.md
+    #[arg(long)]
+    pub(crate) write: bool,
+    /// The Debian image to build on; without it, one is made with mmdebstrap, which needs no registry
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Option<String>,
 }
 
 /// Which tests to run.

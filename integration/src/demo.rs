@@ -76,6 +76,7 @@ fn write_disk(lab: &Lab, programs: &Programs, registry: &Registry, tell: &Teller
 
 fn tell_machine(story: &mut Story, machine: &mut Machine, images: &Images<'_>, registry: &Registry) -> Result<()> {
     story.step("booting it: UEFI firmware, systemd-boot, kernel, composefs root", |tell| {
+        tell.say("waiting for the machine to answer; its console is in target/lab/vm/demo/serial.log");
         machine.boot()?;
         show(machine, tell, "selkie status")?;
         show(machine, tell, "findmnt -no SOURCE,FSTYPE,OPTIONS /")?;
@@ -86,10 +87,12 @@ fn tell_machine(story: &mut Story, machine: &mut Machine, images: &Images<'_>, r
     })?;
     story.step("pushing v2 to the same tag", |_| images.push(&images::release("v2"), &registry.here(TAG)))?;
     story.step("upgrading inside the machine", |tell| {
+        tell.say("it fetches one small layer and builds the new root");
         show(machine, tell, "selkie upgrade")?;
         Status::of(machine)?.expect("v1", Some("v2"), Some("v1"))
     })?;
     story.step("rebooting into v2", |tell| {
+        tell.say("waiting for the machine to go down and come up again");
         machine.reboot()?;
         show(machine, tell, "selkie status")?;
         show(machine, tell, "cat /usr/share/lab/release /etc/lab/mine.conf /var/lib/mine")?;
@@ -97,6 +100,7 @@ fn tell_machine(story: &mut Story, machine: &mut Machine, images: &Images<'_>, r
     })?;
     story.step("going back", |tell| show(machine, tell, "selkie rollback"))?;
     story.step("rebooting into v1", |tell| {
+        tell.say("waiting for the machine to go down and come up again");
         machine.reboot()?;
         show(machine, tell, "selkie status")?;
         show(machine, tell, "cat /usr/share/lab/release")?;

@@ -28,7 +28,8 @@ pub(crate) const LAB_WEB: &str = "localhost/lab-web";
 /// The releases of the lab's system.
 pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
 /// Releases that fail, each by its own Containerfile.
-const BAD_RELEASES: [(&str, &str); 2] = [("bad-check", "bad-check.Containerfile"), ("bad-boot", "bad-boot.Containerfile")];
+const BAD_RELEASES: [(&str, &str); 3] =
+    [("bad-check", "bad-check.Containerfile"), ("bad-boot", "bad-boot.Containerfile"), ("bad-hang", "bad-hang.Containerfile")];
 
 /// The name of a release in the local storage.
 pub(crate) fn release(version: &str) -> String {
@@ -76,7 +77,7 @@ impl<'lab> Images<'lab> {
             tell.say(format!("{OWN_BASE} is there already"));
             return Ok(OWN_BASE.to_owned());
         }
-        tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another)");
+        tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another); that takes a minute or two, once");
         let tarball = self.lab.dir.join("debian-base.tar");
         mmdebstrap(&tarball).by_root().log(&self.lab.log("mmdebstrap"))?;
         self.import(&tarball, OWN_BASE)?;
@@ -111,6 +112,14 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
+    /// Builds one of many small releases on top of v1.
+    pub(crate) fn generation(&self, number: usize, tell: &Teller) -> Result<String> {
+        let tag = release(&format!("g{number}"));
+        let build = Build::new(&tag, &self.lab.file("integration/images")).file("generation.Containerfile");
+        self.build(&build.arg("BASE", &release("v1")).arg("NUMBER", &number.to_string()), tell)?;
+        Ok(tag)
+    }
+
     /// Lets `selkie lint` look at local images; a warning is an error.
     pub(crate) fn lint(&self, programs: &build::Programs, images: &[&str], tell: &Teller) -> Result<()> {
         for image in images {
@@ -121,6 +130,17 @@ impl<'lab> Images<'lab> {
             argv.with([self.storage.reference(image)]).by_root().log(&self.lab.log(&format!("lint-{name}")))?;
         }
         Ok(())
+    }
+
+    /// Makes an image of one layer with the files of another.
+    pub(crate) fn squash(&self, image: &str, to: &str) -> Result<()> {
+        let container = self.read(["from", image])?;
+        self.read(["commit", "--quiet", "--rm", "--squash", &container, to]).map(drop)
+    }
+
+    /// A local image, as every program names it.
+    pub(crate) fn reference(&self, image: &str) -> String {
+        self.storage.reference(image)
     }
 
     /// Pushes a local image to a registry on loopback.

@@ -2,6 +2,7 @@
 //!
 //! Owns everything below `target/lab/`. It never changes selkie's own state; it uses selkie as a user would, by its command line.
 
+mod bench;
 mod build;
 mod cli;
 mod command;
@@ -13,6 +14,7 @@ mod keys;
 mod lab;
 mod packages;
 mod registry;
+mod replay;
 mod scenarios;
 mod selkie;
 mod story;
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         cli::Verb::Test(options) => test::run(&options),
         cli::Verb::Images(options) => images::run(&options),
         cli::Verb::Vm(options) => vm::run(&options),
+        cli::Verb::Bench(options) => bench::run(&options),
         cli::Verb::Packages => packages::run(),
     };
     match outcome {

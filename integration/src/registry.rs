@@ -77,15 +77,21 @@ pub(crate) fn guest_address(port: u16) -> String {
     format!("10.0.2.2:{port}")
 }
 
+/// Where the lab's ports are: below those that the kernel gives to whoever asks for any, so that nobody takes one before the registry is up.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
 /// A free port: the one that was used last time when it is still free, because images for virtual machines name it.
 pub(crate) fn choose_port(lab: &Lab) -> Result<u16> {
     let memory = lab.dir.join("registry-port");
     let last = fs::read_to_string(&memory).ok().and_then(|text| text.trim().parse().ok());
-    if let Some(port) = last.filter(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()) {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    if let Some(port) = last.filter(|port| PORTS.contains(port)).filter(free) {
         return Ok(port);
     }
-    let listener = TcpListener::bind(("127.0.0.1", 0)).context("looking for a free port")?;
-    let port = listener.local_addr().context("looking for a free port")?.port();
+    // Each process begins elsewhere, so that two labs of one machine that start at once hardly choose the same.
+    let offset = u16::try_from(std::process::id() % u32::from(PORTS.end - PORTS.start)).unwrap_or_default();
+    let port = (PORTS.start + offset..PORTS.end).chain(PORTS).find(free);
+    let port = port.with_context(|| format!("looking for a free port: there is none from {} to {}", PORTS.start, PORTS.end))?;
     fs::write(&memory, port.to_string()).with_context(|| format!("writing {}", memory.display()))?;
     Ok(port)
 }

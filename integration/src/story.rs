@@ -3,10 +3,48 @@
 
 use std::{
     io::Write,
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{RecvTimeoutError, channel},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::Result;
+
+/// After so long a silence it is told what takes its time.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// What was told last, and when.
+static LAST: Mutex<Option<(String, Instant)>> = Mutex::new(None);
+
+fn remember(text: &str) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((text.to_owned(), Instant::now()));
+}
+
+/// What was told last, where it was so long ago that it is to be told again.
+fn quiet() -> Option<String> {
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    last.as_ref().filter(|(_, at)| at.elapsed() >= QUIET).map(|(text, at)| format!("… {text}: {} s so far", at.elapsed().as_secs()))
+}
+
+/// Does something that may be silent for minutes, and tells meanwhile that it goes on.
+fn telling_on<T>(act: impl FnOnce() -> T) -> T {
+    let (done, wait) = channel::<()>();
+    let watch = move || {
+        while wait.recv_timeout(QUIET) == Err(RecvTimeoutError::Timeout) {
+            if let Some(text) = quiet() {
+                println!("           {text}");
+            }
+        }
+    };
+    std::thread::scope(move |scope| {
+        scope.spawn(watch);
+        // Its end, also by a panic, ends the thread.
+        let _done = done;
+        act()
+    })
+}
 
 /// A story being told.
 #[derive(Debug)]
@@ -26,8 +64,9 @@ impl Story {
     pub(crate) fn step<T>(&mut self, title: &str, act: impl FnOnce(&Teller) -> Result<T>) -> Result<T> {
         let number = self.steps.len() + 1;
         println!("{} [{number:2}] {title}", clock(self.begin.elapsed()));
+        remember(title);
         let begin = Instant::now();
-        let outcome = act(&Teller);
+        let outcome = telling_on(|| act(&Teller));
         let took = begin.elapsed();
         let word = if outcome.is_ok() { "done" } else { "FAILED" };
         println!("           {word} in {}", seconds(took));
@@ -50,6 +89,7 @@ impl Teller {
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         for line in text.as_ref().lines() {
             println!("           {line}");
+            remember(line);
         }
         let _ = std::io::stdout().flush();
     }
@@ -94,6 +134,14 @@ fn clock(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_short_silence_is_none_and_an_end_is_seen_at_once() {
+        let begin = Instant::now();
+        remember("building");
+        assert_eq!((telling_on(|| 5), quiet()), (5, None));
+        assert!(begin.elapsed() < QUIET);
+    }
 
     #[test]
     fn the_table_lines_up() {

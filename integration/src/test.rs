@@ -1,8 +1,13 @@
-//! `cargo xtask test`: format, lints, cargo's tests, then the scenarios; ends with one line of counts.
+//! `cargo xtask test`: format, lints, cargo's tests and the scenarios; ends with one line of counts.
+//!
+//! Cargo's tests use one processor at a time for the most part, and the scenarios wait for guests: together they run side by side.
 
 use std::{
+    fs::{self, File},
     io::{BufRead, BufReader},
-    process::Stdio,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+    thread::JoinHandle,
 };
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +22,7 @@ use crate::{
     packages,
     registry::{self, Registry},
     scenarios::{self, Bench, Scenario, TAG},
-    story::{self, Story},
+    story::{self, Story, Teller},
     vm::Accel,
 };
 
@@ -33,14 +38,30 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     let mut tally = Tally::default();
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
     if suite != Suite::Vm {
-        unit(&lab, &mut story, &mut tally);
+        checks(&lab, &mut story, &mut tally);
     }
+    let beside = match suite {
+        Suite::Unit => {
+            let outcome = story.step("running cargo's tests", |_| cargo_test(&lab, &mut tally));
+            outcome.unwrap_or_else(|error| tally.count(Err(error)));
+            None
+        }
+        Suite::Vm => None,
+        Suite::All => Some(story.step("starting cargo's tests, beside what follows", |tell| Beside::start(&lab, tell))),
+    };
     if suite != Suite::Unit
         && let Err(error) = vm(&lab, &options.lab, &selected, &mut story, &mut tally)
     {
         tally.count(Err(error));
     }
+    if let Some(beside) = beside {
+        let outcome = story.step("waiting for cargo's tests", |_| beside.and_then(|beside| beside.join(&mut tally)));
+        outcome.unwrap_or_else(|error| tally.count(Err(error)));
+    }
     story.table();
+    if tally.cut_points > 0 {
+        story::line(&format!("\nverbs that write were stopped at {} points", tally.cut_points));
+    }
     story::line(&format!("\n{} passed, {} failed", tally.passed, tally.failed));
     if tally.failed > 0 {
         bail!("testing selkie: {} failed", tally.failed);
@@ -48,11 +69,12 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     Ok(())
 }
 
-/// How many checks passed and failed.
+/// How many checks passed and failed, and at how many points crash tests stopped a verb.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     passed: u64,
     failed: u64,
+    cut_points: u64,
 }
 
 impl Tally {
@@ -67,8 +89,13 @@ impl Tally {
         }
     }
 
-    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`.
+    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`, or `cut points: 12 (upgrade)`,
+    /// which a crash test may say in the middle of a line of the test harness.
     fn read(&mut self, line: &str) {
+        if let Some((_, points)) = line.split_once("cut points: ") {
+            let end = points.find(|c: char| !c.is_ascii_digit()).unwrap_or(points.len());
+            self.cut_points += points[..end].parse::<u64>().unwrap_or(0);
+        }
         let Some(counts) = line.strip_prefix("test result: ") else { return };
         let number = |word: &str| {
             let before = counts.split(word).next()?.trim_end();
@@ -79,19 +106,16 @@ impl Tally {
     }
 }
 
-fn unit(lab: &Lab, story: &mut Story, tally: &mut Tally) {
-    let checks: [(&str, Argv); 3] = [
+fn checks(lab: &Lab, story: &mut Story, tally: &mut Tally) {
+    let checks: [(&str, Argv); 4] = [
         ("checking the format", cargo(lab, ["fmt", "--all", "--check"])),
         ("checking lints", cargo(lab, ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])),
         // With the features that the tests are built with, so that nothing is compiled twice.
         ("building selkie, and cfsctl to compare with", cargo(lab, ["build", "--quiet", "--workspace", "--features", CFSCTL])),
+        ("building cargo's tests", cargo(lab, ["test", "--quiet", "--workspace", "--no-run", "--features", CFSCTL])),
     ];
     for (title, argv) in checks {
         tally.count(story.step(title, |_| argv.show()));
-    }
-    let outcome = story.step("running cargo's tests", |_| cargo_test(lab, tally));
-    if let Err(error) = outcome {
-        tally.count(Err(error));
     }
 }
 
@@ -101,12 +125,16 @@ fn runner(root: bool) -> Option<String> {
     (!root).then(|| format!("CARGO_TARGET_{target}_RUNNER=sudo --preserve-env"))
 }
 
-/// Runs all tests that cargo knows, shows their output and counts them.
-fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
-    let argv = Argv::new(["env"])
+fn cargo_test_argv(lab: &Lab) -> Argv {
+    Argv::new(["env"])
         .with([format!("SELKIE_CFSCTL={}", lab.file("target/debug/cfsctl").display())])
         .with(runner(is_root()))
-        .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", CFSCTL]).0);
+        .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", CFSCTL]).0)
+}
+
+/// Runs all tests that cargo knows, shows their output and counts them.
+fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
+    let argv = cargo_test_argv(lab);
     let mut child = argv.command().stdout(Stdio::piped()).spawn().with_context(|| format!("starting {argv}"))?;
     let stdout = child.stdout.take().context("reading cargo's output")?;
     let before = tally.failed;
@@ -119,6 +147,62 @@ fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
     if !status.success() && tally.failed == before {
         bail!("running {argv}: {status}");
     }
+    Ok(())
+}
+
+/// Cargo's tests, running while something else does. They use what the lab does not: ports that the kernel chooses, mounts in name spaces of their
+/// own, loop devices that losetup chooses, temporary directories.
+#[derive(Debug)]
+struct Beside {
+    reader: JoinHandle<Result<Tally>>,
+    log: PathBuf,
+}
+
+impl Beside {
+    /// Starts them, behind everything else that wants the processors, with their output going to a file. Where they fail, that is shown at once.
+    fn start(lab: &Lab, tell: &Teller) -> Result<Self> {
+        let log = lab.log("cargo-test");
+        let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let stderr = file.try_clone().context("opening the log a second time")?;
+        let argv = Argv::new(["nice", "-n", "10"]).with(cargo_test_argv(lab).0).dying_with_us();
+        let child = argv.command().stdout(file).stderr(stderr).spawn().with_context(|| format!("starting {argv}"))?;
+        tell.say(format!("their output goes to {}, and is shown at the end, or at once where they fail", log.display()));
+        let read = log.clone();
+        Ok(Self { reader: std::thread::spawn(move || outcome(child, &read, &argv)), log })
+    }
+
+    /// Waits for them, shows their output if all is well, and adds their counts.
+    fn join(self, tally: &mut Tally) -> Result<()> {
+        let Ok(counted) = self.reader.join() else { bail!("waiting for cargo's tests: the thread that reads their output ended early") };
+        let counted = counted?;
+        if counted.failed == 0 {
+            show(&self.log)?;
+        }
+        tally.passed += counted.passed;
+        tally.failed += counted.failed;
+        Ok(())
+    }
+}
+
+/// What the tests of `child`, whose output goes to `log`, come to.
+fn outcome(mut child: Child, log: &Path, argv: &Argv) -> Result<Tally> {
+    let status = child.wait().context("waiting for cargo")?;
+    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    let mut tally = Tally::default();
+    String::from_utf8_lossy(&text).lines().for_each(|line| tally.read(line));
+    if !status.success() {
+        story::line("cargo's tests have failed:");
+        show(log)?;
+        if tally.failed == 0 {
+            bail!("running {argv}: {status}");
+        }
+    }
+    Ok(tally)
+}
+
+fn show(log: &Path) -> Result<()> {
+    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    story::line(&String::from_utf8_lossy(&text));
     Ok(())
 }
 
@@ -180,6 +264,26 @@ mod tests {
         tally.read("running 12 tests");
         tally.read("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.10s");
         tally.read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s");
-        assert_eq!(tally, Tally { passed: 13, failed: 2 });
+        tally.read("cut points: 12 (upgrade)");
+        tally.read("test rollback_survives_a_stop_after_every_step ... cut points: 3 (rollback)");
+        tally.read("the cut points: none");
+        assert_eq!(tally, Tally { passed: 13, failed: 2, cut_points: 15 });
+    }
+
+    #[test]
+    fn tests_beside_are_counted_and_an_end_without_counts_is_an_error() {
+        let temp = tempfile::tempdir().unwrap();
+        let log = temp.path().join("log");
+        let run = |script: &str| {
+            let argv = Argv::new(["sh", "-c", script]);
+            let child = argv.command().stdout(File::create(&log).unwrap()).spawn().unwrap();
+            outcome(child, &log, &argv)
+        };
+        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0, cut_points: 0 });
+        assert_eq!(
+            run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(),
+            Tally { passed: 3, failed: 1, cut_points: 0 }
+        );
+        assert!(run("echo error: no such crate; exit 101").unwrap_err().to_string().contains("exit status: 101"));
     }
 }

@@ -33,6 +33,12 @@ pub enum FailureKind {
     Busy,
     /// The repository exists, and is of another algorithm or format than asked for.
     StoreMismatch,
+    /// The terminal was gone (`SIGHUP`).
+    HungUp,
+    /// Somebody pressed ^C (`SIGINT`).
+    Interrupted,
+    /// The process was told to end (`SIGTERM`).
+    Terminated,
 }
 
 impl FailureKind {
@@ -50,6 +56,10 @@ impl FailureKind {
             Self::NotAHost => 10,
             Self::Busy => 11,
             Self::StoreMismatch => 12,
+            // As shells have it: 128 and the number of the signal.
+            Self::HungUp => 129,
+            Self::Interrupted => 130,
+            Self::Terminated => 143,
         }
     }
 }
@@ -78,22 +88,28 @@ impl Failure {
         self
     }
 
-    /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk or a refused access.
+    /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk, one that is read-only, or a
+    /// refused access.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {
         let causes = || error.chain().flat_map(with_inner);
         if let Some(failure) = causes().find_map(|cause| cause.downcast_ref::<Failure>()) {
             return Some(failure.clone());
         }
-        let full = causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_full)
-            || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_full_errno(*e));
-        if full {
+        let any = |of_io: fn(&std::io::Error) -> bool, of_errno: fn(rustix::io::Errno) -> bool| {
+            causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(of_io)
+                || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|errno| of_errno(*errno))
+        };
+        if any(is_full, is_full_errno) {
             let hint = "free some space, then run the same command again";
             return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(hint));
         }
-        let denied =
-            causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|e| e.kind() == std::io::ErrorKind::PermissionDenied)
-                || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|e| is_denied_errno(*e));
-        denied.then(|| Failure::new(FailureKind::NotPermitted, "a file or directory is closed to this user"))
+        if any(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem, |e| e == rustix::io::Errno::ROFS) {
+            let hint =
+                "the kernel makes a file system read-only when it finds it damaged: see its messages (`dmesg`), and check it with fsck";
+            return Some(Failure::new(FailureKind::NotPermitted, "a file system is read-only").hint(hint));
+        }
+        any(|e| e.kind() == std::io::ErrorKind::PermissionDenied, is_denied_errno)
+            .then(|| Failure::new(FailureKind::NotPermitted, "a file or directory is closed to this user"))
     }
 }
 
@@ -155,5 +171,15 @@ mod tests {
         let error = Err::<(), _>(std::io::Error::from(rustix::io::Errno::NOSPC)).context("writing").unwrap_err();
         assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NoSpace));
         assert_eq!(Failure::find(&anyhow::anyhow!("else")), None);
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_told_from_a_closed_file() {
+        for (errno, words) in [(rustix::io::Errno::ROFS, "read-only"), (rustix::io::Errno::ACCESS, "closed to this user")] {
+            for error in [anyhow::Error::new(errno), anyhow::Error::new(std::io::Error::from(errno))] {
+                let failure = Failure::find(&error.context("writing")).unwrap();
+                assert_eq!((failure.kind, failure.message.contains(words)), (FailureKind::NotPermitted, true), "{failure}");
+            }
+        }
     }
 }

@@ -7,12 +7,16 @@
 
 pub mod calendar;
 pub mod cmdline;
+pub mod config;
 pub mod error;
+pub mod finding;
 pub mod image_id;
 pub mod kargs;
 pub mod origin;
 pub mod os_release;
+pub mod packages;
 pub mod progress;
+pub mod record;
 pub mod reference;
 pub mod uki;
 

@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::image_id::ImageId;
-
-/// The version of the format that this code writes and the newest that it reads.
-const VERSION: u32 = 1;
+use crate::record::Record;
 
 /// Where a deployment came from, and what must be known to boot it again without asking a registry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,40 +43,23 @@ pub struct Origin {
     pub staged: Option<u64>,
 }
 
-/// An origin that cannot be read.
-#[derive(Debug, thiserror::Error)]
-pub enum OriginError {
-    /// Not JSON of the right shape.
-    #[error("reading origin: {0}")]
-    Malformed(#[from] serde_json::Error),
-    /// Written by a newer selkie.
-    #[error("reading origin: format version {0} (expected at most {VERSION}; a newer selkie wrote it)")]
-    Newer(u32),
+impl Origin {
+    /// The version of the format that this code writes, and the newest that it reads.
+    pub const VERSION: u32 = 1;
 }
 
-impl Origin {
-    /// The version to put into new origins.
-    pub const VERSION: u32 = VERSION;
-
-    /// Reads `origin.json`.
-    pub fn from_json(bytes: &[u8]) -> Result<Self, OriginError> {
-        let origin: Self = serde_json::from_slice(bytes)?;
-        if origin.version > VERSION { Err(OriginError::Newer(origin.version)) } else { Ok(origin) }
-    }
-
-    /// The bytes of `origin.json`.
-    pub fn to_json(&self) -> Result<Vec<u8>, OriginError> {
-        Ok(serde_json::to_vec_pretty(self)?)
-    }
+impl Record for Origin {
+    const VERSION: u32 = Self::VERSION;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record;
 
     fn origin() -> Origin {
         Origin {
-            version: VERSION,
+            version: Origin::VERSION,
             image: "quay.io/acme/os:stable".into(),
             manifest_digest: "sha256:aa".into(),
             index_digest: None,
@@ -94,22 +75,10 @@ mod tests {
     }
 
     #[test]
-    fn round_trips() {
-        let origin = origin();
-        assert_eq!(Origin::from_json(&origin.to_json().unwrap()).unwrap(), origin);
-    }
-
-    #[test]
     fn an_origin_from_before_there_were_numbers_is_read() {
         let old = Origin { number: None, staged: None, ..origin() };
-        let json = String::from_utf8(old.to_json().unwrap()).unwrap();
+        let json = String::from_utf8(record::write(&old).unwrap()).unwrap();
         assert!(!json.contains("number") && !json.contains("staged"), "{json}");
-        assert_eq!(Origin::from_json(json.as_bytes()).unwrap(), old);
-    }
-
-    #[test]
-    fn a_newer_format_is_not_guessed_at() {
-        let newer = Origin { version: VERSION + 1, ..origin() };
-        assert!(matches!(Origin::from_json(&newer.to_json().unwrap()), Err(OriginError::Newer(2))));
+        assert_eq!(record::read::<Origin>(json.as_bytes()).unwrap(), old);
     }
 }

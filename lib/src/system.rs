@@ -4,7 +4,7 @@ mod generations;
 
 use anyhow::Result;
 
-use crate::boot::{BootEntry, Choice, Esp, Tries, Variable};
+use crate::boot::{Boot, BootEntry, Choice, Entry, Place, Tries, Variable};
 use crate::deploy::{Cause, DEPLOY, Deployments, FailedBoot, Found, Listing};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -37,14 +37,14 @@ pub struct System {
 
 impl System {
     /// Reads the state directory and the ESP.
-    pub fn load(deployments: &Deployments, esp: &Esp, booted: ImageId) -> Result<Self> {
-        Ok(Self::assemble(booted, Ok(Menu::read(esp)?), Ok(deployments.list()?)))
+    pub fn load(deployments: &Deployments, boot: &Boot, booted: ImageId) -> Result<Self> {
+        Ok(Self::assemble(booted, Ok(Menu::read(boot.place())?), Ok(deployments.list()?)))
     }
 
     /// The same as far as it can be read; what cannot is a problem. For those who tell what there is: what is not seen is not absent, so nothing
     /// may be removed or decided on this.
-    pub fn survey(deployments: Result<&Deployments, &Failure>, esp: Result<&Esp, &Failure>, booted: ImageId) -> Self {
-        let menu = esp.map_err(ToString::to_string).and_then(|esp| Menu::read(esp).map_err(|e| format!("{e:#}")));
+    pub fn survey(deployments: Result<&Deployments, &Failure>, boot: Result<&Boot, &Failure>, booted: ImageId) -> Self {
+        let menu = boot.map_err(ToString::to_string).and_then(|boot| Menu::read(boot.place()).map_err(|e| format!("{e:#}")));
         let listing = deployments.map_err(ToString::to_string).and_then(|d| d.list().map_err(|e| format!("{e:#}")));
         Self::assemble(booted, menu, listing)
     }
@@ -232,14 +232,14 @@ struct Menu {
 }
 
 impl Menu {
-    fn read(esp: &Esp) -> Result<Self> {
-        let entries = esp.entries()?;
+    fn read(place: &Place) -> Result<Self> {
+        let entries = place.entries()?;
         let (mut foreign, mut problems, mut last_serial) = (Vec::new(), Vec::new(), 0);
-        for found in esp.found()? {
-            match found.entry.as_ref().ok().and_then(|entry| Some((entry, entry.serial()?))) {
-                Some((entry, serial)) => {
+        for found in place.found()? {
+            match found.entry.as_ref().ok().and_then(Entry::serial) {
+                Some(serial) => {
                     last_serial = last_serial.max(serial);
-                    if esp.is_dead(entry) {
+                    if place.is_dead(&found) {
                         problems.push(format!("boot entry {} starts nothing: its unified kernel image is missing or damaged", found.file));
                     }
                 }

@@ -50,6 +50,9 @@ const TRIGGERS: &[(&str, Spoil)] = &[
     ("kargs", |image| image.write("usr/lib/bootc/kargs.d/10-x.toml", "kargs = \"quiet\"\n")),
     ("kargs", |image| image.write("usr/lib/bootc/kargs.d/10-x.toml", "kargs = []\nunknown = 1\n")),
     ("kargs", |image| image.put(file("usr/lib/bootc/kargs.d/10-x.toml", [0xff, 0xfe]))),
+    ("configuration", |image| image.write("usr/lib/selkie/config.d/10-x.toml", "update.polcy = 'stage'\n")),
+    ("configuration", |image| image.write("etc/selkie/config.d/10-x.toml", "update.window = '02:00-04:00 Nowhere/Town'\n")),
+    ("configuration", |image| image.put(file("usr/lib/selkie/config.d/10-x.toml", [0xff, 0xfe]))),
     ("kargs", |image| image.put(dir("usr/lib/bootc/kargs.d/10-x.toml"))),
     ("uki-digest", |image| {
         image.seal();
@@ -168,6 +171,13 @@ const NEAR_MISSES: &[(&str, Spoil)] = &[
     ("kernel arguments", |image| {
         image.write("usr/lib/bootc/kargs.d/10-x.toml", "kargs = [\"console=ttyS0\"]\nmatch-architectures = [\"x86_64\"]\n");
         image.write("usr/lib/bootc/kargs.d/README", "not read");
+    }),
+    ("configuration", |image| {
+        image.write(
+            "usr/lib/selkie/config.d/10-x.toml",
+            "update.policy = 'apply'\nupdate.window = ['Sun 02:00-04:00 Europe/Berlin', '01:00-02:00']\n",
+        );
+        image.write("usr/lib/selkie/config.d/README", "not read");
     }),
     ("a sealed image", Image::seal),
     ("a sealed image without annotations", |image| {

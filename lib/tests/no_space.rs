@@ -1,10 +1,12 @@
 //! Full file systems: told with numbers before anything is written where that can be known, and nothing is lost where it cannot.
 //!
-//! Small tmpfs mounts in a mount namespace of the test's thread; needs root.
+//! Small tmpfs mounts in a mount namespace of the test's thread, and a FAT file system on a loop device where the kernel has FAT; needs root.
+#![expect(clippy::print_stdout, reason = "which file system it was is worth knowing")]
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use common::host::Machine;
 use common::layout;
@@ -161,4 +163,106 @@ fn roots_that_nobody_needs_make_room_on_the_root_file_system() {
     }
     let list = selkie::ops::list::run(&machine.host(&booted));
     assert!(list.generations.len() >= 3 && list.problems.is_empty(), "{list:#?}");
+}
+
+/// An ESP of 200 MB: FAT32 on a loop device where this kernel has it, else a tmpfs of that size.
+struct RealEsp(Option<String>);
+
+impl RealEsp {
+    fn mount(root: &Path) -> Self {
+        const SIZE: u64 = 200_000_000;
+        let at = root.join("esp");
+        let run = |program: &str, arguments: &[&str]| {
+            let output = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
+            let output = output.unwrap_or_else(|e| panic!("{program} (expected it installed): {e}"));
+            output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        };
+        std::fs::create_dir_all(&at).unwrap();
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap().lines().any(|line| line.trim() == "vfat");
+        if known || run("modprobe", &["vfat"]).is_some() {
+            let image = root.join("esp.img");
+            std::fs::File::create(&image).unwrap().set_len(SIZE).unwrap();
+            run("mkfs.vfat", &["-F", "32", image.to_str().unwrap()]).expect("mkfs.vfat");
+            let device = run("losetup", &["--find", "--show", image.to_str().unwrap()]).expect("losetup");
+            run("mount", &["-t", "vfat", &device, at.to_str().unwrap()]).expect("mount");
+            println!("the ESP is FAT32 on a loop device");
+            return Self(Some(device));
+        }
+        mount(&at, &SIZE.to_string(), MountFlags::empty());
+        println!("the ESP is a tmpfs: this kernel has no FAT");
+        Self(None)
+    }
+}
+
+impl Drop for RealEsp {
+    fn drop(&mut self) {
+        if let Some(device) = &self.0 {
+            // It is freed with the mount, which goes with this thread's namespace.
+            let _ = Command::new("/usr/sbin/losetup").args(["--detach", device]).status();
+        }
+    }
+}
+
+/// A release whose kernel and initramfs take 60 MB.
+fn sixty(version: &str) -> layout::Files {
+    let files = layout::without(layout::bootable(version), &["usr/lib/modules/6.1/vmlinuz", "usr/lib/modules/6.1/initramfs.img"]);
+    let files = layout::with(files, "usr/lib/modules/6.1/vmlinuz", &version.repeat(10_000_000));
+    layout::with(files, "usr/lib/modules/6.1/initramfs.img", &version.repeat(50_000_000))
+}
+
+/// The boot files on the ESP, each as large as a whole one: what is half-written is shorter, or has the name of a temporary.
+fn boot_files(root: &Path) -> Vec<(PathBuf, u64)> {
+    let entries = std::fs::read_dir(root.join("esp/EFI/selkie")).unwrap().map(|entry| entry.unwrap());
+    let mut files: Vec<_> = entries.map(|entry| (entry.path(), entry.metadata().unwrap().len())).collect();
+    files.sort();
+    for (path, size) in &files {
+        let whole = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("linux") => *size == 10_000_000 || *size < 10_000,
+            Some("initrd") => *size == 50_000_000 || *size < 10_000,
+            _ => false,
+        };
+        assert!(whole, "{} has {size} bytes", path.display());
+    }
+    files
+}
+
+#[test]
+fn three_kernels_of_sixty_megabytes_on_an_esp_of_two_hundred() {
+    let temp = tempfile::tempdir().unwrap();
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    let _esp = RealEsp::mount(temp.path());
+    let (machine, mut booted) = Machine::install(temp.path());
+    let next = |booted: &ImageId, version: &str, keep: usize| {
+        machine.release("stable", &sixty(version));
+        machine.upgrade_keeping(booted, None, Until::Stage, keep)
+    };
+    // With older roots only kept where there is room, each upgrade finds room.
+    for version in ["2", "3", "4", "5"] {
+        booted = next(&booted, version, 9).unwrap().staged.unwrap();
+        machine.boot(&booted);
+        let system = machine.host(&booted).system().unwrap();
+        assert_eq!((system.default_entry().map(|e| &e.image), system.problems.len()), (Some(&booted), 0), "{version}");
+        boot_files(temp.path());
+    }
+    // Three that must stay fill it: the one that runs, the one before, and another that is pinned.
+    let list = selkie::ops::list::run(&machine.host(&booted));
+    let older: Vec<u64> = list.generations.iter().filter(|generation| generation.id != booted).filter_map(|g| g.number).collect();
+    assert!(older.len() >= 2, "{list:#?}");
+    for number in older.iter().take(2) {
+        selkie::ops::pin::run(&machine.host(&booted), Some(&number.to_string()), true, &selkie::progress::Silent).unwrap();
+    }
+    let before = boot_files(temp.path());
+    let error = next(&booted, "6", 0).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    let words = "MiB free (expected at least 59 MiB)";
+    assert!(failure.message.contains("the ESP has ") && failure.message.contains(words) && failure.hint.is_some(), "{failure}");
+    assert_unchanged(&machine, &booted);
+    let left: Vec<_> = before.iter().filter(|(_, size)| *size >= 10_000_000).cloned().collect();
+    assert_eq!(boot_files(temp.path()), left, "nothing was written, and what three roots need is there");
+    // One pin less, and there is room.
+    selkie::ops::pin::run(&machine.host(&booted), Some(&older[1].to_string()), false, &selkie::progress::Silent).unwrap();
+    let staged = next(&booted, "6", 0).unwrap().staged.unwrap();
+    assert_eq!(machine.host(&booted).system().unwrap().default_entry().map(|e| &e.image), Some(&staged));
+    boot_files(temp.path());
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use common::host::Machine;
+use selkie::boot::Place;
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::ImageId;
 use selkie::ops::host::Host;
@@ -22,7 +23,7 @@ fn without_esp(machine: &Machine, booted: &ImageId, reason: anyhow::Error) -> Ho
 
 fn partly(machine: &Machine, booted: &ImageId) -> Host {
     let open = |part: &str| dir::open_path(machine.root.join(part)).unwrap();
-    Host::partly_at(open("sysroot"), Ok(open("esp")), open("run"), booted.clone())
+    Host::partly_at(open("sysroot"), Ok(vec![Place::new("first", open("esp"))]), open("run"), booted.clone())
 }
 
 fn installed() -> (tempfile::TempDir, Machine, ImageId) {
@@ -79,7 +80,7 @@ fn no_deployments_hide_origins_only() {
     assert_eq!((status.booted.image, status.booted.serial), (None, Some(1)));
     assert_eq!(Failure::find(&host.system().unwrap_err()).unwrap().kind, FailureKind::NotAHost);
     let open = |part: &str| dir::open_path(machine.root.join(part)).unwrap();
-    let error = Host::at(open("sysroot"), open("esp"), open("run"), id).unwrap_err();
+    let error = Host::at(open("sysroot"), vec![Place::new("first", open("esp"))], open("run"), id).unwrap_err();
     assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::NotAHost);
 }
 

@@ -1,12 +1,12 @@
-//! Bad releases take themselves back: one whose health check fails, and one whose kernel panics. The machine comes up on the root before by itself,
-//! says what failed, and does not take the same release again.
+//! Bad releases take themselves back: one whose health check fails, one whose kernel panics, and one that hangs, until the watchdog resets the machine. The
+//! machine comes up on the root before by itself, says what failed, and does not take the same release again.
 //!
 //! Each gets one try instead of three, because boots are what takes time here; that all tries are used is tested without machines.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, TAG, same};
+use super::{Bench, MOUNT_ESP, TAG, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// Says which release runs.
@@ -15,10 +15,20 @@ const RELEASE: &str = "cat /usr/share/lab/release";
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "bad-release", bench.disk, bench.accel)?;
+    let mut machine = Machine::new(bench.lab, "bad-release", bench.disk, bench.accel)?.with_watchdog();
     machine.boot()?;
     is_well(&mut machine)?;
     tell.say("v1 is up and well");
+
+    let opened = machine.shell("cat /sys/class/watchdog/watchdog0/state /sys/class/watchdog/watchdog0/timeout | xargs")?;
+    same("the watchdog, in the hands of the service manager", opened.as_str(), "active 60")?;
+    takes(bench, &mut machine, "bad-hang")?;
+    machine.go_down()?;
+    same("a reset by the watchdog", machine.is_reset_by_watchdog()?, true)?;
+    tell.say("the watchdog has reset a release that hangs");
+    came_back(&mut machine)?;
+    did_not_come_up(&mut machine, "bad-hang")?;
+    tell.say("it came back by itself, and is not taken again");
 
     comes_back_from(bench, &mut machine, "bad-check")?;
     let failed = failure(&mut machine, "bad-check")?;
@@ -32,26 +42,42 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     tell.say("a release whose health check fails came back by itself; status says which check, and what it said; it is not taken again");
 
     comes_back_from(bench, &mut machine, "bad-boot")?;
+    did_not_come_up(&mut machine, "bad-boot")?;
+    same("the other release that failed", &failure(&mut machine, "bad-check")?["cause"], &Value::from("checks-failed"))?;
+    tell.say("a release whose kernel panics came back by itself, and is not taken again");
+
+    is_well(&mut machine)?;
+    Ok(())
+}
+
+/// Status says of a release that it never told how it is, and it is not taken again.
+fn did_not_come_up(machine: &mut Machine, release: &str) -> Result<()> {
     machine.shell("systemctl is-system-running --wait || true")?;
-    let failed = failure(&mut machine, "bad-boot")?;
+    let failed = failure(machine, release)?;
     same("how it failed", &failed["cause"], &Value::from("did-not-come-up"))?;
     same("whether that is on record", failed["at"].is_string(), true)?;
-    same("the other release that failed", &failure(&mut machine, "bad-check")?["cause"], &Value::from("checks-failed"))?;
-    is_left_alone(&mut machine)?;
-    is_well(&mut machine)?;
-    tell.say("a release whose kernel panics came back by itself, and is not taken again");
-    Ok(())
+    is_left_alone(machine)
 }
 
 /// Takes a release with one try, restarts, and waits until v1 is up again.
 fn comes_back_from(bench: &Bench<'_>, machine: &mut Machine, release: &str) -> Result<()> {
+    takes(bench, machine, release)?;
+    machine.go_down()?;
+    came_back(machine)
+}
+
+/// Takes a release with one try.
+fn takes(bench: &Bench<'_>, machine: &mut Machine, release: &str) -> Result<()> {
     bench.images.push(&images::release(release), &bench.registry.here(TAG))?;
     machine.read(&["selkie", "upgrade"])?;
     let status = Status::of(machine)?;
     status.expect("v1", Some(release), Some("v1"))?;
     one_try(machine, status.text("/staged/entry")?)?;
-    same("the tries of the new root", Status::of(machine)?.get("/staged/tries/left"), &Value::from(1))?;
-    machine.spawn(&["systemctl", "reboot"])?;
+    same("the tries of the new root", Status::of(machine)?.get("/staged/tries/left"), &Value::from(1))
+}
+
+/// v1 is up again, and nothing else is to boot.
+fn came_back(machine: &mut Machine) -> Result<()> {
     machine.wait_for_another_boot(RELEASE, "v1")?;
     let status = Status::of(machine)?;
     same("the release that runs", status.text("/booted/os-version")?, "v1")?;
@@ -63,9 +89,7 @@ fn one_try(machine: &mut Machine, entry: &str) -> Result<()> {
     let counted = entry.replace("+3.conf", "+1.conf");
     same("a counter of three in the entry's name", counted != entry, true)?;
     let script = format!(
-        "esp=$(lsblk -rno PATH,PARTTYPE | awk '$2 == \"c12a7328-f81f-11d2-ba4b-00a0c93ec93b\" {{ print $1 }}')
-         mkdir -p /run/lab-esp
-         mount -t vfat \"$esp\" /run/lab-esp
+        "{MOUNT_ESP}
          mv '/run/lab-esp/loader/entries/{entry}' '/run/lab-esp/loader/entries/{counted}'
          umount /run/lab-esp"
     );

@@ -50,7 +50,7 @@ fn interrupt(machine: &mut Machine) -> Result<u64> {
 }
 
 /// The bytes of the last progress line that tells of an unfinished item with at least a MiB done.
-fn bytes_done(progress: &str) -> Option<u64> {
+pub(super) fn bytes_done(progress: &str) -> Option<u64> {
     let values = progress.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
     let mut bytes = values.filter(|value| value["event"] == "advance" && value["unit"] == "bytes");
     let last = bytes.next_back()?;

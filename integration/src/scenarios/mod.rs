@@ -1,8 +1,12 @@
 //! The scenarios in virtual machines. They share one build of the images, one registry and one disk image.
 
+mod automatic;
 mod bad_release;
+mod generations;
 mod interrupted_pull;
 mod lifecycle;
+mod odd_conditions;
+mod power_cuts;
 mod sealed;
 mod tampered;
 
@@ -29,6 +33,11 @@ pub(crate) struct Bench<'lab> {
 /// The repository and tag that machines follow. Each scenario begins with v1 there.
 pub(crate) const TAG: &str = "os:stable";
 
+/// Mounts a guest's ESP at `/run/lab-esp`, beside whoever else has it mounted, as a part of a script.
+pub(crate) const MOUNT_ESP: &str = r#"esp=$(lsblk -rno PATH,PARTTYPE | awk '$2 == "c12a7328-f81f-11d2-ba4b-00a0c93ec93b" { print $1 }')
+mkdir -p /run/lab-esp
+mount -t vfat "$esp" /run/lab-esp"#;
+
 /// A scenario.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Scenario {
@@ -43,6 +52,10 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "tampered", run: tampered::run },
     Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "bad-release", run: bad_release::run },
+    Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "power-cuts", run: power_cuts::run },
+    Scenario { name: "generations", run: generations::run },
+    Scenario { name: "odd-conditions", run: odd_conditions::run },
 ];
 
 /// The scenarios of these names, or all. An unknown name is an error that lists the known ones.
@@ -72,10 +85,10 @@ mod tests {
 
     #[test]
     fn scenarios_are_chosen_by_name() {
-        let names = |selected: Vec<Scenario>| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
-        assert_eq!(names(select(&[]).unwrap()), ["lifecycle", "interrupted-pull", "tampered", "sealed", "bad-release"]);
-        assert_eq!(names(select(&["lifecycle".to_owned()]).unwrap()), ["lifecycle"]);
+        let names = |selected: &[Scenario]| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
+        assert_eq!(names(&select(&[]).unwrap()), names(ALL));
+        assert_eq!(names(&select(&["sealed".to_owned(), "lifecycle".to_owned()]).unwrap()), ["sealed", "lifecycle"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "choosing scenarios nothing: known are lifecycle, interrupted-pull, tampered, sealed, bad-release");
+        assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(ALL).join(", ")));
     }
 }

@@ -11,10 +11,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Accel, agent::Agent};
+use super::{Accel, agent::Agent, monitor::Monitor};
 use crate::{
     command::{Argv, last_lines},
     lab::Lab,
+    story::Teller,
 };
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
@@ -22,7 +23,9 @@ const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 const VARIABLES: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// How long a boot may take on hardware.
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
+/// How long a shutdown may take on hardware, before the power is cut.
+const SHUTDOWN: Duration = Duration::from_secs(36);
 /// How long a program may take on hardware.
 const PROGRAM: Duration = Duration::from_secs(120);
 
@@ -43,9 +46,14 @@ pub(crate) struct Machine {
     dir: PathBuf,
     /// Where the agent's socket is: a short path, because the kernel allows no more than 108 bytes.
     run: PathBuf,
+    /// Where the console's log is kept when the guest did not go down.
+    hung: PathBuf,
     accel: Accel,
     secure_boot: bool,
+    write_log: bool,
+    watchdog: bool,
     child: Option<Child>,
+    monitor: Option<Monitor>,
     agent: Option<Agent>,
     token: u64,
     boot_id: String,
@@ -58,13 +66,50 @@ impl Machine {
         Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &dir.join("disk.raw")]).read()?;
         fs::copy(VARIABLES, dir.join("vars.fd")).with_context(|| format!("copying {VARIABLES} (package ovmf)"))?;
         let run = tempfile::Builder::new().prefix("selkie-vm-").tempdir().context("making a directory for a socket")?.keep();
-        Ok(Self { dir, run, accel, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() })
+        Ok(Self::off(dir, run, lab.log(&format!("hung-shutdown-{name}")), accel))
+    }
+
+    fn off(dir: PathBuf, run: PathBuf, hung: PathBuf, accel: Accel) -> Self {
+        let (secure_boot, watchdog, write_log) = (false, false, false);
+        Self {
+            dir,
+            run,
+            hung,
+            accel,
+            secure_boot,
+            watchdog,
+            write_log,
+            child: None,
+            monitor: None,
+            agent: None,
+            token: 0,
+            boot_id: String::new(),
+        }
     }
 
     /// The same with firmware that checks signatures once keys are enrolled.
     #[must_use]
     pub(crate) fn with_secure_boot(mut self) -> Self {
         self.secure_boot = true;
+        self
+    }
+
+    /// The same with a log of all that it writes to its disk: see `replay`. It begins anew when the machine is powered on.
+    #[must_use]
+    pub(crate) fn with_write_log(mut self) -> Self {
+        self.write_log = true;
+        self
+    }
+
+    /// That log.
+    pub(crate) fn write_log(&self) -> PathBuf {
+        self.dir.join("writes.log")
+    }
+
+    /// The same with a watchdog that resets it. A guest that opens it has to reach it ever again.
+    #[must_use]
+    pub(crate) fn with_watchdog(mut self) -> Self {
+        self.watchdog = true;
         self
     }
 
@@ -97,7 +142,7 @@ impl Machine {
 
     /// Ends the QEMU process at once, as a power cut would: what the guest has not written to its disk is lost.
     pub(crate) fn cut_power(&mut self) -> Result<()> {
-        self.agent = None;
+        (self.agent, self.monitor) = (None, None);
         if let Some(mut child) = self.child.take() {
             child.kill().context("cutting the power")?;
             child.wait().context("cutting the power")?;
@@ -107,8 +152,32 @@ impl Machine {
 
     /// Reboots from inside, and waits until the machine has come up again.
     pub(crate) fn reboot(&mut self) -> Result<Duration> {
-        self.spawn(&["systemctl", "reboot"])?;
+        self.go_down()?;
         self.wait()
+    }
+
+    /// Reboots from inside, and returns when the guest has gone down. One that hangs in its shutdown loses its power and is started again, which is told:
+    /// nothing of selkie has to run there, so what follows must hold all the same.
+    pub(crate) fn go_down(&mut self) -> Result<()> {
+        let patience = SHUTDOWN * self.accel.patience();
+        let monitor = self.monitor.as_mut().context("rebooting: the machine is off")?;
+        monitor.forget()?;
+        self.spawn(&["systemctl", "reboot"])?;
+        let monitor = self.monitor.as_mut().context("rebooting: the machine is off")?;
+        if monitor.wait_for("RESET", patience)? {
+            return Ok(());
+        }
+        fs::copy(self.serial(), &self.hung).with_context(|| format!("keeping the console's log as {}", self.hung.display()))?;
+        let (seconds, log) = (patience.as_secs(), self.hung.display());
+        Teller.say(format!("the guest has not gone down in {seconds} s: the power is cut, and it is started again (its console: {log})"));
+        self.cut_power()?;
+        self.power_on()
+    }
+
+    /// Waits until the watchdog resets the machine; whether it did in time.
+    pub(crate) fn is_reset_by_watchdog(&mut self) -> Result<bool> {
+        let monitor = self.monitor.as_mut().context("waiting for the watchdog: the machine is off")?;
+        monitor.wait_for("WATCHDOG", BOOT * self.accel.patience())
     }
 
     /// Waits for another boot than the one seen last, in which `script` says `expected`; what runs in between restarts by itself. The result is how long
@@ -133,15 +202,20 @@ impl Machine {
 
     /// Runs a program in the guest to its end.
     pub(crate) fn run(&mut self, argv: &[&str]) -> Result<Outcome> {
+        self.run_within(argv, PROGRAM * self.accel.patience())
+    }
+
+    /// The same, with a limit of one's own. What has not ended by then runs on.
+    pub(crate) fn run_within(&mut self, argv: &[&str], limit: Duration) -> Result<Outcome> {
         let pid = self.spawn(argv)?;
-        let deadline = Instant::now() + PROGRAM * self.accel.patience();
+        let begin = Instant::now();
         loop {
             let agent = self.agent.as_mut().context("running a program: the machine is off")?;
             if let Some((code, stdout, stderr)) = agent.exec_status(pid).with_context(|| format!("running {argv:?} in the guest"))? {
                 return Ok(Outcome { code, stdout, stderr });
             }
-            if Instant::now() > deadline {
-                bail!("running {argv:?} in the guest: it has not ended in time\n{}", self.console());
+            if begin.elapsed() > limit {
+                bail!("running {argv:?} in the guest: it has not ended in {} s\n{}", limit.as_secs(), self.console());
             }
             sleep(Duration::from_millis(100));
         }
@@ -182,11 +256,21 @@ impl Machine {
     }
 
     fn power_on(&mut self) -> Result<()> {
-        let socket = self.socket();
-        let _ = fs::remove_file(&socket);
+        let monitor = self.run.join("monitor.sock");
+        for socket in [&self.socket(), &monitor] {
+            let _ = fs::remove_file(socket);
+        }
         let argv = self.argv().dying_with_us();
         let log = fs::File::create(self.dir.join("qemu.log")).context("creating QEMU's log")?;
+        if self.write_log {
+            fs::File::create(self.write_log()).context("creating the log of writes")?;
+        }
         self.child = Some(argv.command().stderr(log).spawn().with_context(|| format!("starting {argv}"))?);
+        match Monitor::connect(&monitor) {
+            Ok(connected) => self.monitor = Some(connected),
+            // QEMU says better why it has ended.
+            Err(error) => self.check_alive().and(Err(error))?,
+        }
         Ok(())
     }
 
@@ -203,7 +287,8 @@ impl Machine {
             self.agent = None;
             sleep(Duration::from_millis(500));
         }
-        bail!("booting: no answer from the guest after {} s\n{}", begin.elapsed().as_secs(), self.console())
+        let seconds = begin.elapsed().as_secs();
+        bail!("booting: no answer from the guest after {seconds} s (expected one from qemu-guest-agent in its image)\n{}", self.console())
     }
 
     /// The id of the running boot, when the agent answers; it stays connected.
@@ -246,15 +331,34 @@ impl Machine {
             .with(if self.secure_boot { &guarded[..] } else { &[] })
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=1,file={}", path("vars.fd"))])
-            .with(["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={}", path("disk.raw"))])
+            .with(self.drive(&path("disk.raw"), &path("writes.log")))
             // One console log over all boots of a machine.
             .with(["-chardev".to_owned(), format!("file,id=console,append=on,path={}", path("serial.log"))])
             .with(["-serial", "chardev:console", "-device", "virtio-serial-pci"])
             .with(["-chardev".to_owned(), format!("socket,id=agent,server=on,wait=off,path={}", self.socket().display())])
             .with(["-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"])
+            .with(["-chardev".to_owned(), format!("socket,id=monitor,server=on,wait=off,path={}", self.run.join("monitor.sock").display())])
+            .with(["-mon", "chardev=monitor,mode=control"])
             .with(["-device", "virtio-rng-pci"])
             // romfile=: no network boot, so no boot ROM, which is in a package of its own.
             .with(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="])
+            .with(if self.watchdog { &["-device", "i6300esb", "-action", "watchdog=reset"][..] } else { &[] })
+    }
+
+    /// Its disk. With a log, nothing is discarded, and flushes end in the log: the host's own disk need not hear of them.
+    fn drive(&self, disk: &str, log: &str) -> Vec<String> {
+        if !self.write_log {
+            return vec!["-drive".to_owned(), format!("if=virtio,format=raw,discard=unmap,file={disk}")];
+        }
+        let file = |node: &str, path: &str| format!("driver=file,node-name={node},cache.no-flush=on,filename={path}");
+        let nodes = [
+            file("medium", disk),
+            file("log", log),
+            "driver=raw,node-name=raw,file=medium".to_owned(),
+            "driver=blklogwrites,node-name=disk,file=raw,log=log".to_owned(),
+        ];
+        let device = ["-device", "virtio-blk-pci,drive=disk"].map(str::to_owned);
+        nodes.into_iter().flat_map(|node| ["-blockdev".to_owned(), node]).chain(device).collect()
     }
 }
 
@@ -272,19 +376,23 @@ mod tests {
     #[test]
     fn one_disk_one_network_card_one_channel() {
         let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
-        let machine =
-            Machine { dir, run, accel: Accel::Tcg, secure_boot: false, child: None, agent: None, token: 0, boot_id: String::new() };
+        let machine = Machine::off(dir, run, PathBuf::from("/logs/hung"), Accel::Tcg);
         let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
              -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
              -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
              -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \
-             -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
+             -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0 \
+             -chardev socket,id=monitor,server=on,wait=off,path=/run/vm/monitor.sock -mon chardev=monitor,mode=control -device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,romfile=";
         assert_eq!(machine.argv().to_string(), expected);
-        let secure = machine.with_secure_boot().argv().to_string();
+        let secure = machine.with_secure_boot().with_watchdog().with_write_log().argv().to_string();
         for words in [
+            " -device i6300esb -action watchdog=reset",
             "-machine q35,smm=on ",
             " -global driver=cfi.pflash01,property=secure,value=on ",
             "file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd ",
+            " -blockdev driver=file,node-name=medium,cache.no-flush=on,filename=/vm/disk.raw \
+             -blockdev driver=file,node-name=log,cache.no-flush=on,filename=/vm/writes.log -blockdev driver=raw,node-name=raw,file=medium \
+             -blockdev driver=blklogwrites,node-name=disk,file=raw,log=log -device virtio-blk-pci,drive=disk ",
         ] {
             assert!(secure.contains(words), "{secure}");
         }

@@ -5,17 +5,19 @@
 
 mod bls;
 mod choice;
-mod esp;
 mod files;
+mod places;
 mod publish;
 mod tries;
+mod volume;
 
 pub use bls::{BlsError, Entry};
 pub use choice::{Choice, Variable};
-pub use esp::{BootEntry, EntryUki, Esp, FoundEntry};
 pub use files::{BootFile, BootFiles};
+pub use places::{Boot, Mirror, Place};
 pub use publish::{EntryRequest, StagedEntry};
 pub use tries::Tries;
+pub use volume::{BootEntry, EntryUki, FoundEntry};
 
 /// Where the firmware and systemd-boot look, relative to the root of the ESP.
 pub const ENTRIES: &str = "loader/entries";

@@ -1,6 +1,6 @@
 //! Making a deployment bootable: files first, the entry last, as one durable rename.
 //!
-//! [`Esp::stage`] writes everything that changes nothing yet; only consuming the [`StagedEntry`] makes the [`BootEntry`]. Dropping it
+//! [`Place::stage`] writes everything that changes nothing yet; only consuming the [`StagedEntry`] makes the [`BootEntry`]. Dropping it
 //! removes its temporary; kernels without an entry are swept later.
 
 use std::io::Write;
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, ensure};
 
 use super::bls::sort_key;
-use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, Esp, FILES, Tries};
+use super::{BootEntry, BootFile, BootFiles, ENTRIES, Entry, FILES, Place, Tries};
 use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
@@ -59,12 +59,12 @@ impl EntryRequest {
 #[derive(Debug)]
 #[must_use = "an entry that is not published is removed again"]
 pub struct StagedEntry {
-    esp: OwnedFd,
+    place: Place,
     pending: Pending,
     live: BootEntry,
 }
 
-impl Esp {
+impl Place {
     /// Writes what the entry needs. Nothing changes for the machine yet.
     ///
     /// # Errors
@@ -75,8 +75,8 @@ impl Esp {
             request.arguments.without_root_image() == request.arguments,
             "staging a boot entry: the arguments name a root image of their own"
         );
-        let files = dir::ensure(self.root(), FILES, 0o755)?;
-        let entries = dir::ensure(self.root(), ENTRIES, 0o755)?;
+        let files = dir::ensure(self.home().root(), FILES, 0o755)?;
+        let entries = dir::ensure(self.home().root(), ENTRIES, 0o755)?;
         let missing = absent(boot, &files)?;
         self.check_space(sum(&missing))?;
         for file in missing {
@@ -88,10 +88,10 @@ impl Esp {
         pending.file().write_all(entry.to_string().as_bytes()).context("writing the boot entry")?;
         let live = self.read_back(request, &entry)?;
         // FAT has no journal: allocation tables and directories reach the disk before a name makes them matter.
-        dir::sync_filesystem(self.root()).context("syncing the ESP")?;
+        pending.sync()?;
+        dir::sync_filesystem(self.home().root()).context("syncing the ESP")?;
         progress.step("write entry");
-        let esp = self.root().try_clone_to_owned().context("duplicating the handle of the ESP")?;
-        Ok(StagedEntry { esp, pending, live })
+        Ok(StagedEntry { place: self.try_clone()?, pending, live })
     }
 
     /// Checks that what is missing of `boot` fits.
@@ -100,13 +100,13 @@ impl Esp {
     ///
     /// [`crate::error::FailureKind::NoSpace`] with both numbers.
     pub fn check_space_for(&self, boot: &BootFiles) -> Result<()> {
-        let files = dir::ensure(self.root(), FILES, 0o755)?;
+        let files = dir::ensure(self.home().root(), FILES, 0o755)?;
         self.check_space(sum(&absent(boot, &files)?))
     }
 
     /// The entry as the machine will see it; it must boot what was asked for.
     fn read_back(&self, request: &EntryRequest, entry: &Entry) -> Result<BootEntry> {
-        match self.boot_entry(request.file(), entry) {
+        match self.home().boot_entry(request.file(), entry) {
             Some(live) if live.image == request.root.id => Ok(live),
             found => {
                 let found = found.map_or_else(|| "none".to_owned(), |live| live.image.to_string());
@@ -136,10 +136,10 @@ impl StagedEntry {
     /// Makes the entry live. When this returns, a power cut boots the new root; before, the old one.
     pub fn publish(self, progress: &dyn Progress) -> Result<BootEntry> {
         self.pending.publish().context("publishing the boot entry")?;
-        dir::sync_filesystem(&self.esp).context("syncing the ESP")?;
+        dir::sync_filesystem(self.place.home().root()).context("syncing the ESP")?;
         progress.step("publish entry");
         // The work is done by now: trouble with an entry that is of no use any more does not undo it.
-        match Esp::new(self.esp).remove_superseded() {
+        match self.place.remove_superseded() {
             Ok(true) => progress.step("remove superseded entry"),
             Ok(false) => {}
             Err(error) => progress.note(format!("removing an older entry of the same root: {error:#}; the next upgrade tries again")),
@@ -155,8 +155,8 @@ mod tests {
     use super::*;
     use crate::progress::{Recorder, Silent};
 
-    fn esp(path: &Path) -> Esp {
-        Esp::new(dir::open_path(path).unwrap())
+    fn esp(path: &Path) -> Place {
+        Place::new("first", dir::open_path(path).unwrap())
     }
 
     fn request(byte: &str, serial: u64) -> EntryRequest {
@@ -174,7 +174,7 @@ mod tests {
         BootFiles::kernel(kernel.into(), b"initrd".to_vec())
     }
 
-    fn stage(esp: &Esp, request: &EntryRequest, kernel: &str) -> StagedEntry {
+    fn stage(esp: &Place, request: &EntryRequest, kernel: &str) -> StagedEntry {
         esp.stage(request, &files(kernel), &Silent).unwrap()
     }
 
@@ -294,10 +294,13 @@ mod tests {
         let esp = esp(temp.path());
         let ours = stage(&esp, &request("aa", 1), "kernel").publish(&Silent).unwrap();
         std::fs::write(entries.join("garbage.conf"), b"\xff\x00").unwrap();
+        // What a power cut left of an entry of ours, and a file of somebody else.
+        std::fs::write(entries.join("selkie-aa-7.conf"), "").unwrap();
+        std::fs::write(entries.join("empty.conf"), "").unwrap();
         assert_eq!(esp.entries().unwrap(), std::slice::from_ref(&ours));
-        assert_eq!(esp.found().unwrap().len(), 3);
+        assert_eq!(esp.found().unwrap().len(), 5);
         esp.remove(&ours).unwrap();
-        assert_eq!(file_names(&entries), ["debian.conf", "garbage.conf"]);
+        assert_eq!(file_names(&entries), ["debian.conf", "empty.conf", "garbage.conf"]);
         assert_eq!(file_names(&temp.path().join(FILES)).len(), 2, "an unreadable entry may need them");
         std::fs::remove_file(entries.join("garbage.conf")).unwrap();
         esp.sweep().unwrap();

@@ -3,15 +3,14 @@
 
 use std::os::fd::OwnedFd;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::Deployments;
 use crate::image_id::ImageId;
+use crate::record::{self, Record};
 use crate::sys::dir;
 
-/// The version of the format that this code writes and the newest that it reads.
-const VERSION: u32 = 1;
 /// Below `state`.
 const FAILED: &str = "failed";
 /// More records than this are not kept: the oldest go.
@@ -78,28 +77,20 @@ pub struct FailedBoot {
 /// Roots whose record cannot be read, with the reason.
 type Unreadable = Vec<(ImageId, String)>;
 
-/// A record that cannot be read.
-#[derive(Debug, thiserror::Error)]
-enum FormatError {
-    #[error("{0}")]
-    Malformed(#[from] serde_json::Error),
-    #[error("format version {0} (expected at most {VERSION}; a newer selkie wrote it)")]
-    Newer(u32),
-    #[error("it is about root {0}")]
-    Other(ImageId),
+impl Record for FailedBoot {
+    const VERSION: u32 = Self::VERSION;
 }
 
 impl FailedBoot {
-    /// The version to put into new records.
-    pub const VERSION: u32 = VERSION;
+    /// The version of the format that this code writes, and the newest that it reads.
+    pub const VERSION: u32 = 1;
 
-    fn from_json(id: &ImageId, bytes: &[u8]) -> Result<Self, FormatError> {
-        let read: Self = serde_json::from_slice(bytes)?;
-        match read {
-            newer if newer.version > VERSION => Err(FormatError::Newer(newer.version)),
-            other if other.id != *id => Err(FormatError::Other(other.id)),
-            read => Ok(read),
+    fn from_json(id: &ImageId, bytes: &[u8]) -> Result<Self> {
+        let read: Self = record::read(bytes)?;
+        if read.id != *id {
+            bail!("it is about root {}", read.id);
         }
+        Ok(read)
     }
 }
 
@@ -110,7 +101,7 @@ impl Deployments {
         let Some(dir) = dir::open_optional(&self.state, FAILED).context("opening state/failed")? else { return Ok((read, unreadable)) };
         for name in dir::names(&dir).context("listing state/failed")? {
             let Some(id) = name.to_str().and_then(|name| name.strip_suffix(".json")?.parse::<ImageId>().ok()) else { continue };
-            let record = dir::read_optional(&dir, file(&id)).and_then(|bytes| Ok(FailedBoot::from_json(&id, &bytes.unwrap_or_default())?));
+            let record = dir::read_optional(&dir, file(&id)).and_then(|bytes| FailedBoot::from_json(&id, &bytes.unwrap_or_default()));
             match record {
                 Ok(record) => read.push(record),
                 Err(error) => unreadable.push((id.clone(), format!("state/failed/{}: {error:#}", file(&id)))),
@@ -126,7 +117,7 @@ impl Deployments {
         if new {
             dir::sync(&self.state).context("syncing the state directory")?;
         }
-        let json = serde_json::to_vec_pretty(record).context("writing down a failed boot")?;
+        let json = record::write(record).context("writing down a failed boot")?;
         dir::write_durably(&dir, &file(&record.id), 0o644, &json)?;
         self.forget_oldest(&dir, &record.id)
     }
@@ -167,7 +158,7 @@ mod tests {
 
     fn record(n: usize) -> FailedBoot {
         FailedBoot {
-            version: VERSION,
+            version: FailedBoot::VERSION,
             id: id(n),
             image: Some("quay.io/acme/os:stable".into()),
             manifest_digest: Some("sha256:aa".into()),
@@ -206,7 +197,7 @@ mod tests {
         deployments.record_failed(&record(2)).unwrap();
         let put = |n: usize, text: &str| std::fs::write(temp.path().join(format!("state/failed/{}.json", id(n))), text).unwrap();
         put(1, "{");
-        put(3, &serde_json::to_string(&FailedBoot { version: VERSION + 1, ..record(3) }).unwrap());
+        put(3, &serde_json::to_string(&FailedBoot { version: FailedBoot::VERSION + 1, ..record(3) }).unwrap());
         put(4, &serde_json::to_string(&record(2)).unwrap());
         std::fs::write(temp.path().join("state/failed/README"), "x").unwrap();
         let listing = deployments.list().unwrap();

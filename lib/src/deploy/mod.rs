@@ -7,14 +7,19 @@
 //! state/deploy/<image id>/etc/upper       the local changes of /etc: the upper directory of its overlay
 //! state/deploy/<image id>/etc/work        what that overlay needs for itself
 //! state/failed/<image id>.json            a root that failed here, and why
+//! state/left/<manifest digest>            mark: somebody went back from that release by hand
+//! state/auto-update.json                  how the last automatic update went
 //! state/os/default/var                    /var, shared by all deployments
 //! ```
 
+mod auto_update;
 pub mod etc;
 mod failed;
+mod left;
 mod pin;
 mod skeleton;
 
+pub use auto_update::{AutoUpdate, Outcome, StagedByUs};
 pub use failed::{Cause, FailedBoot, FailedCheck};
 pub use skeleton::{origin_path, skeleton};
 
@@ -26,6 +31,7 @@ use anyhow::{Context, Result};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
+use crate::record;
 use crate::sys::{dir, tree};
 
 /// Where deployments are, seen from the physical root.
@@ -136,7 +142,7 @@ impl Deployments {
 
     /// Makes the deployment of an image, durably: whole, or not at all. One that exists gets the new origin and keeps its /etc.
     pub fn create(&self, id: &ImageId, origin: &Origin) -> Result<Deployment> {
-        let json = origin.to_json()?;
+        let json = record::write(origin)?;
         let existing = dir::open_optional(&self.dir, id.hex()).with_context(|| format!("opening deployment {id}"))?;
         let dir = match existing {
             Some(dir) => {
@@ -189,7 +195,7 @@ impl Deployment {
     /// There is no such file, it is damaged, or a newer selkie wrote it. Such a deployment boots all the same.
     pub fn origin(&self) -> Result<Origin> {
         let json = dir::read_optional(&self.dir, ORIGIN)?.with_context(|| format!("reading {ORIGIN}: no such file"))?;
-        Ok(Origin::from_json(&json)?)
+        Ok(record::read(&json)?)
     }
 }
 

@@ -52,7 +52,7 @@ mod tests {
             number: None,
             staged: None,
         };
-        std::fs::write(temp.path().join(origin_path(&id)), origin.to_json().unwrap()).unwrap();
+        std::fs::write(temp.path().join(origin_path(&id)), crate::record::write(&origin).unwrap()).unwrap();
         let deployments = Deployments::open(crate::sys::dir::open_path(temp.path()).unwrap()).unwrap();
         assert_eq!(deployments.get(&id).unwrap().unwrap().origin().unwrap(), origin);
     }

@@ -35,6 +35,7 @@ pub use self::tree::{Attributes, Content, Device, EspTree, RootTree};
 pub use self::verity::{Sealed, Sealer};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
+use crate::sys::dir;
 
 /// The ESP's size where none is given: several kernels and initrds.
 const ESP_SIZE: u64 = 512 * MIB;
@@ -137,6 +138,7 @@ pub fn write(layout: &Layout, esp: &EspTree, root: &RootTree, scratch: &Path, ou
         }
     };
     publish(&work.path().join(finished), output)?;
+    progress.step("publish disk image");
     let root_size = geometry.root.end - geometry.root.start;
     Ok(Written { size: geometry.size, root_size, content: plan.bytes(), identifiers })
 }
@@ -181,9 +183,11 @@ fn publish(from: &Path, to: &Path) -> Result<()> {
         renamed => renamed,
     };
     match renamed {
-        Err(Errno::EXIST) => Err(exists(to).into()),
-        renamed => renamed.with_context(|| format!("renaming the finished disk image to {}", to.display())),
+        Err(Errno::EXIST) => return Err(exists(to).into()),
+        renamed => renamed.with_context(|| format!("renaming the finished disk image to {}", to.display()))?,
     }
+    let directory = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    dir::open_path(directory).and_then(dir::sync).with_context(|| format!("syncing the directory of {}", to.display()))
 }
 
 fn exists(output: &Path) -> Failure {

@@ -1,13 +1,16 @@
 //! [`Ahead`]: a reader that is read by a thread of its own, some blocks ahead of whoever wants them.
 
 use std::io::{self, BufRead, Read};
-use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 use std::thread;
+use std::time::Duration;
 
 /// What is read at a time. Large, so that threads rarely have to wake each other.
 const BLOCK: usize = 256 << 10;
 /// How many blocks wait. With those in the hands of the two sides, they bound the memory of a reader to 1.5 MiB.
 const WAITING: usize = 4;
+/// How often somebody who waits in vain looks whether he still wants to.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Reads a source ahead. Blocks are handed out without being copied, and used again. The source's end and its errors come where they are;
 /// reading on after either asks the source again.
@@ -26,6 +29,26 @@ impl Ahead {
         let (emptied, empty) = mpsc::channel();
         thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &sender, &empty))?;
         Ok(Self { blocks, emptied, block: Vec::new(), used: 0 })
+    }
+
+    /// Like `fill_buf`, and fails with the error of `wanted` as soon as that has one, also while nothing comes.
+    pub(super) fn fill_while(&mut self, wanted: impl Fn() -> io::Result<()>) -> io::Result<&[u8]> {
+        while self.used == self.block.len() {
+            wanted()?;
+            let next = match self.blocks.recv_timeout(LOOK) {
+                Ok(next) => next?,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the reading thread panicked")),
+            };
+            let ended = next.is_empty();
+            // Nobody fills it any more where the thread has ended.
+            let _ = self.emptied.send(std::mem::replace(&mut self.block, next));
+            self.used = 0;
+            if ended {
+                break;
+            }
+        }
+        Ok(&self.block[self.used..])
     }
 }
 
@@ -70,13 +93,7 @@ impl Read for Ahead {
 
 impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        if self.used == self.block.len() {
-            let next = self.blocks.recv().map_err(|_| io::Error::other("the reading thread panicked"))??;
-            // Nobody fills it any more where the thread has ended.
-            let _ = self.emptied.send(std::mem::replace(&mut self.block, next));
-            self.used = 0;
-        }
-        Ok(&self.block[self.used..])
+        self.fill_while(|| Ok(()))
     }
 
     fn consume(&mut self, amount: usize) {

@@ -1,13 +1,14 @@
 //! [`LayerReader`]: the uncompressed tar of a layer, or its blob as it is, whose end is only reached when everything was verified.
 
 use std::io::{self, BufRead, Read};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::Result;
 use oci_spec::image::MediaType;
 
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
+use crate::sys::interrupt;
 
 use super::ahead::Ahead;
 use super::blob::{Blob, Expected, Reader, Seen};
@@ -28,8 +29,12 @@ pub(super) type Token = Arc<()>;
 /// what the manifest says, and, of a tar, the digest of the uncompressed bytes equals the diff_id. Otherwise that read fails, with
 /// an [`io::Error`] around a [`Failure`] of kind [`FailureKind::Corrupt`] (or [`FailureKind::Unreachable`], where the
 /// connection broke), and so does every read after it. Bytes that were handed out before are unverified until then.
+///
+/// It also fails when its [`Source`](super::Source) is gone, and when a signal calls off what is at work: whoever reads in a thread of his
+/// own stops then.
 pub struct LayerReader {
     verified: Ahead,
+    source: Option<Weak<()>>,
     _token: Option<Token>,
 }
 
@@ -59,22 +64,34 @@ impl LayerReader {
         Self { _token: Some(token), ..self }
     }
 
+    /// Reads only as long as `source` is there.
+    pub(super) fn of(self, source: &Arc<()>) -> Self {
+        Self { source: Some(Arc::downgrade(source)), ..self }
+    }
+
     fn start(layer: &Layer, label: MediaType, blob: Blob, diff: Option<Hasher>, sender: Option<Sender>) -> Result<Self> {
         let source = Source::Unknown(label, Ahead::new(blob.clone())?);
         let verifying = Verifying { layer: layer.clone(), source, blob, diff, sender, state: State::Decoding };
-        Ok(Self { verified: Ahead::new(verifying)?, _token: None })
+        Ok(Self { verified: Ahead::new(verifying)?, source: None, _token: None })
     }
 }
 
 impl Read for LayerReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.verified.read(buf)
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
 impl BufRead for LayerReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.verified.fill_buf()
+        let source = &self.source;
+        self.verified.fill_while(|| match interrupt::called_off() {
+            Some(signal) => Err(io::Error::other(signal.failure())),
+            None if source.as_ref().is_some_and(|source| source.strong_count() == 0) => Err(io::Error::other("its source was given up")),
+            None => Ok(()),
+        })
     }
 
     fn consume(&mut self, amount: usize) {

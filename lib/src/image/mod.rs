@@ -65,6 +65,8 @@ const COPY: &str = "image";
 pub struct Source {
     resolved: Resolved,
     from: From,
+    /// Its readers see when it is gone.
+    alive: Arc<()>,
     /// Where the image is read from, if it had to be copied.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -90,7 +92,7 @@ impl Source {
             let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
             (From::Proxy(Box::new(proxy)), resolved)
         };
-        Ok(Source { resolved, from, _scratch: None })
+        Ok(Source { resolved, from, alive: Arc::default(), _scratch: None })
     }
 
     /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by
@@ -111,7 +113,7 @@ impl Source {
         let copied = skopeo::run_in(scratch.path(), argv).await;
         copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
         let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), _scratch: Some(scratch) })
+        Ok(Source { resolved, from: From::Layout(layout), alive: Arc::default(), _scratch: Some(scratch) })
     }
 
     /// What the reference led to.
@@ -126,10 +128,11 @@ impl Source {
     /// Where the blob cannot be fetched. That its bytes are right is only known when the reader has reached its end.
     pub async fn open_layer(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        match &self.from {
+        let reader = match &self.from {
             From::Layout(layout) => layout.open_layer(layer, progress),
             From::Proxy(proxy) => proxy.open_layer(layer, progress).await,
-        }
+        };
+        Ok(reader?.of(&self.alive))
     }
 
     /// Starts reading the blob of layer `index` as it is: compressed, where it is compressed. Otherwise like [`open_layer`](Self::open_layer).
@@ -139,10 +142,11 @@ impl Source {
     /// As there; and where the source keeps no blobs and was not opened by [`open_to_copy`](Self::open_to_copy).
     pub async fn open_blob(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        match &self.from {
+        let reader = match &self.from {
             From::Layout(layout) => layout.open_blob(layer, progress),
             From::Proxy(proxy) => proxy.open_blob(layer, progress).await,
-        }
+        };
+        Ok(reader?.of(&self.alive))
     }
 
     /// Ends the programs that served the image.

@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::io::Errno;
 
-use crate::boot::{BootEntry, Choice, Esp, Variable};
+use crate::boot::{Boot, BootEntry, Choice, Place, Variable};
+use crate::config::Config;
 use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -34,9 +35,10 @@ pub struct Host {
     sysroot: OwnedFd,
     run: OwnedFd,
     booted: ImageId,
+    config: Config,
     efivars: Option<OwnedFd>,
     deployments: Result<Deployments, Failure>,
-    esp: Result<Esp, Failure>,
+    boot: Result<Boot, Failure>,
 }
 
 impl Host {
@@ -64,7 +66,7 @@ impl Host {
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
         let efivars = open_efivars();
         let esp = match &efivars {
-            Ok(efivars) => mount_esp(&run, efivars, access),
+            Ok(efivars) => mount_esp(&run, efivars, access).map(|place| vec![place]),
             Err(error) => Err(error.clone().into()),
         };
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
@@ -73,19 +75,32 @@ impl Host {
         if access == Access::Write { host.whole() } else { Ok(host) }
     }
 
-    /// A machine given by its parts: physical root, mounted ESP, a directory for the lock, and the image that runs.
+    /// A machine given by its parts: physical root, the places that it boots from (the one that booted first), a directory for the lock, and the
+    /// image that runs.
     ///
     /// # Errors
     ///
     /// [`FailureKind::NotAHost`] when there is no `state/deploy`.
-    pub fn at(sysroot: OwnedFd, esp: OwnedFd, run: OwnedFd, booted: ImageId) -> Result<Self> {
-        Self::partly_at(sysroot, Ok(esp), run, booted).whole()
+    pub fn at(sysroot: OwnedFd, places: Vec<Place>, run: OwnedFd, booted: ImageId) -> Result<Self> {
+        Self::partly_at(sysroot, Ok(places), run, booted).whole()
     }
 
-    /// The same where the ESP, or `state/deploy` on the physical root, may be out of reach.
-    pub fn partly_at(sysroot: OwnedFd, esp: Result<OwnedFd>, run: OwnedFd, booted: ImageId) -> Self {
+    /// The same where the places, or `state/deploy` on the physical root, may be out of reach.
+    pub fn partly_at(sysroot: OwnedFd, places: Result<Vec<Place>>, run: OwnedFd, booted: ImageId) -> Self {
         let deployments = Deployments::open(&sysroot).map_err(|e| out_of_reach(&e));
-        Self { deployments, esp: esp.map(Esp::new).map_err(|e| out_of_reach(&e)), sysroot, run, booted, efivars: None }
+        let boot = places.and_then(assemble).map_err(|e| out_of_reach(&e));
+        Self { deployments, boot, sysroot, run, booted, config: Config::default(), efivars: None }
+    }
+
+    /// The same with the machine's configuration; without this call it is as by default.
+    #[must_use]
+    pub fn configured(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// What the machine is told to do.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// The same with the EFI variables in the directory `efivars`.
@@ -143,18 +158,18 @@ impl Host {
         Ok(efi::loader_variable(efivars, "StubImageIdentifier")?.map(|path| path.replace('\\', "/")))
     }
 
-    /// The EFI system partition.
+    /// The places that this machine boots from.
     ///
     /// # Errors
     ///
-    /// Why it is out of reach: [`FailureKind::NotAHost`], where nothing else is known, and [`FailureKind::Busy`], where something else uses it.
-    pub fn esp(&self) -> Result<&Esp> {
-        self.esp.as_ref().map_err(|failure| failure.clone().into())
+    /// Why the one that booted is out of reach: [`FailureKind::NotAHost`], where nothing else is known, and [`FailureKind::Busy`], where something else uses it.
+    pub fn boot(&self) -> Result<&Boot> {
+        self.boot.as_ref().map_err(|failure| failure.clone().into())
     }
 
     fn whole(self) -> Result<Self> {
         self.deployments()?;
-        self.esp()?;
+        self.boot()?;
         Ok(self)
     }
 
@@ -165,14 +180,14 @@ impl Host {
 
     /// The machine as it is now, whole: what is to be changed is decided on this.
     pub fn system(&self) -> Result<System> {
-        Ok(System::load(self.deployments()?, self.esp()?, self.booted.clone())?.with_choices(&self.choices().0))
+        Ok(System::load(self.deployments()?, self.boot()?, self.booted.clone())?.with_choices(&self.choices().0))
     }
 
     /// The machine as far as it can be read. What cannot is among its problems, and so is what the firmware prefers to it.
     pub fn survey(&self) -> System {
         let (choices, unreadable) = self.choices();
-        let mut system = System::survey(self.deployments.as_ref(), self.esp.as_ref(), self.booted.clone()).with_choices(&choices);
-        if self.esp.is_ok() {
+        let mut system = System::survey(self.deployments.as_ref(), self.boot.as_ref(), self.booted.clone()).with_choices(&choices);
+        if self.boot.is_ok() {
             system.check_choices(&choices);
         }
         system.problems.extend(unreadable);
@@ -242,6 +257,11 @@ fn out_of_reach(error: &anyhow::Error) -> Failure {
     }
 }
 
+fn assemble(mut places: Vec<Place>) -> Result<Boot> {
+    let place = places.pop().context("looking for the ESP that booted: there is none")?;
+    Ok(Boot::new(place, Vec::new()))
+}
+
 fn open_efivars() -> Result<OwnedFd, Failure> {
     dir::open_path("/sys/firmware/efi/efivars").map_err(|errno| match errno {
         Errno::NOENT => not_a_host("it was not booted by UEFI firmware"),
@@ -249,13 +269,13 @@ fn open_efivars() -> Result<OwnedFd, Failure> {
     })
 }
 
-fn mount_esp(run: &OwnedFd, efivars: &OwnedFd, access: Access) -> Result<OwnedFd> {
+fn mount_esp(run: &OwnedFd, efivars: &OwnedFd, access: Access) -> Result<Place> {
     let uuid = efi::loader_partition(efivars)?
         .ok_or_else(|| not_a_host("the boot loader did not say which ESP it came from (expected systemd-boot)"))?;
     dir::ensure(run, "esp", 0o700)?;
     let device = format!("/dev/disk/by-partuuid/{uuid}");
     mount::vfat(Path::new(&device), Path::new("/run/selkie/esp"), access == Access::Write)?;
-    dir::open(run, "esp").context("opening the ESP")
+    Ok(Place::new(&uuid, dir::open(run, "esp").context("opening the ESP")?))
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! The verbs: the only place where the owners meet. One file per verb: options, a pure plan, and its application.
 
 mod arguments;
+pub mod auto_update;
 pub mod boot_once;
+pub mod config;
+pub mod diff;
 pub mod digest;
 pub mod disk;
 mod firmware;
+pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;

@@ -59,10 +59,10 @@ pub fn plan(system: &System, tags: &[String], keep: usize) -> Plan {
 /// Removes what the plan names. The objects stay until [`collect`].
 pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -> Result<()> {
     for entry in &plan.entries {
-        host.esp()?.remove(entry)?;
+        host.boot()?.place().remove(entry)?;
         progress.step("remove entry");
     }
-    host.esp()?.sweep()?;
+    host.boot()?.place().sweep()?;
     progress.step("sweep kernels");
     for id in &plan.deployments {
         host.deployments()?.remove(id)?;

@@ -59,6 +59,6 @@ pub(super) fn check_root(host: &Host, store: &Store, booted: &ImageId, image: &I
 /// [`FailureKind::NoSpace`] with the numbers.
 pub(super) fn check_esp(host: &Host, system: &System, missing: u64) -> Result<()> {
     let Some(entry) = system.entry(&system.booted) else { return Ok(()) };
-    let esp = host.esp()?;
+    let esp = host.boot()?.place();
     esp.check_space(esp.size_of(entry)?.min(missing))
 }

@@ -63,10 +63,9 @@ impl Bootable {
 
     /// How often the boot loader may try a root of this image that has not proven itself. For ever where the image has nothing that would take the
     /// counter away after a good boot.
-    pub(super) fn tries(&self) -> Result<Option<Tries>> {
+    pub(super) fn tries(&self, host: &Host) -> Result<Option<Tries>> {
         const BLESSING: &str = "/usr/lib/systemd/systemd-bless-boot";
-        const TRIES: u32 = 3;
-        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(TRIES)))
+        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(host.config().tries)))
     }
 
     /// The seal, for a sealed image.
@@ -219,7 +218,11 @@ pub(super) fn stage(
     }
     host.sync()?;
     progress.step("sync root");
-    let tries = bootable.tries()?;
+    let tries = bootable.tries(host)?;
+    // Whoever stages a release that somebody went back from takes that back.
+    if host.deployments()?.take_again(&origin.manifest_digest)? {
+        progress.step("take release again");
+    }
     publish(host, bootable, &entry(id, verity_required, origin, serial, tries), progress)
 }
 
@@ -231,7 +234,7 @@ pub(super) fn activate(host: &Host, bootable: &Bootable, request: &EntryRequest,
 
 /// Writes kernel and entry; when this returns, the request's root boots next.
 fn publish(host: &Host, bootable: &Bootable, request: &EntryRequest, progress: &dyn Progress) -> Result<BootEntry> {
-    let staged = host.esp()?.stage(request, &bootable.boot_files()?, progress);
+    let staged = host.boot()?.place().stage(request, &bootable.boot_files()?, progress);
     let staged = staged.with_context(|| format!("staging boot entry for {}", request.root.id.short()))?;
     // Whoever activates a root that failed here gives it a new start, with new tries.
     if host.deployments()?.forget_failed(&request.root.id)? {

@@ -2,11 +2,13 @@
 
 use serde::Serialize;
 
+use super::auto_update::{self, Automatic};
 use super::host::Host;
 use crate::boot::{BootEntry, Tries};
 use crate::calendar;
 use crate::deploy::FailedBoot;
 use crate::image_id::ImageId;
+use crate::sys::clock;
 use crate::system::System;
 
 /// The machine, for people and programs.
@@ -25,6 +27,8 @@ pub struct Status {
     pub other: Vec<Deployment>,
     /// Roots that failed on this machine, with the reason; they may be among the others, or gone.
     pub failed: Vec<FailedBoot>,
+    /// What the machine does by itself about updates; `None` where that cannot be read.
+    pub automatic: Option<Automatic>,
     /// Boot entries that are not ours, by file name.
     pub foreign_entries: Vec<String>,
     /// What is not as it should be.
@@ -67,7 +71,14 @@ pub struct Deployment {
 
 /// Reads the machine, as far as it can be read; what cannot is among the problems.
 pub fn run(host: &Host) -> Status {
-    status(&host.survey())
+    let mut status = status(&host.survey());
+    // Why the state directory is out of reach, where it is, is among the problems already.
+    if let Ok(deployments) = host.deployments() {
+        let (record, unreadable) = deployments.auto_update();
+        status.automatic = Some(auto_update::summary(&host.config().update, &record, clock::seconds()));
+        status.problems.extend(unreadable);
+    }
+    status
 }
 
 /// The same from a machine that was loaded before.
@@ -80,7 +91,7 @@ pub fn status(system: &System) -> Status {
         [Some(&booted), staged.as_ref(), once.as_ref(), rollback.as_ref()].into_iter().flatten().map(|d| &d.id).collect();
     let other = system.entries.iter().filter(|e| !named.contains(&&e.image)).map(|e| deployment(system, &e.image, Some(e))).collect();
     let (failed, foreign_entries, problems) = (system.failed.clone(), system.foreign.clone(), system.problems.clone());
-    Status { booted, staged, once, rollback, other, failed, foreign_entries, problems }
+    Status { booted, staged, once, rollback, other, failed, automatic: None, foreign_entries, problems }
 }
 
 fn deployment(system: &System, id: &ImageId, entry: Option<&BootEntry>) -> Deployment {

@@ -21,6 +21,7 @@ use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::Store;
+use crate::sys::interrupt;
 use crate::system::System;
 
 /// How far to go.
@@ -142,6 +143,11 @@ fn followed(system: &System) -> &ImageId {
 /// Runs the verb. Takes the lock, except for a check, which changes nothing on the disk.
 pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let _lock = if options.until == Until::Check { None } else { Some(host.lock()?) };
+    locked(host, options, progress)
+}
+
+/// The same for a verb that holds the lock.
+pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let system = host.system()?;
     let image = match &options.image {
         Some(image) => image.clone(),
@@ -211,6 +217,7 @@ impl Fetch<'_> {
         self.make_room(&store, until)?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
+        interrupt::last_call()?;
         if until == Until::Download {
             store.tag(&pulled.stored_manifest, DOWNLOADED)?;
             self.host.sync()?;
@@ -296,7 +303,7 @@ impl Fetch<'_> {
 
     /// Lets older roots go where the kernel does not fit beside theirs; whether that is enough, staging finds out.
     fn make_room_on_esp(&self, store: &Store, bootable: &Bootable) -> Result<()> {
-        if self.keep > 0 && self.host.esp()?.check_space_for(&bootable.boot_files()?).is_err() {
+        if self.keep > 0 && self.host.boot()?.place().check_space_for(&bootable.boot_files()?).is_err() {
             self.prune(store, 0)?;
         }
         Ok(())

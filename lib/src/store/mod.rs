@@ -18,6 +18,7 @@ mod boot_files;
 mod boot_image;
 mod changeset;
 mod commit;
+mod compare;
 mod deposit;
 mod directory;
 mod fitness;
@@ -42,6 +43,7 @@ pub use boot_files::{
 };
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
+pub use compare::{Change, What};
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use layers::{ImportStats, SparseEntries};

@@ -1,7 +1,21 @@
 //! Durable writes below a directory handle.
 //!
 //! [`write_durably`] is the one way in which selkie makes a file appear: temporary name in the same directory, write, fsync, rename,
-//! fsync of the directory. A power cut leaves the old file or the new one, and at most a temporary that [`sweep`] removes.
+//! fsync. A power cut leaves the old file or the new one, and at most a temporary that [`sweep`] removes.
+//!
+//! FAT, the file system of an ESP, has no journal, and each step here is what it is because of how Linux' vfat writes (fs/fat in its sources):
+//!
+//! - A file's name, size and first cluster are in one sector, which is written whole or not; the chain of its clusters is elsewhere, in the
+//!   allocation table. fsync of a file or directory writes its own sectors, then the table, and flushes the disk's cache once, at the end:
+//!   until then any part of that may be missing. syncfs does not flush.
+//! - fsync of the *directory* does not write the size of the files in it. So the fsync of a directory before that of a new file makes the
+//!   chain durable before anything points to it.
+//! - A rename to a new name makes an entry of size 0 without clusters, and removes the old entry; size and clusters come with the fsync of
+//!   the *file*. The directory is synced first: the other way round, both names would lead to the same clusters after a power cut, and
+//!   whoever then removed the temporary would free those of the file. So a new file may be there and empty after a power cut, before
+//!   [`Pending::publish`] has returned: readers take that for absent.
+//! - The clusters of a file are freed when its last handle is closed. A removed or replaced file is held until its name is gone from the
+//!   disk; else its name could lead to clusters that are free, and soon those of another file.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -91,11 +105,12 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Starts writing `name` in `parent`. A temporary of an earlier attempt at the same name is overwritten.
+    /// Starts writing `name` in `parent`. A temporary of an earlier attempt at the same name goes first.
     pub fn create(parent: impl AsFd, name: &str, mode: u32) -> Result<Self> {
         let parent = parent.as_fd().try_clone_to_owned().context("duplicating a directory handle")?;
         let temporary = format!("{TEMPORARY}{name}");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        remove_file(&parent, &temporary)?;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let file =
             rustix::fs::openat(&parent, &temporary, flags, Mode::from_raw_mode(mode)).with_context(|| format!("creating {temporary}"))?;
         Ok(Self { parent, temporary, name: name.to_owned(), file: File::from(file), live: false })
@@ -106,22 +121,38 @@ impl Pending {
         &mut self.file
     }
 
-    /// Syncs, renames and syncs the directory: when this returns, a power cut does not undo it.
+    /// Makes durable what was written, still under the temporary name.
+    pub fn sync(&self) -> Result<()> {
+        sync(&self.parent).with_context(|| format!("syncing the directory of {}", self.temporary))?;
+        self.file.sync_all().with_context(|| format!("syncing {}", self.temporary))
+    }
+
+    /// Gives it its name: when this returns, a power cut does not undo it, and has no part in what is written or removed after it.
     pub fn publish(mut self) -> Result<()> {
-        self.file.sync_all().with_context(|| format!("syncing {}", self.temporary))?;
+        self.sync()?;
+        let replaced = hold(&self.parent, &self.name)?;
         rustix::fs::renameat(&self.parent, &self.temporary, &self.parent, &self.name)
             .with_context(|| format!("renaming {} to {}", self.temporary, self.name))?;
         self.live = true;
-        sync(&self.parent).with_context(|| format!("syncing the directory of {}", self.name))
+        sync(&self.parent).with_context(|| format!("syncing the directory of {}", self.name))?;
+        self.file.sync_all().with_context(|| format!("syncing {}", self.name))?;
+        drop(replaced);
+        Ok(())
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
         if !self.live {
-            let _ = rustix::fs::unlinkat(&self.parent, &self.temporary, AtFlags::empty());
+            let _ = remove_file(&self.parent, &self.temporary);
         }
     }
+}
+
+/// Keeps what is at `name` from being freed; `None` where there is nothing.
+fn hold(parent: impl AsFd, name: &str) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    optional(rustix::fs::openat(parent, name, flags, Mode::empty())).with_context(|| format!("opening {name}"))
 }
 
 /// Makes the names in a directory durable.
@@ -134,11 +165,15 @@ pub fn sync_filesystem(dir: impl AsFd) -> rustix::io::Result<()> {
     rustix::fs::syncfs(dir)
 }
 
-/// Removes a file; whether there was one. Syncs the directory.
+/// Removes a file; whether there was one. When this returns, a power cut does not bring it back, and its room is free.
 pub fn remove_file(parent: impl AsFd, name: &str) -> Result<bool> {
-    let removed = optional(rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty())).with_context(|| format!("removing {name}"))?;
-    sync(parent).with_context(|| format!("syncing the directory of {name}"))?;
-    Ok(removed.is_some())
+    let Some(held) = hold(parent.as_fd(), name)? else { return Ok(false) };
+    rustix::fs::unlinkat(parent.as_fd(), name, AtFlags::empty()).with_context(|| format!("removing {name}"))?;
+    let syncing = || format!("syncing the directory of {name}");
+    sync(parent.as_fd()).with_context(syncing)?;
+    drop(held);
+    sync(parent).with_context(syncing)?;
+    Ok(true)
 }
 
 /// The names in a directory, sorted, without `.` and `..`.
@@ -159,8 +194,8 @@ pub fn names(dir: impl AsFd) -> rustix::io::Result<Vec<std::ffi::OsString>> {
 pub fn sweep(dir: impl AsFd) -> Result<usize> {
     let mut swept = 0;
     for name in names(dir.as_fd()).context("listing a directory")? {
-        if name.to_str().is_some_and(|n| n.starts_with(TEMPORARY)) {
-            rustix::fs::unlinkat(dir.as_fd(), &name, AtFlags::empty()).with_context(|| format!("removing {}", name.display()))?;
+        if let Some(name) = name.to_str().filter(|n| n.starts_with(TEMPORARY)) {
+            remove_file(dir.as_fd(), name)?;
             swept += 1;
         }
     }
@@ -192,6 +227,31 @@ mod tests {
         assert_eq!(read_optional(&dir, "a").unwrap().as_deref(), Some(b"two".as_slice()));
         assert_eq!(names(&dir).unwrap(), ["a"]);
         assert_eq!(read_optional(&dir, "b").unwrap(), None);
+    }
+
+    #[test]
+    fn a_temporary_that_was_left_is_no_part_of_the_next_attempt() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = open_path(temp.path()).unwrap();
+        std::fs::write(temp.path().join("precious"), "precious").unwrap();
+        std::fs::hard_link(temp.path().join("precious"), temp.path().join(".selkie-tmp-a")).unwrap();
+        std::os::unix::fs::symlink("precious", temp.path().join(".selkie-tmp-b")).unwrap();
+        for name in ["a", "b"] {
+            write_durably(&dir, name, 0o644, b"x").unwrap();
+            assert_eq!(read_optional(&dir, name).unwrap().as_deref(), Some(b"x".as_slice()));
+        }
+        assert_eq!(read_optional(&dir, "precious").unwrap().as_deref(), Some(b"precious".as_slice()));
+        assert_eq!(names(&dir).unwrap(), ["a", "b", "precious"]);
+    }
+
+    #[test]
+    fn a_file_is_removed_once_and_a_link_is_not_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = open_path(temp.path()).unwrap();
+        write_durably(&dir, "a", 0o644, b"x").unwrap();
+        std::os::unix::fs::symlink("a", temp.path().join("link")).unwrap();
+        assert_eq!((remove_file(&dir, "link").unwrap(), names(&dir).unwrap()), (true, vec!["a".into()]));
+        assert_eq!([remove_file(&dir, "a").unwrap(), remove_file(&dir, "a").unwrap()], [true, false]);
     }
 
     #[test]

@@ -3,9 +3,12 @@
 pub mod clock;
 pub mod dir;
 pub mod efi;
+pub mod in_root;
+pub mod interrupt;
 pub mod lock;
 pub mod mount;
 pub mod process;
+pub mod random;
 pub mod reboot;
 pub mod scratch;
 pub mod tree;

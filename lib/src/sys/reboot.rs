@@ -6,3 +6,9 @@ use anyhow::{Context, Result};
 pub fn reboot() -> Result<()> {
     super::process::run(&["systemctl".into(), "--no-block".into(), "reboot".into()], b"").context("asking systemd to reboot").map(drop)
 }
+
+/// The same although inhibitors are held.
+pub fn reboot_anyway() -> Result<()> {
+    let argv = ["systemctl", "--no-block", "--ignore-inhibitors", "reboot"].map(Into::into);
+    super::process::run(&argv, b"").context("asking systemd to reboot").map(drop)
+}

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use selkie::boot::{BootFiles, EntryRequest, Esp};
+use selkie::boot::{BootFiles, EntryRequest, Place};
 use selkie::cmdline::{Cmdline, RootImage};
 use selkie::deploy::Deployments;
 use selkie::image::SourceOptions;
@@ -71,7 +71,7 @@ impl Machine {
             serial: 1,
             tries: None,
         };
-        let esp = Esp::new(dir::open_path(self.root.join("esp")).unwrap());
+        let esp = Place::new("first", dir::open_path(self.root.join("esp")).unwrap());
         let files = BootFiles::kernel(tree.read(&kernel.kernel).unwrap(), tree.read(&kernel.initrd).unwrap());
         esp.stage(&request, &files, &Silent).unwrap().publish(&Silent).unwrap();
     }
@@ -100,7 +100,7 @@ impl Machine {
     /// The machine while `booted` runs. Where there is a directory `firmware`, that has its EFI variables.
     pub fn host(&self, booted: &ImageId) -> Host {
         let open = |part: &str| dir::open_path(self.root.join(part)).unwrap();
-        let host = Host::at(open("sysroot"), open("esp"), open("run"), booted.clone()).unwrap();
+        let host = Host::at(open("sysroot"), vec![Place::new("first", open("esp"))], open("run"), booted.clone()).unwrap();
         if self.root.join("firmware").exists() { host.with_efivars(open("firmware")) } else { host }
     }
 

@@ -1,6 +1,8 @@
 //! A machine in a temporary directory: an unsealed composefs repository with small images, and deployments.
 //! Boots happen in mount namespaces of their own, so that nothing of them stays.
 
+#![allow(dead_code, reason = "each test program uses its own part")]
+
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,11 +18,13 @@ use selkie::deploy::{Deployment, Deployments};
 use selkie::image_id::ImageId;
 use selkie::ops::setup_root::{Options, setup_root};
 use selkie::origin::Origin;
-use selkie::progress::Recorder;
+use selkie::progress::{Progress, Recorder};
 use selkie::sys::dir;
 
 pub(crate) struct Machine {
-    temp: tempfile::TempDir,
+    directory: PathBuf,
+    /// Removes the directory in the end, where that is this machine's to do.
+    _temp: Option<tempfile::TempDir>,
 }
 
 impl Machine {
@@ -30,9 +34,20 @@ impl Machine {
 
     /// A machine on what `mount` puts at the path of its physical root.
     pub(crate) fn new_on(mount: impl FnOnce(&Path)) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root, on Linux 6.12 or newer");
         let temp = tempfile::tempdir().unwrap();
-        let machine = Self { temp };
+        let machine = Self::install(temp.path(), mount);
+        Self { _temp: Some(temp), ..machine }
+    }
+
+    /// A machine that is in `directory` already.
+    pub(crate) fn at(directory: &Path) -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts file systems: run it as root, on Linux 6.12 or newer");
+        Self { directory: directory.to_owned(), _temp: None }
+    }
+
+    /// A new machine in `directory`, on what `mount` puts at the path of its physical root.
+    pub(crate) fn install(directory: &Path, mount: impl FnOnce(&Path)) -> Self {
+        let machine = Self::at(directory);
         std::fs::create_dir(machine.root()).unwrap();
         mount(&machine.root());
         let format = FormatConfig::single(FormatVersion::V1);
@@ -45,11 +60,11 @@ impl Machine {
 
     /// The physical root; in a boot, the new root covers it.
     pub(crate) fn root(&self) -> PathBuf {
-        self.temp.path().join("sysroot")
+        self.directory.join("sysroot")
     }
 
     pub(crate) fn run(&self) -> PathBuf {
-        self.temp.path().join("run")
+        self.directory.join("run")
     }
 
     pub(crate) fn deployments(&self) -> Deployments {
@@ -96,17 +111,28 @@ impl Machine {
 
     /// Boots with these kernel arguments; `check` runs whatever comes of it.
     pub(crate) fn boot_with(&self, cmdline: &str, check: impl FnOnce(&Path) + Send) -> (anyhow::Result<RootImage>, Vec<String>) {
+        let progress = Recorder::default();
+        let result = self.boot_telling(cmdline, &progress, check);
+        let note = |event| if let selkie::progress::Event::Note { message } = event { Some(message) } else { None };
+        (result, progress.events().into_iter().filter_map(note).collect())
+    }
+
+    /// The same, with somebody who listens.
+    pub(crate) fn boot_telling(
+        &self,
+        cmdline: &str,
+        progress: &dyn Progress,
+        check: impl FnOnce(&Path) + Send,
+    ) -> anyhow::Result<RootImage> {
         let options = Options { sysroot: self.root(), run: self.run(), cmdline: Cmdline::parse(cmdline) };
         let boot = || {
             selkie::sys::mount::enter_private_namespace().unwrap();
             // A mount of its own and `nodev`, as systemd mounts what it finds by partition type.
             rustix::mount::mount_bind(&options.sysroot, &options.sysroot).unwrap();
             rustix::mount::mount_remount(&options.sysroot, MountFlags::BIND | MountFlags::NODEV, "").unwrap();
-            let progress = Recorder::default();
-            let result = setup_root(&options, &progress);
+            let result = setup_root(&options, progress);
             check(&options.sysroot);
-            let note = |event| if let selkie::progress::Event::Note { message } = event { Some(message) } else { None };
-            (result, progress.events().into_iter().filter_map(note).collect())
+            result
         };
         std::thread::scope(|scope| scope.spawn(boot).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }

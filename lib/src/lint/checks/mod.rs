@@ -3,6 +3,7 @@
 mod accounts;
 mod boot_loader;
 mod boot_loader_update;
+mod configuration;
 mod container_marker;
 mod directories;
 mod empty_password;
@@ -58,6 +59,7 @@ pub const CHECKS: &[Check] = &[
     initramfs_modules::CHECK,
     boot_loader::CHECK,
     kargs::CHECK,
+    configuration::CHECK,
     uki_digest::CHECK,
     uki_verity::CHECK,
     seal_annotations::CHECK,

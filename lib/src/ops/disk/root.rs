@@ -12,6 +12,7 @@ use crate::disk::{Attributes, Content, Device, RootTree};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::origin::Origin;
+use crate::record;
 use crate::store::{self, File, Node, NodeKind, Store, Tree};
 
 /// Everything below `/sysroot` of the machine that boots `image`.
@@ -23,7 +24,7 @@ pub(super) fn tree(store: &Store, image: &Tree, id: &ImageId, origin: &Origin, r
     for (path, mode) in deploy::skeleton(id) {
         root.add_directory(&path, directory(mode))?;
     }
-    root.add_file(deploy::origin_path(id), directory(0o644), Content::Bytes(origin.to_json()?))?;
+    root.add_file(deploy::origin_path(id), directory(0o644), Content::Bytes(record::write(origin)?))?;
     add_var(&mut root, image, repository)?;
     Ok(root)
 }

@@ -191,6 +191,6 @@ fn is_busy(error: &anyhow::Error) -> bool {
 }
 
 /// The boot that runs, as the kernel names it.
-fn boot_id() -> Option<String> {
+pub(super) fn boot_id() -> Option<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned())
 }

@@ -106,7 +106,7 @@ fn started(host: &Host, store: &Store) -> Result<Option<Started>> {
     match seal {
         Ok(Some((tree, seal))) => {
             arguments = seal.arguments(&tree)?.without_root_image();
-            same_as_image = stage::sealed_files(&seal, &tree).and_then(|files| host.esp()?.holds(&entry, &files)).map_err(said);
+            same_as_image = stage::sealed_files(&seal, &tree).and_then(|files| host.boot()?.place().holds(&entry, &files)).map_err(said);
         }
         Ok(None) => {}
         Err(error) => same_as_image = Err(said(error)),

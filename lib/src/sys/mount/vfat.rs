@@ -22,8 +22,14 @@ use crate::error::{Failure, FailureKind};
 ///
 /// # Errors
 ///
-/// [`FailureKind::Busy`] when the file system is to be written and is mounted read-only elsewhere, or something uses the device for itself alone.
+/// [`FailureKind::Busy`] when the file system is to be written and is mounted read-only elsewhere, or something uses the device for itself alone;
+/// [`FailureKind::NotPermitted`] when it is to be written and the device is write-protected; [`FailureKind::NotAHost`] when there is no such device.
 pub fn vfat(device: &Path, target: &Path, writable: bool) -> Result<()> {
+    if !device.exists() {
+        let message = format!("mounting {} at {}: there is no such device", device.display(), target.display());
+        let hint = "the partition that this machine was started from is gone: look for it with `lsblk -o NAME,PARTUUID,PARTTYPENAME`";
+        return Err(Failure::new(FailureKind::NotAHost, message).hint(hint).into());
+    }
     let filesystem = FileSystem { kind: "vfat", options: &[("umask", "0077")], device };
     let mount = if writable { filesystem.writable() } else { filesystem.readable() };
     mount.and_then(|m| m.attach(rustix::fs::CWD, target)).with_context(|| format!("mounting {} at {}", device.display(), target.display()))
@@ -43,6 +49,7 @@ impl FileSystem<'_> {
     fn writable(&self) -> Result<Mount> {
         self.mount(false, MountAttrFlags::empty()).map_err(|error| match errno(&error) {
             Some(Errno::BUSY) => self.busy(&error),
+            Some(Errno::ROFS | Errno::ACCESS) => self.write_protected(&error),
             _ => error,
         })
     }
@@ -73,6 +80,13 @@ impl FileSystem<'_> {
         context.create()?;
         let safe = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
         context.mount(safe | access)
+    }
+
+    fn write_protected(&self, error: &Error) -> Error {
+        let device = self.device.display();
+        let hint = format!("see why with `blockdev --getro {device}` and `dmesg`, and make it writable with `blockdev --setrw {device}`");
+        let message = format!("{error:#}: the device is write-protected (expected {device} writable)");
+        Failure::new(FailureKind::NotPermitted, message).hint(hint).into()
     }
 
     fn busy(&self, error: &Error) -> Error {
@@ -193,11 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_is_gone_is_told() {
+        let failure = Failure::find(&vfat(Path::new("/dev/disk/by-partuuid/none"), Path::new("/nowhere"), true).unwrap_err()).unwrap();
+        assert_eq!((failure.kind, failure.hint.is_some()), (FailureKind::NotAHost, true));
+        assert_eq!(failure.message, "mounting /dev/disk/by-partuuid/none at /nowhere: there is no such device");
+    }
+
+    #[test]
     fn a_write_protected_disk_can_be_read() {
         each_kind(&["--read-only"], |disk| {
             assert!(!disk.mount("a", false).unwrap());
             disk.unmount("a");
-            assert!(disk.mount("a", true).is_err());
+            let failure = Failure::find(&disk.mount("a", true).unwrap_err()).unwrap();
+            assert_eq!(failure.kind, FailureKind::NotPermitted);
+            assert!(failure.message.contains("write-protected") && failure.hint.unwrap().contains(&disk.device), "{}", failure.message);
         });
     }
 }

@@ -1,4 +1,4 @@
-//! What is on the EFI system partition: entries, ours and others', and the files that they need.
+//! One file system that a boot loader reads: entries, ours and others', and the files that they need. Which file systems those are: [`super::Place`].
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,9 +13,9 @@ use crate::image_id::ImageId;
 use crate::sys::{dir, tree};
 use crate::uki::{Uki, UkiError};
 
-/// A mounted EFI system partition.
+/// A mounted EFI system partition, or an extended boot loader partition.
 #[derive(Debug)]
-pub struct Esp {
+pub(super) struct Volume {
     root: OwnedFd,
 }
 
@@ -26,6 +26,13 @@ pub struct FoundEntry {
     pub file: String,
     /// What it says, or why it cannot be read.
     pub entry: Result<Entry, String>,
+}
+
+impl FoundEntry {
+    /// A power cut while an entry is published can leave its name without its content. The boot loader passes over it.
+    fn is_empty_one_of_ours(&self) -> bool {
+        self.file.starts_with("selkie-") && self.entry.as_ref().is_ok_and(|entry| *entry == Entry::default())
+    }
 }
 
 /// A live entry of ours: the machine can boot `image` by it.
@@ -69,14 +76,14 @@ impl BootEntry {
     }
 }
 
-impl Esp {
+impl Volume {
     /// Takes the root directory of a mounted ESP.
-    pub fn new(root: OwnedFd) -> Self {
+    pub(super) fn new(root: OwnedFd) -> Self {
         Self { root }
     }
 
     /// Every entry file, sorted by name. Unreadable ones are reported in place.
-    pub fn found(&self) -> Result<Vec<FoundEntry>> {
+    pub(super) fn found(&self) -> Result<Vec<FoundEntry>> {
         let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? else {
             return Ok(Vec::new());
         };
@@ -94,39 +101,16 @@ impl Esp {
         Ok(found)
     }
 
-    /// Our entries, the one that boots next first: by activation, and those last that the boot loader has given up.
-    pub fn entries(&self) -> Result<Vec<BootEntry>> {
-        let (mut ours, _) = self.current_and_superseded()?;
-        ours.sort_by_key(|entry| entry.tries.is_some_and(Tries::is_bad));
-        Ok(ours)
+    /// Our entries, in no order.
+    pub(super) fn entries(&self) -> Result<Vec<BootEntry>> {
+        let found = self.found()?.into_iter();
+        Ok(found.filter_map(|found| self.boot_entry(found.file, found.entry.as_ref().ok()?)).collect())
     }
 
-    /// Our entries, newest first, and those that a newer one of the same root replaces: that of a root that has proven itself stays until the
-    /// newer one has, too.
-    fn current_and_superseded(&self) -> Result<(Vec<BootEntry>, Vec<BootEntry>)> {
-        let mut all = Vec::new();
-        for found in self.found()? {
-            let Ok(entry) = &found.entry else { continue };
-            all.extend(self.boot_entry(found.file, entry));
-        }
-        all.sort_by(|a, b| b.serial.cmp(&a.serial).then_with(|| a.file.cmp(&b.file)));
-        let (mut current, mut superseded) = (Vec::<BootEntry>::new(), Vec::new());
-        for entry in all {
-            let mut newer = current.iter().filter(|newer| newer.image == entry.image).peekable();
-            let replaced = newer.peek().is_some() && (entry.tries.is_some() || newer.any(|newer| newer.tries.is_none()));
-            if replaced { superseded.push(entry) } else { current.push(entry) }
-        }
-        Ok((current, superseded))
-    }
-
-    /// Removes entries of roots that have a newer one; whether there were any.
-    pub(super) fn remove_superseded(&self) -> Result<bool> {
-        let (_, superseded) = self.current_and_superseded()?;
-        for entry in &superseded {
-            let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
-            dir::remove_file(&entries, &entry.file)?;
-        }
-        Ok(!superseded.is_empty())
+    /// Removes the entry file; whether there was one.
+    pub(super) fn remove_file(&self, file: &str) -> Result<bool> {
+        let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? else { return Ok(false) };
+        dir::remove_file(&entries, file)
     }
 
     /// What `entry` boots, if it is one of ours. A unified kernel image is asked itself, so that one that is not there leaves an entry
@@ -158,7 +142,7 @@ impl Esp {
     }
 
     /// Whether `entry` starts exactly `files`, and they are here as they should be.
-    pub fn holds(&self, entry: &BootEntry, files: &BootFiles) -> Result<bool> {
+    pub(super) fn holds(&self, entry: &BootEntry, files: &BootFiles) -> Result<bool> {
         let directory = dir::open(&self.root, FILES).context("opening EFI/selkie on the ESP")?;
         for file in files.iter() {
             if !file.is_in(&directory)? {
@@ -181,13 +165,13 @@ impl Esp {
     }
 
     /// Whether an entry of ours can boot nothing, because its unified kernel image is missing or damaged.
-    pub fn is_dead(&self, entry: &Entry) -> bool {
+    pub(super) fn is_dead(&self, entry: &Entry) -> bool {
         let path = entry.get("efi").filter(|path| path.starts_with(&format!("/{FILES}/")));
         entry.serial().is_some() && path.is_some_and(|path| matches!(self.uki(path), Ok(None)))
     }
 
     /// Bytes of the files that `entry` needs and that are there, the addons of its unified kernel image among them.
-    pub fn size_of(&self, entry: &BootEntry) -> Result<u64> {
+    pub(super) fn size_of(&self, entry: &BootEntry) -> Result<u64> {
         let Some(text) = dir::read_optional(&self.root, format!("{ENTRIES}/{}", entry.file))? else { return Ok(0) };
         let parsed = Entry::parse(&text).with_context(|| format!("reading {}", entry.file))?;
         let mut bytes = 0;
@@ -203,24 +187,15 @@ impl Esp {
         Ok(bytes)
     }
 
-    /// Removes the entry, and after it the files that no entry of anyone needs any more.
-    pub fn remove(&self, entry: &BootEntry) -> Result<()> {
-        let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
-        dir::remove_file(&entries, &entry.file)?;
-        self.sweep()
-    }
-
     /// Removes temporaries of ours, entries that are of no use any more, and kernels of ours that no entry names. An entry that cannot be read stops the removal of
     /// kernels: it may need one.
-    pub fn sweep(&self) -> Result<()> {
+    pub(super) fn sweep(&self) -> Result<()> {
         if let Some(entries) = dir::open_optional(&self.root, ENTRIES).context("opening loader/entries on the ESP")? {
             dir::sweep(&entries)?;
         }
-        self.remove_superseded()?;
         for found in self.found()? {
-            if found.entry.as_ref().is_ok_and(|entry| self.is_dead(entry)) {
-                let entries = dir::open(&self.root, ENTRIES).context("opening loader/entries on the ESP")?;
-                dir::remove_file(&entries, &found.file)?;
+            if found.is_empty_one_of_ours() || found.entry.as_ref().is_ok_and(|entry| self.is_dead(entry)) {
+                self.remove_file(&found.file)?;
             }
         }
         let Some(files) = dir::open_optional(&self.root, FILES).context("opening EFI/selkie on the ESP")? else { return Ok(()) };
@@ -234,7 +209,7 @@ impl Esp {
         for name in dir::names(&files).context("listing EFI/selkie on the ESP")? {
             let Some(name) = name.to_str() else { continue };
             if brought_by(name).is_some_and(|file| !needed.contains(&format!("/{FILES}/{file}"))) {
-                tree::remove(&files, name).context("removing a boot file from the ESP")?;
+                remove_boot_file(&files, name).context("removing a boot file from the ESP")?;
             }
         }
         dir::sync(&files).context("syncing EFI/selkie on the ESP")
@@ -245,7 +220,7 @@ impl Esp {
     /// # Errors
     ///
     /// [`FailureKind::NoSpace`] with both numbers.
-    pub fn check_space(&self, need: u64) -> Result<()> {
+    pub(super) fn check_space(&self, need: u64) -> Result<()> {
         // Directory clusters and the entry itself; generous, because FAT cannot undo a half-written file by itself.
         const SLACK: u64 = 1 << 20;
         let free = dir::free_bytes(&self.root).context("measuring free space on the ESP")?;
@@ -258,6 +233,10 @@ impl Esp {
         Err(Failure::new(FailureKind::NoSpace, message)
             .hint("remove old entries of other systems from the ESP, or install on a disk with a larger one (selkie disk --esp-size)")
             .into())
+    }
+
+    pub(super) fn try_clone(&self) -> Result<Self> {
+        Ok(Self { root: self.root.try_clone().context("duplicating the handle of the ESP")? })
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -273,7 +252,19 @@ impl Esp {
         entry.files().filter(|path| !self.has(path)).map(str::to_owned).collect()
     }
 
-    fn has(&self, path: &str) -> bool {
+    pub(super) fn has(&self, path: &str) -> bool {
         dir::open_file_optional(&self.root, path.trim_start_matches('/')).is_ok_and(|f| f.is_some())
     }
+}
+
+/// Removes a kernel, or the directory of addons beside it, file by file: of each, the name goes before its room is free.
+fn remove_boot_file(files: &OwnedFd, name: &str) -> Result<()> {
+    if !name.ends_with(ADDONS) {
+        return dir::remove_file(files, name).map(drop);
+    }
+    let addons = dir::open(files, name).with_context(|| format!("opening {name}"))?;
+    for addon in dir::names(&addons).with_context(|| format!("listing {name}"))? {
+        dir::remove_file(&addons, &addon.to_string_lossy())?;
+    }
+    tree::remove(files, name).map(drop)
 }

@@ -1,0 +1,96 @@
+//! `selkie fsck`
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use selkie::ops::fsck::{self, Fetched, Finding, Means, Options, Outcome, Report, Target, Verdict};
+use selkie::ops::host::{Access, Host};
+use selkie::reference::ImageReference;
+
+use crate::output::{Answer, Output, bytes};
+use crate::progress::renderer;
+use crate::source::SourceArguments;
+
+/// Check that everything is there and is what its name says: repository, deployments, boot entries, kernels. With --repair, make it so again.
+///
+/// Exit code 0: clean. 1: damage was found and is still there, or a part could not be looked at. 20: damage was found, and all of it repaired.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Repair what was found: fetch what is damaged from where the image came from, rebuild what can be rebuilt, remove leftovers.
+    #[arg(long)]
+    repair: bool,
+    /// Fetch from this image; it must be the damaged one, wherever it is kept now, or share layers with it.
+    #[arg(long, value_name = "IMAGE", requires = "repair")]
+    image: Option<ImageReference>,
+    /// Check a machine that does not run: the directory where its root file system is mounted.
+    #[arg(long, value_name = "DIR")]
+    sysroot: Option<PathBuf>,
+    /// Where its EFI system partition is mounted (default: where it is found in or beside --sysroot).
+    #[arg(long, value_name = "DIR", requires = "sysroot")]
+    esp: Option<PathBuf>,
+    #[command(flatten)]
+    source: SourceArguments,
+}
+
+pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
+    let target = match &arguments.sysroot {
+        Some(sysroot) => Target::outside(sysroot, arguments.esp.as_deref())?,
+        None => Target::running(Host::running(if arguments.repair { Access::Write } else { Access::Read })?),
+    };
+    let options = Options { repair: arguments.repair, image: arguments.image.clone(), source: arguments.source.options() };
+    let report = fsck::run(&target, &options, &renderer(output))?;
+    output.print(&report, human)?;
+    Ok(match report.verdict {
+        Verdict::Clean => Answer::Done,
+        Verdict::Repaired => Answer::Repaired,
+        Verdict::Damaged => Answer::No,
+    })
+}
+
+fn human(report: &Report) -> String {
+    let mut text: String = report.findings.iter().map(finding).collect();
+    text.extend(report.unchecked.iter().map(|reason| format!("not checked: {reason}\n")));
+    text.extend(report.fetched.iter().map(fetched));
+    let checked = &report.checked;
+    text.push_str(&format!(
+        "Checked {} objects ({}), {} images, {} streams, {} tags, {} deployments, {} entries.\n",
+        checked.objects,
+        bytes(checked.bytes),
+        checked.images,
+        checked.streams,
+        checked.tags,
+        checked.deployments,
+        checked.entries
+    ));
+    let left = report.findings.iter().filter(|finding| finding.outcome != Outcome::Repaired).count();
+    text.push_str(&match report.verdict {
+        Verdict::Clean => "clean: everything is there and is what its name says\n".to_owned(),
+        Verdict::Repaired => format!("repaired: {} findings, none is left\n", report.findings.len()),
+        Verdict::Damaged if left == 0 => "not clean: a part could not be looked at\n".to_owned(),
+        Verdict::Damaged => format!("damaged: {left} of {} findings are left\n", report.findings.len()),
+    });
+    text
+}
+
+fn finding(finding: &Finding) -> String {
+    let line = format!("{} {}: {}: {}\n", word(&finding.kind), finding.name, word(&finding.damage), finding.message);
+    line + &match &finding.outcome {
+        Outcome::Found => String::new(),
+        Outcome::Repaired => "  repaired\n".to_owned(),
+        Outcome::Left { reason } => format!("  left as it was: {reason}\n"),
+    }
+}
+
+/// The same word as in JSON.
+fn word(of: &impl serde::Serialize) -> String {
+    serde_json::to_value(of).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn fetched(fetched: &Fetched) -> String {
+    let how = match fetched.means {
+        Means::Ranges => "parts",
+        Means::WholeLayer => "the whole",
+    };
+    format!("fetched {} ({how} of layer {} of {})\n", bytes(fetched.bytes), fetched.layer, fetched.image)
+}

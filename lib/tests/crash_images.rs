@@ -1,0 +1,231 @@
+//! Verbs that write somewhere else than on a machine are stopped after every durable step: a repository, an image layout, an archive, a disk image.
+//! Whatever is left is what was there before, or all of what is new; and the same command again ends the work.
+
+mod common;
+mod crash_common;
+#[path = "crash_common/host.rs"]
+mod crash_host;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::host::silent;
+use common::layout;
+use crash_common::{Job, Scene, kill_at_every_step};
+use crash_host::assert_whole;
+use selkie::disk::Format;
+use selkie::image::{Derived, LayerFile, NewLayer, OutputOptions, Source, SourceOptions, layer_tar, write};
+use selkie::ops::disk;
+use selkie::ops::pull::{self, Repository};
+use selkie::progress::Progress;
+use selkie::store::{Store, Verity};
+use selkie::sys::dir;
+use tokio::io::AsyncReadExt;
+
+#[test]
+fn child() {
+    crash_common::child(&[
+        ("pull --repo", |job| pull(&job.directory, "new", &job.progress)),
+        ("seal to the same layout", |job| seal(job, "oci", "images")),
+        ("seal to a new layout", |job| seal(job, "oci", "new")),
+        ("seal to an archive", |job| seal(job, "oci-archive", "new.tar")),
+        ("disk", |job| disk(&job.directory, &job.progress)),
+    ]);
+}
+
+fn images(directory: &Path) -> PathBuf {
+    directory.join("images")
+}
+
+/// Two versions of an image, under the tags `old` and `new`.
+fn release(directory: &Path) {
+    layout::write(&images(directory), "old", &layout::bootable("1"));
+    layout::write(&images(directory), "new", &layout::bootable("2"));
+}
+
+fn pull(directory: &Path, tag: &str, progress: &Arc<dyn Progress>) {
+    let repository = Repository { path: directory.join("repo"), algorithm: None, verity: Verity::IfPossible };
+    let image = format!("oci:{}:{tag}", images(directory).display()).parse().unwrap();
+    pull::run_into(&repository, &pull::Options { image, source: SourceOptions::default(), tag: Some(tag.to_owned()) }, progress).unwrap();
+}
+
+/// A repository that has had the first of two images all along.
+struct Pull(PathBuf);
+
+impl Pull {
+    /// The tags in the repository, each of whose images is whole.
+    fn tags(&self, when: &str) -> Vec<String> {
+        let store = Store::open(dir::open_path(&self.0).unwrap(), "repo").unwrap_or_else(|e| panic!("{when}: {e:#}"));
+        let whole = |(tag, manifest): (String, String)| {
+            let stored = store.find(&manifest).unwrap().unwrap_or_else(|| panic!("{when}: {tag} names nothing"));
+            assert_whole(&store, &stored.image, when);
+            assert_whole(&store, &stored.boot_image, when);
+            tag
+        };
+        let mut tags: Vec<_> = store.tags().unwrap().into_iter().map(whole).collect();
+        tags.sort();
+        tags
+    }
+}
+
+impl Scene for Pull {
+    fn check(&self, when: &str) {
+        assert!(self.tags(when).contains(&"old".to_owned()), "{when}");
+    }
+
+    fn check_end(&self, when: &str) {
+        assert_eq!(self.tags(when), ["new", "old"], "{when}");
+    }
+}
+
+#[test]
+fn a_pull_into_a_repository_survives_a_stop_after_every_step() {
+    kill_at_every_step("pull --repo", 3, |directory| {
+        release(directory);
+        pull(directory, "old", &silent());
+        Pull(directory.to_owned())
+    });
+}
+
+/// What `selkie seal` and `selkie push` do in the end: an image with one layer more is written.
+fn seal(job: &Job, transport: &str, name: &str) {
+    let output = job.directory.join(name);
+    if transport == "oci-archive" && output.exists() {
+        // It is there whole, which the parent checks; an archive is never written over.
+        return;
+    }
+    let output = format!("{transport}:{}:sealed", output.display()).parse().unwrap();
+    block_on(async {
+        let (source, derived) = derive(&job.directory).await;
+        let options = OutputOptions::default();
+        write(&source, &derived, &output, &options, &job.directory, &job.progress).await.unwrap();
+        source.close().await.unwrap();
+    });
+}
+
+async fn derive(directory: &Path) -> (Source, Derived) {
+    let base = format!("oci:{}:old", images(directory).display()).parse().unwrap();
+    let source = Source::open_to_copy(&base, &SourceOptions::default(), directory).await.unwrap();
+    let file = LayerFile { path: "boot/EFI/Linux/os.efi", bytes: b"a kernel", mode: 0o644 };
+    let tar = layer_tar(&[file], &["boot/old"], &["boot"], 7).unwrap();
+    let layer = NewLayer { tar, created_by: "a test".into(), comment: None };
+    let derived = Derived::new(source.resolved(), &layer, &[], Some(1_700_000_000)).unwrap();
+    (source, derived)
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(future)
+}
+
+/// A layout with an image, and where a derived one goes.
+struct Sealed {
+    directory: PathBuf,
+    /// The directory or archive that the new image goes to, with its transport.
+    output: (&'static str, PathBuf),
+    digest: String,
+}
+
+impl Sealed {
+    fn new(directory: &Path, transport: &'static str, name: &str) -> Self {
+        release(directory);
+        let digest = block_on(async {
+            let (source, derived) = derive(directory).await;
+            source.close().await.unwrap();
+            derived.manifest_digest
+        });
+        Self { directory: directory.to_owned(), output: (transport, directory.join(name)), digest }
+    }
+
+    /// The manifest digest of an image all of whose blobs were read and are right; `None` where there is no such image.
+    fn read(reference: &str, when: &str) -> Option<String> {
+        block_on(async {
+            let source = Source::open(&reference.parse().unwrap(), &SourceOptions::default()).await.ok()?;
+            for index in 0..source.resolved().layers.len() {
+                let mut layer = source.open_layer(index, silent()).await.unwrap();
+                layer.read_to_end(&mut Vec::new()).await.unwrap_or_else(|e| panic!("{when}: {reference}: {e:#}"));
+            }
+            let digest = source.resolved().manifest_digest.clone();
+            source.close().await.unwrap();
+            Some(digest)
+        })
+    }
+
+    fn sealed(&self, when: &str) -> Option<String> {
+        Self::read(&format!("{}:{}:sealed", self.output.0, self.output.1.display()), when)
+    }
+}
+
+impl Scene for Sealed {
+    fn check(&self, when: &str) {
+        for tag in ["old", "new"] {
+            assert!(Self::read(&format!("oci:{}:{tag}", images(&self.directory).display()), when).is_some(), "{when}: {tag} is gone");
+        }
+        let sealed = self.sealed(when);
+        assert!(sealed.is_none() || sealed.as_ref() == Some(&self.digest), "{when}: {sealed:?}");
+        assert!(self.output.0 == "oci" || self.output.1.exists() == sealed.is_some(), "{when}: an archive that is not whole");
+    }
+
+    fn check_end(&self, when: &str) {
+        assert_eq!(self.sealed(when).as_ref(), Some(&self.digest), "{when}");
+    }
+}
+
+#[test]
+fn writing_an_image_survives_a_stop_after_every_step() {
+    kill_at_every_step("seal to the same layout", 4, |directory| Sealed::new(directory, "oci", "images"));
+    kill_at_every_step("seal to a new layout", 5, |directory| Sealed::new(directory, "oci", "new"));
+    kill_at_every_step("seal to an archive", 1, |directory| Sealed::new(directory, "oci-archive", "new.tar"));
+}
+
+fn disk(directory: &Path, progress: &Arc<dyn Progress>) {
+    let output = directory.join("disk.raw");
+    if output.exists() {
+        // It is there whole, which the parent checks; a disk is never written over.
+        return;
+    }
+    let options = disk::Options {
+        image: format!("oci:{}:old", images(directory).display()).parse().unwrap(),
+        target_image: Some("quay.io/acme/os:stable".parse().unwrap()),
+        source: SourceOptions::default(),
+        algorithm: None,
+        output,
+        format: Format::Raw,
+        size: None,
+        root_size: Some(64 << 20),
+        esp_size: Some(40 << 20),
+        arguments: vec![],
+        secure_boot: None,
+        mtime: 1_700_000_000,
+    };
+    disk::run(&options, progress).unwrap();
+}
+
+/// A disk image that is to be these bytes.
+struct Disk {
+    output: PathBuf,
+    digest: [u8; 32],
+}
+
+impl Scene for Disk {
+    fn check(&self, when: &str) {
+        if self.output.exists() {
+            self.check_end(when);
+        }
+    }
+
+    fn check_end(&self, when: &str) {
+        assert_eq!(openssl::sha::sha256(&std::fs::read(&self.output).unwrap()), self.digest, "{when}");
+    }
+}
+
+#[test]
+fn a_disk_image_survives_a_stop_after_every_step() {
+    let other = tempfile::tempdir().unwrap();
+    release(other.path());
+    disk(other.path(), &silent());
+    let digest = openssl::sha::sha256(&std::fs::read(other.path().join("disk.raw")).unwrap());
+    kill_at_every_step("disk", 3, |directory| {
+        release(directory);
+        Disk { output: directory.join("disk.raw"), digest }
+    });
+}
