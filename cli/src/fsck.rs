@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Where its EFI system partition is mounted (default: where it is found in or beside --sysroot).
     #[arg(long, value_name = "DIR", requires = "sysroot")]
     esp: Option<PathBuf>,
+    /// Where a scratch directory is made for what is built before it takes its place; it is removed at the end.
+    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -38,7 +41,12 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         Some(sysroot) => Target::outside(sysroot, arguments.esp.as_deref())?,
         None => Target::running(Host::running(if arguments.repair { Access::Write } else { Access::Read })?),
     };
-    let options = Options { repair: arguments.repair, image: arguments.image.clone(), source: arguments.source.options() };
+    let options = Options {
+        repair: arguments.repair,
+        image: arguments.image.clone(),
+        source: arguments.source.options(),
+        scratch: arguments.scratch.clone(),
+    };
     let report = fsck::run(&target, &options, &renderer(output))?;
     output.print(&report, human)?;
     Ok(match report.verdict {
@@ -92,5 +100,6 @@ fn fetched(fetched: &Fetched) -> String {
         Means::Ranges => "parts",
         Means::WholeLayer => "the whole",
     };
-    format!("fetched {} ({how} of layer {} of {})\n", bytes(fetched.bytes), fetched.layer, fetched.image)
+    let why = fetched.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("fetched {} ({how} of layer {} of {}{why})\n", bytes(fetched.bytes), fetched.layer, fetched.image)
 }

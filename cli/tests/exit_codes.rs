@@ -35,6 +35,8 @@ fn words_that_are_off_are_usage() {
         &["boot-once", "3", "--cancel"],
         &["boot-once", "--cancel", "--apply"],
         &["gc", "--keep", "-1"],
+        &["fsck", "--image", "quay.io/acme/os:stable"],
+        &["fsck", "--esp", "/"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
     ] {
@@ -56,6 +58,8 @@ fn host_verbs_need_a_selkie_host() {
         &["unpin", "3"],
         &["boot-once", "3"],
         &["gc", "--dry-run"],
+        &["fsck"],
+        &["fsck", "--repair"],
         &["switch", "quay.io/acme/os:stable"],
     ] {
         let output = selkie(args);
@@ -205,5 +209,17 @@ fn how_long_a_check_may_run_is_said_in_words_or_in_the_configuration() {
         let output = selkie(&[&["health", "--root", temp.path().to_str().unwrap(), "--progress", "none", "--json"], words].concat());
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((code(&output), &json["checks"][0]["ended"]), (Some(1), &"not done after 1 s".into()), "{words:?}");
+    }
+}
+
+#[test]
+fn fsck_says_in_its_exit_code_what_it_found() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = |name: &str| temp.path().join(name).display().to_string();
+    std::fs::write(path("file"), "").unwrap();
+    for (sysroot, expected) in [("file", 3), ("nowhere", 3), (".", 10)] {
+        let output = selkie(&["fsck", "--sysroot", &path(sysroot)]);
+        assert_eq!(code(&output), Some(expected), "{sysroot}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
     }
 }

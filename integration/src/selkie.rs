@@ -64,9 +64,12 @@ pub(crate) fn disk(nobody: &Nobody, image: &str, target: &str, output: &Path) ->
     nobody.argv(&words).with(kargs())
 }
 
-/// Kernel arguments of the lab's machines: errors and systemd's status lines; more would cost seconds on an emulated serial line.
+/// Kernel arguments of the lab's machines: errors and systemd's status lines; more would cost seconds on an emulated serial line. Emulated on a machine that has
+/// other things to do, it takes minutes until udev has found the disk, and by default systemd gives up after one and a half.
 pub(crate) fn kargs() -> impl Iterator<Item = &'static str> {
-    ["console=ttyS0", "quiet", "systemd.show_status=1"].into_iter().flat_map(|karg| ["--karg", karg])
+    ["console=ttyS0", "quiet", "systemd.show_status=1", "systemd.default_device_timeout_sec=600"]
+        .into_iter()
+        .flat_map(|karg| ["--karg", karg])
 }
 
 /// `selkie status --json` of a guest.

@@ -71,7 +71,11 @@ const LONGEST: usize = 400;
 const HOMES: &[(&str, &str, &[&str])] = &[
     ("unsafe ", "unsafe code lives in sys/", &["lib/src/sys/"]),
     ("Command::new", "child processes are started in sys/process.rs", &["lib/src/sys/process.rs"]),
-    ("env::var", "nobody reads the environment but clap", &[]),
+    (
+        "env::var",
+        "nobody reads the environment but clap, and sys/process.rs for what foreign programs read there",
+        &["lib/src/sys/process.rs"],
+    ),
     ("env::args", "arguments are parsed by clap, and by hand in the initramfs", &["cli/src/bin/"]),
     ("temp_dir()", "where temporaries go is the caller's to say", &[]),
     ("process::exit", "only main ends the process", &[]),

@@ -294,6 +294,36 @@ fn the_restart_waits_for_window_users_and_inhibitors() {
 }
 
 #[test]
+fn a_tag_that_moves_often_does_not_make_the_wait_begin_anew() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = with_an_update(temp.path());
+    inhibit(&machine, true);
+    let until = Some("2026-11-26T12:00:00Z".to_owned());
+    assert_eq!(timer(&machine, &first, APPLY).restart.until, until);
+    machine.release("stable", &layout::bootable("3"));
+    CLOCK.set(Some(NOON + 6 * HOUR));
+    let report = timer(&machine, &first, APPLY);
+    assert_eq!((report.outcome, report.restart.until), (Some(Outcome::Staged), until));
+    // What was booted waits no more: the next one has a wait of its own.
+    let third = next(&machine, &first).unwrap();
+    machine.boot(&third);
+    machine.release("stable", &layout::bootable("4"));
+    CLOCK.set(Some(NOON + 24 * HOUR));
+    assert_eq!(timer(&machine, &third, APPLY).restart.until.as_deref(), Some("2026-11-27T12:00:00Z"));
+}
+
+#[test]
+fn a_machine_of_another_kind_is_no_host() {
+    let temp = tempfile::tempdir().unwrap();
+    let options = Options { source: SourceOptions::default(), now: false, clock, root: temp.path().to_owned() };
+    let due = |text: &str| auto_update::due(dir::open_path(temp.path()).unwrap(), "sysroot", &configuration(text).update, &options);
+    assert_eq!(due("").unwrap(), Next::Off);
+    assert_eq!(Failure::find(&due(STAGE).unwrap_err()).unwrap().kind, FailureKind::NotAHost);
+    std::fs::create_dir(temp.path().join("sysroot")).unwrap();
+    assert_eq!(Failure::find(&due(STAGE).unwrap_err()).unwrap().kind, FailureKind::NotAHost);
+}
+
+#[test]
 fn how_much_is_kept_is_the_configurations_to_say() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, mut booted) = Machine::install(temp.path());

@@ -166,15 +166,17 @@ fn roots_that_nobody_needs_make_room_on_the_root_file_system() {
 }
 
 /// An ESP of 200 MB: FAT32 on a loop device where this kernel has it, else a tmpfs of that size.
-struct RealEsp(Option<String>);
+struct RealEsp {
+    at: PathBuf,
+    device: Option<String>,
+}
 
 impl RealEsp {
     fn mount(root: &Path) -> Self {
         const SIZE: u64 = 200_000_000;
         let at = root.join("esp");
         let run = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output();
-            let output = output.unwrap_or_else(|e| panic!("{program} (expected it installed): {e}"));
+            let output = Command::new(program).args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().ok()?;
             output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
         };
         std::fs::create_dir_all(&at).unwrap();
@@ -186,18 +188,18 @@ impl RealEsp {
             let device = run("losetup", &["--find", "--show", image.to_str().unwrap()]).expect("losetup");
             run("mount", &["-t", "vfat", &device, at.to_str().unwrap()]).expect("mount");
             println!("the ESP is FAT32 on a loop device");
-            return Self(Some(device));
+            return Self { at, device: Some(device) };
         }
         mount(&at, &SIZE.to_string(), MountFlags::empty());
         println!("the ESP is a tmpfs: this kernel has no FAT");
-        Self(None)
+        Self { at, device: None }
     }
 }
 
 impl Drop for RealEsp {
     fn drop(&mut self) {
-        if let Some(device) = &self.0 {
-            // It is freed with the mount, which goes with this thread's namespace.
+        let _ = rustix::mount::unmount(&self.at, rustix::mount::UnmountFlags::DETACH);
+        if let Some(device) = &self.device {
             let _ = Command::new("/usr/sbin/losetup").args(["--detach", device]).status();
         }
     }

@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::{Bench, TAG, same};
 use crate::{
@@ -25,6 +26,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     let mut machine = Machine::new(bench.lab, "tampered", bench.disk, bench.accel)?;
     machine.boot()?;
     let id = Status::of(&mut machine)?.booted()?.to_owned();
+    let length = machine.run(&["cat", FILE])?.stdout.len();
     let search = format!("find /sysroot/composefs/objects -type f -size $(stat -c %s {FILE})c -exec cmp -s {{}} {FILE} \\; -print");
     let object = machine.shell(&search)?;
     let object = object.strip_prefix("/sysroot").context("finding the object of a file: it is not in the repository")?;
@@ -38,6 +40,12 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     same("what was read of it", outcome.stdout.as_str(), "")?;
     Status::of(&mut machine)?.expect("v1", None, None)?;
     tell.say("one flipped byte is an I/O error, never wrong data");
+    repair(&mut machine, object)?;
+    machine.cut_power()?;
+    machine.boot()?;
+    let read = machine.run(&["cat", FILE])?;
+    same("what is read after a repair and a power cut", read.stdout.len(), length)?;
+    tell.say("fsck names the object, fetches it again, and the file reads well after a power cut");
     machine.shell("sync")?;
     machine.cut_power()?;
 
@@ -55,6 +63,21 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.boot_until("looking for fs-verity on meta.json")?;
     tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
     Ok(())
+}
+
+/// The changed object is found and named, and comes back from the registry.
+fn repair(machine: &mut Machine, object: &str) -> Result<()> {
+    let name = object.trim_start_matches("/composefs/objects/").replace('/', "");
+    let looked = machine.run(&["selkie", "fsck", "--json"])?;
+    let report: Value = serde_json::from_str(&looked.stdout).context("reading the report of fsck")?;
+    let findings: Vec<_> = report["findings"].as_array().into_iter().flatten().collect();
+    same("the number of things that fsck found", findings.len(), 1)?;
+    for (field, expected) in [("kind", "object"), ("name", &*name), ("damage", "changed"), ("remedy", "fetch")] {
+        same(field, findings[0][field].as_str(), Some(expected))?;
+    }
+    same("the exit code of fsck", looked.code, 1)?;
+    same("the exit code of a repair", machine.run(&["selkie", "fsck", "--repair"])?.code, 20)?;
+    same("the exit code of fsck after it", machine.run(&["selkie", "fsck"])?.code, 0)
 }
 
 /// Changes one byte in the middle of a file's first block.

@@ -164,20 +164,48 @@ impl Machine {
         monitor.forget()?;
         self.spawn(&["systemctl", "reboot"])?;
         let monitor = self.monitor.as_mut().context("rebooting: the machine is off")?;
-        if monitor.wait_for("RESET", patience)? {
-            return Ok(());
+        if !monitor.wait_for("RESET", patience)? {
+            return self.power_cycle("the guest has not gone down");
         }
+        self.start_after_reset()
+    }
+
+    /// Waits for a sign of life from the firmware after a reset. QEMU's emulation sometimes goes in circles before that: nothing of the guest runs there, so
+    /// switching it off and on again hides nothing of it.
+    fn start_after_reset(&mut self) -> Result<()> {
+        let said = self.console_length();
+        let begin = Instant::now();
+        while begin.elapsed() < SHUTDOWN * self.accel.patience() {
+            self.check_alive()?;
+            if self.console_length() > said {
+                return Ok(());
+            }
+            sleep(Duration::from_millis(500));
+        }
+        self.power_cycle("the firmware has said nothing after a reset")
+    }
+
+    /// Cuts the power of a machine that hangs, keeps its console, tells why, and starts it again.
+    fn power_cycle(&mut self, why: &str) -> Result<()> {
         fs::copy(self.serial(), &self.hung).with_context(|| format!("keeping the console's log as {}", self.hung.display()))?;
-        let (seconds, log) = (patience.as_secs(), self.hung.display());
-        Teller.say(format!("the guest has not gone down in {seconds} s: the power is cut, and it is started again (its console: {log})"));
+        let (seconds, log) = ((SHUTDOWN * self.accel.patience()).as_secs(), self.hung.display());
+        Teller.say(format!("{why} for {seconds} s: the power is cut, and the machine started again (its console until then: {log})"));
         self.cut_power()?;
         self.power_on()
+    }
+
+    fn console_length(&self) -> u64 {
+        fs::metadata(self.serial()).map_or(0, |meta| meta.len())
     }
 
     /// Waits until the watchdog resets the machine; whether it did in time.
     pub(crate) fn is_reset_by_watchdog(&mut self) -> Result<bool> {
         let monitor = self.monitor.as_mut().context("waiting for the watchdog: the machine is off")?;
-        monitor.wait_for("WATCHDOG", BOOT * self.accel.patience())
+        let reset = monitor.wait_for("WATCHDOG", BOOT * self.accel.patience())?;
+        if reset {
+            self.start_after_reset()?;
+        }
+        Ok(reset)
     }
 
     /// Waits for another boot than the one seen last, in which `script` says `expected`; what runs in between restarts by itself. The result is how long

@@ -4,14 +4,17 @@
 //! Formats: the Boot Loader Specification (UAPI.1) and the sort order of systemd-boot.
 
 mod bls;
+mod check;
 mod choice;
 mod files;
 mod places;
 mod publish;
+mod restore;
 mod tries;
 mod volume;
 
 pub use bls::{BlsError, Entry};
+pub use check::{EntryLook, EntryName, FileState, Inspection, Reading};
 pub use choice::{Choice, Variable};
 pub use files::{BootFile, BootFiles};
 pub use places::{Boot, Mirror, Place};

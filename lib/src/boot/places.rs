@@ -140,7 +140,7 @@ impl Place {
 
     /// Our entries, newest first, and those that a newer one of the same root replaces: that of a root that has proven itself stays until the
     /// newer one has, too.
-    fn current_and_superseded(&self) -> Result<(Vec<Found<'_>>, Vec<Found<'_>>)> {
+    pub(super) fn current_and_superseded(&self) -> Result<(Vec<Found<'_>>, Vec<Found<'_>>)> {
         let mut all = Vec::new();
         for volume in self.volumes() {
             all.extend(volume.entries()?.into_iter().map(|entry| (volume, entry)));

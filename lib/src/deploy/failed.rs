@@ -12,7 +12,7 @@ use crate::record::{self, Record};
 use crate::sys::dir;
 
 /// Below `state`.
-const FAILED: &str = "failed";
+pub(super) const FAILED: &str = "failed";
 /// More records than this are not kept: the oldest go.
 const MOST: usize = 32;
 

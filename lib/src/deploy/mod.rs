@@ -13,6 +13,7 @@
 //! ```
 
 mod auto_update;
+pub mod check;
 pub mod etc;
 mod failed;
 mod left;
@@ -41,7 +42,8 @@ pub const VAR: &str = "state/os/default/var";
 
 /// All state, seen from the physical root.
 const STATE: &str = "state";
-const ORIGIN: &str = "origin.json";
+/// The file in a deployment that says where it came from.
+pub const ORIGIN: &str = "origin.json";
 
 /// All deployments of a machine.
 #[derive(Debug)]
@@ -149,19 +151,29 @@ impl Deployments {
                 dir::write_durably(&dir, ORIGIN, 0o644, &json)?;
                 dir
             }
-            None => self.create_new(id, &json)?,
+            None => self.create_new(id, &json, None)?,
         };
         Ok(Deployment { id: id.clone(), dir })
     }
 
-    fn create_new(&self, id: &ImageId, json: &[u8]) -> Result<OwnedFd> {
+    /// Makes a deployment that is not there, durably and whole, with the request that its first boot carries /etc from another one.
+    pub fn create_asking(&self, id: &ImageId, origin: &Origin, etc_from: &ImageId) -> Result<Deployment> {
+        let dir = self.create_new(id, &record::write(origin)?, Some(etc_from))?;
+        Ok(Deployment { id: id.clone(), dir })
+    }
+
+    fn create_new(&self, id: &ImageId, json: &[u8], etc_from: Option<&ImageId>) -> Result<OwnedFd> {
         let temporary = temporary(id);
         tree::remove(&self.dir, &temporary)?;
         let dir = dir::ensure(&self.dir, &temporary, 0o755)?;
         dir::write_durably(&dir, ORIGIN, 0o644, json)?;
+        let made = Deployment { id: id.clone(), dir };
+        if let Some(from) = etc_from {
+            made.request_etc(from)?;
+        }
         rustix::fs::renameat(&self.dir, &temporary, &self.dir, id.hex()).with_context(|| format!("making deployment {id}"))?;
         dir::sync(&self.dir).context("syncing the directory of deployments")?;
-        Ok(dir)
+        Ok(made.dir)
     }
 
     /// Removes a deployment with its /etc; whether there was one. Stopped halfway, there is no deployment any more, and [`Self::sweep`]

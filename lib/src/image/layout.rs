@@ -59,8 +59,13 @@ impl Layout {
         LayerReader::raw(layer, self.reader(layer)?, None, progress)
     }
 
+    /// Opens the file of the blob of `layer`, of which nothing is checked then.
+    pub(super) fn file(&self, layer: &Layer) -> Result<std::fs::File> {
+        Ok(self.blob("layer", &layer.digest)?.into_std())
+    }
+
     fn reader(&self, layer: &Layer) -> Result<Reader> {
-        Ok(Box::new(self.blob("layer", &layer.digest)?.into_std()))
+        Ok(Box::new(self.file(layer)?))
     }
 
     fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {

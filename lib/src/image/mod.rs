@@ -4,11 +4,12 @@
 //! Layouts (`oci:`) are read here, without another program; registries and everything else through skopeo's image proxy. On both
 //! ways every blob is checked against its digest and every layer against its diff_id. [`Derived`] is an image that does not exist yet;
 //! [`write()`] is the one way to make it exist: layouts and `oci-archive:` files are written here, registries and `containers-storage:`
-//! through `skopeo copy`.
+//! through `skopeo copy`. [`Source::fetch_files`] reads single files of a layer, by ranges where that works.
 
 mod ahead;
 mod archive;
 mod blob;
+mod chunked;
 mod decode;
 mod derive;
 mod digest;
@@ -18,11 +19,14 @@ mod layout;
 mod layout_writer;
 mod manifest;
 mod output;
+mod pick;
 mod platform;
 mod policy;
 mod proxy;
 mod proxy_error;
 mod pump;
+mod ranges;
+mod registry;
 mod skopeo;
 
 use std::path::{Path, PathBuf};
@@ -35,11 +39,13 @@ pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
+pub use ranges::{Fetched, Receiver, Wanted, Way};
 
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use layout::Layout;
 use proxy::Proxy;
+use ranges::RangedBlob;
 
 /// How to reach an image.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +71,7 @@ const COPY: &str = "image";
 pub struct Source {
     resolved: Resolved,
     from: From,
+    options: SourceOptions,
     /// Its readers see when it is gone.
     alive: Arc<()>,
     /// Where the image is read from, if it had to be copied.
@@ -92,7 +99,7 @@ impl Source {
             let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
             (From::Proxy(Box::new(proxy)), resolved)
         };
-        Ok(Source { resolved, from, alive: Arc::default(), _scratch: None })
+        Ok(Source { resolved, from, options: options.clone(), alive: Arc::default(), _scratch: None })
     }
 
     /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by
@@ -113,7 +120,7 @@ impl Source {
         let copied = skopeo::run_in(scratch.path(), argv).await;
         copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
         let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), alive: Arc::default(), _scratch: Some(scratch) })
+        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), alive: Arc::default(), _scratch: Some(scratch) })
     }
 
     /// What the reference led to.
@@ -147,6 +154,51 @@ impl Source {
             From::Proxy(proxy) => proxy.open_blob(layer, progress).await,
         };
         Ok(reader?.of(&self.alive))
+    }
+
+    /// Hands single files of layer `index` to `receiver`, with as few bytes fetched as can be: by ranges of the blob where the layer has a table
+    /// of contents and its source allows ranges, else from the whole layer; [`Fetched::way`] says which, and why.
+    ///
+    /// What comes by ranges was compared with the digests in the table of contents only, and what comes from the whole layer is handed
+    /// out before its end was seen: [`Receiver::end`] decides what is right.
+    ///
+    /// # Errors
+    ///
+    /// Those of the receiver, and those of reading the whole layer where that was needed. Never that ranges did not work.
+    pub async fn fetch_files<R: Receiver + 'static>(
+        &self,
+        index: usize,
+        wanted: &[Wanted],
+        mut receiver: R,
+        progress: Arc<dyn Progress>,
+    ) -> Result<(R, Fetched)> {
+        let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
+        let annotations = ranges::annotations(&self.resolved, index)?;
+        let file = match &self.from {
+            From::Layout(layout) => Some(layout.file(&layer)?),
+            From::Proxy(_) => None,
+        };
+        let (reference, options, files) = (self.resolved.reference.clone(), self.options.clone(), wanted.to_vec());
+        let by_ranges = move || {
+            let blob = match file {
+                Some(file) => Ok(RangedBlob::File(file, layer.size)),
+                None => registry::Blob::open(&reference, &options, &layer.digest, layer.size).map(RangedBlob::Registry),
+            };
+            let ranges = ranges::fetch(blob, &annotations, &files, &mut receiver)?;
+            Ok::<_, anyhow::Error>((receiver, ranges, layer))
+        };
+        let (mut receiver, ranges, layer) = tokio::task::spawn_blocking(by_ranges).await.context("fetching ranges")??;
+        let mut fetched = Fetched { way: Way::Ranges, bytes: ranges.bytes, table_bytes: ranges.table_bytes, missing: ranges.left };
+        if let Some(reason) = ranges.reason {
+            fetched.way = Way::WholeLayer(reason);
+            fetched.bytes += layer.size;
+            let reader = self.open_layer(index, progress).await?;
+            let (files, mut missing) = (wanted.to_vec(), std::mem::take(&mut fetched.missing));
+            let pick = move || pick::pick(reader, &files, &mut missing, &mut receiver).map(|()| (receiver, missing));
+            let picked = tokio::task::spawn_blocking(pick).await.context("picking files in a thread")?;
+            (receiver, fetched.missing) = picked.with_context(|| format!("reading layer {}", layer.digest))?;
+        }
+        Ok((receiver, fetched))
     }
 
     /// Ends the programs that served the image.

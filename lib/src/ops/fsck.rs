@@ -1,9 +1,10 @@
 //! `selkie fsck`: whether everything is there and is what its name says, and with `--repair`, making it so again.
 //!
-//! Load, decide, apply, and look again: a finding counts as repaired only when a second look did not find it. Nothing damaged is removed
-//! before its replacement is there.
+//! Load, decide, apply, and look again: a finding counts as repaired only when a later look did not find it. Nothing damaged is removed
+//! before its replacement is there. A repair may show more (what a stream that came back needs), so there are a few rounds of it.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -15,13 +16,18 @@ use crate::reference::ImageReference;
 
 mod machine;
 mod plan;
+mod repair;
 mod report;
 mod repository;
+mod sources;
 mod target;
 
 pub use crate::finding::{Damage, Finding, Kind, Outcome, Remedy};
 pub use report::{Checked, Fetched, Means, Report, Verdict};
 pub use target::Target;
+
+/// Damaged metadata hides the streams, a damaged stream its objects; then there is nothing more to be hidden.
+const ROUNDS: usize = 4;
 
 /// What to do.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +38,8 @@ pub struct Options {
     pub image: Option<ImageReference>,
     /// How to reach it.
     pub source: SourceOptions,
+    /// Where to keep what is built before it takes its place.
+    pub scratch: PathBuf,
 }
 
 /// Runs the verb. Takes the lock for a repair; a mere look changes nothing.
@@ -47,13 +55,22 @@ pub fn run(target: &Target, options: &Options, progress: &Arc<dyn Progress>) -> 
     } else {
         None
     };
-    let mut look = look(target, progress)?;
-    let mut fetched = Vec::new();
-    if options.repair && !look.findings.is_empty() {
-        fetched = repair(target, &mut look, options, progress)?;
+    let mut look = look(target, None, progress)?;
+    let mut ledger = Ledger::default();
+    ledger.enter(&look);
+    for _ in 0..ROUNDS {
+        if !options.repair || look.findings.is_empty() {
+            break;
+        }
+        let before: HashSet<Key> = look.findings.iter().map(key).collect();
+        ledger.repaired(repair_all(target, &look, options, progress)?);
+        look = self::look(target, Some(look), progress)?;
+        ledger.enter(&look);
+        if look.findings.iter().map(key).collect::<HashSet<Key>>() == before {
+            break;
+        }
     }
-    let verdict = verdict(&look);
-    Ok(Report { verdict, findings: look.findings, checked: look.checked, unchecked: look.unchecked, fetched })
+    Ok(ledger.close(look, options.repair))
 }
 
 /// Everything that was seen.
@@ -64,8 +81,9 @@ struct Look {
     unchecked: Vec<String>,
 }
 
-fn look(target: &Target, progress: &Arc<dyn Progress>) -> Result<Look> {
-    let mut repository = repository::check(target, progress)?;
+/// Looks at everything; at what an earlier look found well in the repository only for what it leads to.
+fn look(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> Result<Look> {
+    let mut repository = repository::check(target, before.map(|before| before.repository), progress)?;
     let mut machine = machine::check(target, repository.store.as_ref())?;
     let mut findings = std::mem::take(&mut repository.findings);
     findings.append(&mut machine.findings);
@@ -75,30 +93,18 @@ fn look(target: &Target, progress: &Arc<dyn Progress>) -> Result<Look> {
     Ok(Look { repository, findings, checked, unchecked })
 }
 
-/// Repairs in the order of the plan, looks again, and notes in each finding what became of it.
-fn repair(target: &Target, look: &mut Look, options: &Options, progress: &Arc<dyn Progress>) -> Result<Vec<Fetched>> {
+/// Repairs in the order of the plan.
+fn repair_all(target: &Target, look: &Look, options: &Options, progress: &Arc<dyn Progress>) -> Result<repair::Done> {
     let plan = plan::plan(&look.findings);
-    let mut work = repository::Repair::new(target, &mut look.repository, options, progress)?;
-    let mut reasons = work.apply(&plan.repository)?;
-    if let Some(store) = work.store() {
+    let mut done = repair::repair(target, &look.repository, &plan.repository, options, progress)?;
+    if let Some(store) = &look.repository.store {
         for finding in plan.machine {
-            if let Err(error) = machine::repair(target, store, finding, progress.as_ref()) {
-                reasons.insert(key(finding), format!("{error:#}"));
+            if let Err(error) = machine::repair(target, store, finding, options, progress.as_ref()) {
+                done.reasons.insert(key(finding), format!("{error:#}"));
             }
         }
     }
-    let fetched = work.finish()?;
-    let still = again(target, look, progress)?;
-    settle(look, &still, &reasons);
-    Ok(fetched)
-}
-
-/// A second look: at all of the machine, and at what was damaged in the repository with all that it is needed by.
-fn again(target: &Target, look: &mut Look, progress: &Arc<dyn Progress>) -> Result<Vec<Finding>> {
-    let mut still = repository::again(target, &mut look.repository, &look.findings, progress)?;
-    let mut machine = machine::check(target, look.repository.store.as_ref())?;
-    still.append(&mut machine.findings);
-    Ok(still)
+    Ok(done)
 }
 
 /// The name of a finding for tables.
@@ -108,30 +114,41 @@ fn key(finding: &Finding) -> Key {
     (finding.kind, finding.name.clone())
 }
 
-/// Notes what became of each finding. What only the second look found is added: a repair that did damage must not be silent.
-fn settle(look: &mut Look, still: &[Finding], reasons: &HashMap<Key, String>) {
-    let there: HashMap<_, _> = still.iter().map(|finding| (finding.subject(), finding)).collect();
-    for finding in &mut look.findings {
-        finding.outcome = match there.get(&finding.subject()) {
-            None => Outcome::Repaired,
-            Some(now) => Outcome::Left { reason: reasons.get(&key(finding)).cloned().unwrap_or_else(|| now.message.clone()) },
-        };
-    }
-    let known: HashSet<Key> = look.findings.iter().map(key).collect();
-    let new = still.iter().filter(|finding| !known.contains(&key(finding)));
-    let left = |finding: &Finding| Finding {
-        outcome: Outcome::Left { reason: "it was not found by the first look".to_owned() },
-        ..finding.clone()
-    };
-    let new: Vec<Finding> = new.map(left).collect();
-    look.findings.extend(new);
+/// Everything that any look has found, and what was done about it.
+#[derive(Default)]
+struct Ledger {
+    findings: Vec<Finding>,
+    known: HashSet<Key>,
+    reasons: HashMap<Key, String>,
+    fetched: Vec<Fetched>,
+    checked: Checked,
 }
 
-fn verdict(look: &Look) -> Verdict {
-    let repaired = |finding: &Finding| finding.outcome == Outcome::Repaired;
-    match look.findings.iter().all(repaired) && look.unchecked.is_empty() {
-        false => Verdict::Damaged,
-        true if look.findings.is_empty() => Verdict::Clean,
-        true => Verdict::Repaired,
+impl Ledger {
+    fn enter(&mut self, look: &Look) {
+        self.findings.extend(look.findings.iter().filter(|finding| self.known.insert(key(finding))).cloned());
+        self.checked = self.checked.or_more(&look.checked);
+    }
+
+    fn repaired(&mut self, done: repair::Done) {
+        self.reasons.extend(done.reasons);
+        self.fetched.extend(done.fetched);
+    }
+
+    /// The report: what the last look still found is left.
+    fn close(mut self, last: Look, repair: bool) -> Report {
+        let still: HashMap<_, _> = last.findings.iter().map(|finding| (finding.subject(), finding)).collect();
+        for finding in self.findings.iter_mut().filter(|_| repair) {
+            finding.outcome = match still.get(&finding.subject()) {
+                None => Outcome::Repaired,
+                Some(now) => Outcome::Left { reason: self.reasons.remove(&key(finding)).unwrap_or_else(|| now.message.clone()) },
+            };
+        }
+        let verdict = match last.findings.is_empty() && last.unchecked.is_empty() {
+            false => Verdict::Damaged,
+            true if self.findings.is_empty() => Verdict::Clean,
+            true => Verdict::Repaired,
+        };
+        Report { verdict, findings: self.findings, checked: self.checked, unchecked: last.unchecked, fetched: self.fetched }
     }
 }

@@ -209,7 +209,7 @@ impl Host {
     }
 
     /// What the firmware's variables choose, and why some of them cannot be read.
-    fn choices(&self) -> (Vec<Choice>, Vec<String>) {
+    pub(super) fn choices(&self) -> (Vec<Choice>, Vec<String>) {
         let (mut choices, mut unreadable) = (Vec::new(), Vec::new());
         let Some(efivars) = &self.efivars else { return (choices, unreadable) };
         for variable in Variable::ALL {

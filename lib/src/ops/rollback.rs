@@ -59,7 +59,7 @@ fn go(host: &Host, progress: &dyn Progress, target: impl FnOnce(&System) -> Resu
         Some(entry) if bootable.seal().is_none() => entry.verity_required,
         _ => bootable.verity_required(&store)?,
     };
-    let tries = if system.is_proven(&id) || id == system.booted { None } else { bootable.tries(host)? };
+    let tries = if system.is_proven(&id) || id == system.booted { None } else { bootable.tries(host.config().tries)? };
     note_what_is_left(host, &system, &id, progress)?;
     let request = stage::entry(&id, verity_required, origin, system.next_serial(), tries);
     stage::activate(host, &bootable, &request, progress)?;

@@ -61,11 +61,11 @@ impl Bootable {
         store::kargs(&self.tree, &resolved.architecture()?)
     }
 
-    /// How often the boot loader may try a root of this image that has not proven itself. For ever where the image has nothing that would take the
+    /// How often the boot loader may try a root of this image that has not proven itself, `most` times. For ever where the image has nothing that would take the
     /// counter away after a good boot.
-    pub(super) fn tries(&self, host: &Host) -> Result<Option<Tries>> {
+    pub(super) fn tries(&self, most: u32) -> Result<Option<Tries>> {
         const BLESSING: &str = "/usr/lib/systemd/systemd-bless-boot";
-        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(host.config().tries)))
+        Ok(self.tree.file(BLESSING)?.map(|_| Tries::new(most)))
     }
 
     /// The seal, for a sealed image.
@@ -218,7 +218,7 @@ pub(super) fn stage(
     }
     host.sync()?;
     progress.step("sync root");
-    let tries = bootable.tries(host)?;
+    let tries = bootable.tries(host.config().tries)?;
     // Whoever stages a release that somebody went back from takes that back.
     if host.deployments()?.take_again(&origin.manifest_digest)? {
         progress.step("take release again");

@@ -22,8 +22,8 @@ use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 
 /// What marks a split stream as a manifest or a configuration. The library has these constants and keeps them to itself.
-const MANIFEST_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ocimanif");
-const CONFIG_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ociconfg");
+pub(super) const MANIFEST_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ocimanif");
+pub(super) const CONFIG_CONTENT_TYPE: u64 = u64::from_le_bytes(*b"ociconfg");
 
 /// The directories that a booted root needs to mount on. Their contents are not part of the boot image.
 const MOUNT_POINTS: [&str; 2] = ["boot", "sysroot"];
@@ -74,7 +74,7 @@ fn commit<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, manifest: &[u8]
         return Err(Failure::new(FailureKind::Corrupt, message).into());
     }
     let layers = layers(repository, config)?;
-    let (image, boot_image) = write_images(repository, merge::merge(repository, &layers)?)?;
+    let (image, boot_image) = write_images(repository, repository, merge::merge(repository, &layers)?)?;
     let boot_images = HashMap::from([(Box::from(BOOT_IMAGE_REF_KEY_V1), boot_image.clone())]);
     let refs = layers.iter().map(|(diff_id, stream)| (Box::from(diff_id.as_str()), stream.clone())).collect();
     let (_, config_stream) = write_config_raw(repository, config, refs, None, Some(&image), &boot_images)?;
@@ -101,15 +101,16 @@ pub(super) fn layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &
     config.rootfs().diff_ids().iter().map(stream).collect()
 }
 
-/// The recipe: from the tree of all layers to the image and the boot image. What it reads of files' contents is [`super::policy`].
-pub(super) fn write_images<H: FsVerityHashValue>(repository: &Repository<H>, mut tree: FileSystem<H>) -> Result<(H, H)> {
+/// The recipe: from the tree of all layers in `from` to the image and the boot image in `to`. What it reads of files' contents is
+/// [`super::policy`].
+pub(super) fn write_images<H: FsVerityHashValue>(from: &Repository<H>, to: &Repository<H>, mut tree: FileSystem<H>) -> Result<(H, H)> {
     require_usr(&tree)?;
     // The recipe of the library, step by step the same as what computes the digest at build time.
     tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| unsuitable(format!("preparing the root: {e}")))?;
-    let image = write_image(repository, &tree).context("writing the image")?;
+    let image = write_image(to, &tree).context("writing the image")?;
     empty_mount_points(&mut tree)?;
-    tree.transform_for_boot(repository).map_err(explain)?;
-    let boot_image = write_image(repository, &tree).context("writing the boot image")?;
+    tree.transform_for_boot(from).map_err(explain)?;
+    let boot_image = write_image(to, &tree).context("writing the boot image")?;
     Ok((image, boot_image))
 }
 
@@ -156,21 +157,20 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// Stores the manifest's own bytes. (The library's writer serialises a parsed manifest again, which changes its digest.)
-fn write_manifest<H: FsVerityHashValue>(
+pub(super) fn write_manifest<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     manifest: &[u8],
     digest: &OciDigest,
     (config_digest, config_stream): (&OciDigest, &H),
     layers: &[(String, H)],
-) -> Result<()> {
+) -> Result<H> {
     let mut stream = repository.create_stream(MANIFEST_CONTENT_TYPE)?;
     stream.add_named_stream_ref(&format!("config:{config_digest}"), config_stream);
     for (diff_id, layer) in layers {
         stream.add_named_stream_ref(diff_id, layer);
     }
     stream.write_external(manifest)?;
-    repository.write_stream(stream, &manifest_identifier(digest), None)?;
-    Ok(())
+    repository.write_stream(stream, &manifest_identifier(digest), None)
 }
 
 fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciDigest) -> Result<Option<StoredImage>> {

@@ -76,6 +76,11 @@ impl Scratch {
         Ok(Self { store, _directory: directory })
     }
 
+    /// The repository.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The algorithm of all digests.
     pub fn algorithm(&self) -> Algorithm {
         self.store.algorithm()
@@ -151,7 +156,7 @@ fn commit_layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &[u8]
     if !unread.is_empty() {
         return Ok(Commit::Unread(unread));
     }
-    let (image, boot_image) = commit::write_images(repository, tree)?;
+    let (image, boot_image) = commit::write_images(repository, repository, tree)?;
     Ok(Commit::Done(Measured { image: image_id(&image)?, boot_image: image_id(&boot_image)? }))
 }
 

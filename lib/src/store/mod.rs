@@ -22,6 +22,7 @@ mod compare;
 mod deposit;
 mod directory;
 mod fitness;
+pub mod fsck;
 mod garbage;
 mod incoming;
 mod layers;

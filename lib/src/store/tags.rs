@@ -1,5 +1,7 @@
 //! Tags: names of images, and what garbage collection starts from.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use composefs_oci::oci_image::{has_manifest, list_refs, tag_image};
 
@@ -8,6 +10,9 @@ use super::{Store, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::sys::dir;
 
+/// Where tags are, seen from the repository.
+const REFS: &str = "streams/refs/oci";
+
 impl Store {
     /// All tags with the digests of their manifests, sorted by name.
     pub fn tags(&self) -> Result<Vec<(String, String)>> {
@@ -15,6 +20,13 @@ impl Store {
         let mut tags: Vec<_> = refs.into_iter().map(|(name, digest)| (name, digest.to_string())).collect();
         tags.sort();
         Ok(tags)
+    }
+
+    /// The names of all tags, wherever they lead.
+    pub fn tags_named(&self) -> Result<BTreeSet<String>> {
+        let Some(refs) = dir::open_optional(self.dir(), REFS).context("opening the tags")? else { return Ok(BTreeSet::new()) };
+        let names = dir::names(refs).context("listing the tags")?;
+        Ok(names.iter().map(|name| decoded(&name.to_string_lossy())).collect())
     }
 
     /// Gives an image a name, and takes it from the image that had it. Not durable before [`Store::sync`].
@@ -38,7 +50,7 @@ impl Store {
     /// leads to it.
     pub fn untag(&self, tag: &str) -> Result<bool> {
         check(tag)?;
-        let path = format!("streams/refs/oci/{}", encoded(tag));
+        let path = format!("{REFS}/{}", encoded(tag));
         let removed = dir::optional(rustix::fs::unlinkat(self.dir(), &path, rustix::fs::AtFlags::empty()));
         Ok(removed.with_context(|| format!("removing tag {tag}"))?.is_some())
     }
@@ -58,8 +70,13 @@ pub(super) fn check(tag: &str) -> Result<(), Failure> {
 }
 
 /// The file name of a tag, as composefs-oci encodes it.
-fn encoded(tag: &str) -> String {
+pub(super) fn encoded(tag: &str) -> String {
     tag.replace('%', "%25").replace('/', "%2F")
+}
+
+/// The tag of a file name.
+pub(super) fn decoded(name: &str) -> String {
+    name.replace("%2F", "/").replace("%25", "%")
 }
 
 #[cfg(test)]

@@ -111,6 +111,11 @@ pub fn home() -> Option<std::path::PathBuf> {
     std::env::home_dir().filter(|home| home.is_absolute())
 }
 
+/// A variable by which foreign programs are told where their configuration is.
+pub fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
 fn shown(argv: &[OsString]) -> String {
     argv.iter().map(|a| a.display().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -89,7 +89,11 @@ impl Machine {
 
     /// What the first boot of a root does to its deployment.
     pub fn boot(&self, id: &ImageId) {
-        let _ = std::fs::remove_file(self.root.join(format!("sysroot/state/deploy/{id}/etc-from.json")));
+        let deployment = self.root.join(format!("sysroot/state/deploy/{id}"));
+        for part in ["etc/upper", "etc/work"] {
+            std::fs::create_dir_all(deployment.join(part)).unwrap();
+        }
+        let _ = std::fs::remove_file(deployment.join("etc-from.json"));
     }
 
     /// The reference of a tag.

@@ -10,6 +10,7 @@ use super::{Options, Report};
 use crate::calendar;
 use crate::config::Policy;
 use crate::deploy::{AutoUpdate, Outcome, StagedByUs};
+use crate::image_id::ImageId;
 use crate::ops::health;
 use crate::ops::host::Host;
 use crate::ops::upgrade::{self, Until};
@@ -32,9 +33,10 @@ pub fn run(host: &Host, next: &Next, options: &Options, progress: &Arc<dyn Progr
         progress.note(format!("{reason}; it is put aside, and a new record begins"));
     }
     let mut work = Work { host, options, progress, kept: record.clone(), record };
-    work.adopt(&host.system()?);
+    work.refresh(&host.system()?);
     let outcome = if *next == Next::Try { Some(work.attempt()?) } else { None };
     let system = host.system()?;
+    work.refresh(&system);
     let restart = work.settle(&system)?;
     Ok(work.report(&system, outcome, restart))
 }
@@ -74,10 +76,10 @@ impl Work<'_> {
             }
             Err(error) => {
                 (self.record.outcome, self.record.error) = (Some(Outcome::Failed), Some(format!("{error:#}")));
-                if let Err(unkept) = self.host.system().and_then(|system| {
-                    self.adopt(&system);
-                    self.keep("record outcome")
-                }) {
+                if let Ok(system) = self.host.system() {
+                    self.refresh(&system);
+                }
+                if let Err(unkept) = self.keep("record outcome") {
                     self.progress.note(format!("{unkept:#}"));
                 }
             }
@@ -101,7 +103,7 @@ impl Work<'_> {
         Ok(match done.outcome {
             upgrade::Outcome::Staged => {
                 let id = done.staged.context("finding out which root was staged")?;
-                self.record.staged = Some(StagedByUs { id, since: (self.options.clock)(), restarted_in: None });
+                self.note_staged(id);
                 Outcome::Staged
             }
             upgrade::Outcome::Downloaded => Outcome::Downloaded,
@@ -122,27 +124,35 @@ impl Work<'_> {
         Ok(report)
     }
 
-    /// A try that was cut may have staged what it was about to stage.
-    fn adopt(&mut self, system: &System) {
-        let Some(manifest) = self.record.staging.take() else { return };
-        let staged = system.staged().map(|entry| &entry.image);
-        let ours = staged.filter(|id| system.origin(id).is_ok_and(|origin| origin.manifest_digest == manifest));
-        if let Some(id) = ours {
-            self.record.staged = Some(StagedByUs { id: id.clone(), since: (self.options.clock)(), restarted_in: None });
-        }
+    /// Notes a root that was staged by this verb. Where one has been waiting already, the wait is theirs: on a tag that moves often it would never end.
+    fn note_staged(&mut self, id: ImageId) {
+        let since = self.record.staged.as_ref().and_then(|waiting| waiting.since).or((self.options.clock)());
+        self.record.staged = Some(StagedByUs { id, since, restarted_in: None });
     }
 
-    /// Brings the record up to date with what boots next, and decides about a restart; that is on record before it happens, so that a machine on which something
-    /// else comes up is not restarted for ever.
-    fn settle(&mut self, system: &System) -> Result<Restart> {
-        let update = &self.host.config().update;
+    /// Brings the record up to date with what boots next.
+    fn refresh(&mut self, system: &System) {
+        let next = next(system);
+        // A try that was cut may have staged what it was about to stage.
+        if let Some(manifest) = self.record.staging.take()
+            && let Some(id) = next.filter(|id| system.origin(id).is_ok_and(|origin| origin.manifest_digest == manifest))
+            && self.record.staged.as_ref().is_none_or(|staged| staged.id != *id)
+        {
+            self.note_staged(id.clone());
+        }
         let now = (self.options.clock)();
-        let next = system.staged().filter(|entry| system.can_boot(entry)).map(|entry| &entry.image);
         self.record.staged = self.record.staged.take().filter(|staged| Some(&staged.id) == next).map(|staged| {
             // A clock that was set since, or set back, begins the wait anew.
             let since = staged.since.filter(|since| now.is_none_or(|now| *since <= now)).or(now);
             StagedByUs { since, ..staged }
         });
+    }
+
+    /// Decides about a restart; that is on record before it happens, so that a machine on which something else comes up is not restarted for ever.
+    fn settle(&mut self, system: &System) -> Result<Restart> {
+        let update = &self.host.config().update;
+        let now = (self.options.clock)();
+        let next = next(system);
         let busy = match next {
             Some(_) if update.policy == Policy::Apply => self.look()?,
             _ => Busy::default(),
@@ -173,4 +183,9 @@ impl Work<'_> {
         let staged = system.staged().map(|entry| entry.image.clone());
         Report { policy: update.policy, outcome, image, manifest_digest, os_version, staged, restart, next_try }
     }
+}
+
+/// The root that waits for a restart, if it can boot.
+fn next(system: &System) -> Option<&ImageId> {
+    system.staged().filter(|entry| system.can_boot(entry)).map(|entry| &entry.image)
 }

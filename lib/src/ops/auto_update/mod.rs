@@ -21,6 +21,7 @@ use serde::Serialize;
 use super::host::Access;
 use crate::config::{Policy, Update};
 use crate::deploy::{Deployments, Outcome};
+use crate::error::{Failure, FailureKind};
 use crate::image::SourceOptions;
 use crate::image_id::ImageId;
 use crate::sys::dir;
@@ -81,12 +82,16 @@ impl Report {
 ///
 /// # Errors
 ///
-/// [`crate::error::FailureKind::NotAHost`] where there is no state directory.
+/// [`FailureKind::NotAHost`] where there is no physical root, or no state directory in it.
 pub fn due(root: impl AsFd, physical_root: &str, update: &Update, options: &Options) -> Result<Next> {
     if update.policy == Policy::None {
         return Ok(Next::Off);
     }
-    let physical_root = dir::open(root, physical_root).with_context(|| format!("opening {physical_root}"))?;
+    let opened = dir::open_optional(root, physical_root).with_context(|| format!("opening {physical_root}"))?;
+    let physical_root = opened.ok_or_else(|| {
+        let message = format!("opening {physical_root}: no such directory (expected the physical root of a machine)");
+        Failure::new(FailureKind::NotAHost, message).hint("automatic updates are for a machine that selkie installed")
+    })?;
     let (record, _) = Deployments::open(physical_root)?.auto_update();
     Ok(next(update, &record, (options.clock)(), options.now))
 }

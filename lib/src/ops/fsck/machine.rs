@@ -1,11 +1,24 @@
 //! The machine around the repository: deployments, boot entries, kernels on the ESP, boot counters.
+//!
+//! [`facts`] reads, [`decide`](decide::decide) says what is wrong and what would mend it, [`mend`] does that. A repair decides again before each
+//! action, so that it never works on what an action before has changed.
 
-use anyhow::Result;
+mod decide;
+mod deployments;
+mod entries;
+mod facts;
+mod kernels;
+mod mend;
+mod standing;
 
-use super::finding::Finding;
+use anyhow::{Result, bail};
+
+use super::Options;
 use super::target::Target;
+use crate::finding::Finding;
 use crate::progress::Progress;
 use crate::store::Store;
+use facts::Facts;
 
 /// What a look at the machine gives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,12 +34,25 @@ pub(super) struct Look {
 }
 
 /// Looks at the machine. Changes nothing. `store` is `None` where the repository cannot be opened.
-pub(super) fn check(_target: &Target, _store: Option<&Store>) -> Result<Look> {
-    Ok(Look::default())
+pub(super) fn check(target: &Target, store: Option<&Store>) -> Result<Look> {
+    let facts = Facts::read(target, store);
+    Ok(Look {
+        findings: decide::decide(&facts).into_iter().map(|decided| decided.finding).collect(),
+        deployments: facts.state.as_ref().map_or(0, |state| state.deployments.len() as u64),
+        entries: facts.place.as_ref().map_or(0, |place| place.entries.len() as u64),
+        unchecked: facts.unchecked,
+    })
 }
 
 /// Repairs one finding of [`check`], after all of the repository were repaired. An error leaves this one as it was; the others are tried
 /// all the same. That it worked is known by a second look, which the verb takes when all are done.
-pub(super) fn repair(_target: &Target, _store: &Store, finding: &Finding, _progress: &dyn Progress) -> Result<()> {
-    anyhow::bail!("no way to repair {} is known", finding.name)
+pub(super) fn repair(target: &Target, store: &Store, finding: &Finding, options: &Options, progress: &dyn Progress) -> Result<()> {
+    let facts = Facts::read(target, Some(store));
+    let now = decide::decide(&facts).into_iter().find(|decided| decided.finding.subject() == finding.subject());
+    // What was mended before may have mended this, too.
+    let Some(now) = now else { return Ok(()) };
+    match &now.action {
+        Some(action) => mend::Mend { target, store, options, facts: &facts, progress }.apply(action),
+        None => bail!("{}", now.finding.message),
+    }
 }

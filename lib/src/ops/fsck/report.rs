@@ -24,6 +24,21 @@ pub struct Checked {
     pub entries: u64,
 }
 
+impl Checked {
+    /// The larger of each number: a later look reads less, and sees more of what an earlier one could not reach.
+    pub(super) fn or_more(&self, other: &Self) -> Self {
+        Self {
+            objects: self.objects.max(other.objects),
+            bytes: self.bytes.max(other.bytes),
+            images: self.images.max(other.images),
+            streams: self.streams.max(other.streams),
+            tags: self.tags.max(other.tags),
+            deployments: self.deployments.max(other.deployments),
+            entries: self.entries.max(other.entries),
+        }
+    }
+}
+
 /// How the bytes of a layer were fetched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -46,6 +61,8 @@ pub struct Fetched {
     pub means: Means,
     /// Bytes that were fetched.
     pub bytes: u64,
+    /// Why it was the whole layer.
+    pub reason: Option<String>,
 }
 
 /// The answer in a word. Decides the exit code.

@@ -1,68 +1,94 @@
-//! The repository side: what the store found, as findings, and their repair.
+//! The repository side of a check: what the store found, and what the deployments need of it.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::report::{Checked, Fetched};
+use super::report::Checked;
 use super::target::Target;
-use super::{Key, Options};
-use crate::finding::Finding;
+use crate::error::{Failure, FailureKind};
+use crate::finding::{Damage, Finding, Kind, Remedy};
+use crate::ops::prune;
 use crate::progress::Progress;
 use crate::store::Store;
+use crate::store::fsck::{self, Inspect, Inspection, Metadata};
 
 /// What a look at the repository gives.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// The repository, where it can be opened.
     pub(super) store: Option<Store>,
+    /// What the store says.
+    pub(super) inspection: Inspection,
     /// What is damaged.
     pub(super) findings: Vec<Finding>,
     /// What was looked at.
     pub(super) checked: Checked,
     /// What could not be looked at, and why.
     pub(super) unchecked: Vec<String>,
+    /// Deployments whose images have lost their tags, with their manifests, where the repository has them.
+    pub(super) untagged: Vec<(String, Option<String>)>,
 }
 
 /// Refuses where a repair would do damage: the file system or the kernel cannot do what the repository needs.
-pub(super) fn require_repairable(_target: &Target) -> Result<()> {
+pub(super) fn require_repairable(target: &Target) -> Result<()> {
+    let entries = target.boot().and_then(|boot| boot.place().entries()).unwrap_or_default();
+    fsck::require_repairable(target.sysroot(), entries.iter().any(|entry| entry.verity_required))
+}
+
+/// Looks at everything. Changes nothing. What an earlier look found well is not read again.
+///
+/// # Errors
+///
+/// There is no repository, it is of a format that is not ours, or the kernel cannot read it.
+pub(super) fn check(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> Result<Look> {
+    let mut look = Look::default();
+    match fsck::check_metadata(target.sysroot())? {
+        Metadata::Readable(findings) => look.findings = findings,
+        Metadata::Damaged(finding) => {
+            look.unchecked.push(format!("the repository, as its {} is damaged", finding.name));
+            look.findings.push(finding);
+            return Ok(look);
+        }
+        Metadata::NoRepository => {
+            let failure = Failure::new(FailureKind::NotFound, "checking the repository: there is none on the root file system");
+            return Err(failure.hint("`selkie disk` makes a machine; without its repository there is nothing to repair").into());
+        }
+    }
+    progress.phase("checking the repository".to_owned());
+    let (store, known) = before.map_or((None, None), |before| (before.store, Some(before.inspection)));
+    let store = store.map_or_else(|| target.store(), Ok)?;
+    inspect(target, &store, known.as_ref(), progress, &mut look)?;
+    look.store = Some(store);
+    Ok(look)
+}
+
+fn inspect(target: &Target, store: &Store, known: Option<&Inspection>, progress: &Arc<dyn Progress>, look: &mut Look) -> Result<()> {
+    let listing = target.deployments().and_then(|deployments| deployments.list());
+    let mut options = Inspect { manifests: Vec::new(), own_tags: prune::TAG, all_known: listing.is_ok() };
+    let mut found = store.inspect(&options, known, progress.as_ref())?;
+    let (objects, bytes) = (found.objects, found.bytes);
+    let tags: BTreeSet<String> = store.tags_named()?;
+    for deployment in listing.unwrap_or_default().found {
+        let tag = prune::tag(&deployment.id);
+        if tags.contains(&tag) {
+            continue;
+        }
+        let here = found.boots.iter().find(|(_, image)| *image == deployment.id).map(|(manifest, _)| manifest.clone());
+        let wanted = here.clone().or_else(|| deployment.origin.as_ref().ok().map(|origin| origin.manifest_digest.clone()));
+        options.manifests.extend(wanted);
+        let remedy = if here.is_some() { Remedy::Rebuild } else { Remedy::Follows };
+        let message = "the image of this deployment has no name, and the next garbage collection would take it";
+        look.findings.push(Finding::new(Kind::Tag, tag.clone(), Damage::Missing, message, remedy));
+        look.untagged.push((tag, here));
+    }
+    if !options.manifests.is_empty() {
+        found = store.inspect(&options, Some(&found), progress.as_ref())?;
+    }
+    look.findings.append(&mut found.findings);
+    let Inspection { images, streams, tags, .. } = found;
+    look.checked = Checked { objects, bytes, images, streams, tags, ..Checked::default() };
+    look.inspection = found;
     Ok(())
-}
-
-/// Looks at everything. Changes nothing.
-pub(super) fn check(target: &Target, _progress: &Arc<dyn Progress>) -> Result<Look> {
-    Ok(Look { store: Some(target.store()?), ..Look::default() })
-}
-
-/// Looks again at what was found, and at all that needs it.
-pub(super) fn again(target: &Target, look: &mut Look, _found: &[Finding], progress: &Arc<dyn Progress>) -> Result<Vec<Finding>> {
-    *look = check(target, progress)?;
-    Ok(std::mem::take(&mut look.findings))
-}
-
-/// A repair of the repository under way.
-pub(super) struct Repair<'l> {
-    look: &'l mut Look,
-}
-
-impl<'l> Repair<'l> {
-    pub(super) fn new(_target: &Target, look: &'l mut Look, _options: &Options, _progress: &Arc<dyn Progress>) -> Result<Self> {
-        Ok(Self { look })
-    }
-
-    /// The repository, as soon as it can be opened.
-    pub(super) fn store(&self) -> Option<&Store> {
-        self.look.store.as_ref()
-    }
-
-    /// Repairs findings in this order: why those that are left are left.
-    pub(super) fn apply(&mut self, plan: &[&Finding]) -> Result<HashMap<Key, String>> {
-        Ok(plan.iter().map(|finding| (super::key(finding), "no way to repair it is known".to_owned())).collect())
-    }
-
-    /// Ends the programs that served images: what was fetched.
-    pub(super) fn finish(self) -> Result<Vec<Fetched>> {
-        Ok(Vec::new())
-    }
 }

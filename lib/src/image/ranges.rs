@@ -1,0 +1,209 @@
+//! Single files of a layer, with as few bytes fetched as can be: by ranges of the blob where the layer has a table of contents and its
+//! source allows ranges, else by reading the whole layer.
+//!
+//! Ranges are an economy and never a condition: whatever goes wrong with them is a reason to read the whole layer as always. What comes by
+//! ranges is not covered by the digest of the blob, so only the receiver can say that it is the file that was wanted.
+
+use std::collections::HashMap;
+use std::fs::File as StdFile;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use oci_spec::image::ImageManifest;
+
+use super::chunked::{FOOTER, File, Position, Ranged, Table, Trouble, copy, exactly};
+use super::manifest::Resolved;
+use super::registry;
+
+/// A regular file of a layer that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its path in the layer's tar, not that of a hard link to it; what stands before and after in tar files (`./`, `/`) makes no difference.
+    pub path: PathBuf,
+    /// Its size in bytes. One of another size is not what is wanted.
+    pub size: u64,
+}
+
+/// Where the contents of files go.
+pub trait Receiver: Send {
+    /// The content of a file follows, counted as in the list of those that are wanted. Where a file was started and not ended before,
+    /// what came of it is void.
+    ///
+    /// # Errors
+    ///
+    /// Those end the whole fetch, as do those of the other functions.
+    fn start(&mut self, file: usize) -> Result<()>;
+
+    /// Takes the next bytes of the file that was started last.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    fn write(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// That was all of the file. Answers whether it is the one that was wanted, by a digest of which the layer's table knows nothing.
+    ///
+    /// # Errors
+    ///
+    /// As above; a wrong digest is not an error but `false`.
+    fn end(&mut self) -> Result<bool>;
+}
+
+/// How files were fetched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// By ranges of the blob; nothing else was fetched.
+    Ranges,
+    /// As the whole layer, for this reason.
+    WholeLayer(String),
+}
+
+/// What fetching files took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// How.
+    pub way: Way,
+    /// Bytes of the blob that were fetched for contents, by ranges or as the whole.
+    pub bytes: u64,
+    /// Bytes of the blob that were fetched for its table of contents.
+    pub table_bytes: u64,
+    /// The files that are not in the layer, or not so that the receiver would have them; counted as in the list.
+    pub missing: Vec<usize>,
+}
+
+/// What was had by ranges.
+pub(super) struct Ranges {
+    /// Bytes of contents and of the table.
+    pub(super) bytes: u64,
+    pub(super) table_bytes: u64,
+    /// The files that are still wanted, and why.
+    pub(super) left: Vec<usize>,
+    pub(super) reason: Option<String>,
+}
+
+/// Fetches `wanted` by ranges, as many as can be had so.
+///
+/// # Errors
+///
+/// Those of the receiver only.
+pub(super) fn fetch<B: Ranged>(
+    blob: Result<B, String>,
+    annotations: &HashMap<String, String>,
+    wanted: &[Wanted],
+    receiver: &mut dyn Receiver,
+) -> Result<Ranges> {
+    let mut ranges = Ranges { bytes: 0, table_bytes: 0, left: (0..wanted.len()).collect(), reason: None };
+    let opened = blob.and_then(|mut blob| Ok((table(&mut blob, annotations, &mut ranges.table_bytes)?, blob)));
+    let (table, mut blob) = match opened {
+        Ok(opened) => opened,
+        Err(reason) => return Ok(Ranges { reason: Some(reason), ..ranges }),
+    };
+    for (number, file) in wanted.iter().enumerate() {
+        match one(&mut blob, &table, file, number, &mut ranges.bytes, receiver) {
+            Ok(()) => ranges.left.retain(|left| *left != number),
+            Err(Trouble::Blob(reason)) => ranges.reason = Some(format!("{}: {reason}", file.path.display())),
+            Err(Trouble::Receiver(error)) => return Err(error),
+        }
+    }
+    Ok(ranges)
+}
+
+fn one<B: Ranged>(
+    blob: &mut B,
+    table: &Table,
+    wanted: &Wanted,
+    number: usize,
+    fetched: &mut u64,
+    receiver: &mut dyn Receiver,
+) -> Result<(), Trouble> {
+    use std::os::unix::ffi::OsStrExt;
+    let file: &File = table.find(wanted.path.as_os_str().as_bytes()).map_err(|e| Trouble::Blob(e.to_string()))?;
+    if file.size != wanted.size {
+        return Err(Trouble::Blob(format!("the table of contents says that it has {} bytes (expected {})", file.size, wanted.size)));
+    }
+    receiver.start(number).map_err(Trouble::Receiver)?;
+    copy(blob, file, fetched, &mut |bytes| receiver.write(bytes))?;
+    if receiver.end().map_err(Trouble::Receiver)? {
+        return Ok(());
+    }
+    Err(Trouble::Blob("what the table of contents leads to is not the file that was wanted".into()))
+}
+
+/// The table of contents of a blob, or why there is none. Counts the bytes that were fetched for it.
+fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, String> {
+    let size = blob.size();
+    let mut position = Position::of_annotations(annotations, size).map_err(|e| e.to_string())?;
+    if position.is_none() {
+        let length = FOOTER.min(size);
+        *fetched += length;
+        position = Position::of_footer(&bytes(blob, size - length, length)?, size).map_err(|e| e.to_string())?;
+    }
+    let position = position.ok_or("the layer has no table of contents")?;
+    *fetched += position.size;
+    let compressed = bytes(blob, position.offset, position.size)?;
+    position.verify(&compressed).map_err(|e| e.to_string())?;
+    let json = decompress(&compressed, position.uncompressed).map_err(|e| format!("its table of contents: {e}"))?;
+    Table::parse(&json, position.offset).map_err(|e| e.to_string())
+}
+
+fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, String> {
+    // Bounded by whoever knows what is there.
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
+    blob.range(offset, length).and_then(|mut range| range.read_to_end(&mut bytes)).map_err(|e| e.to_string())?;
+    Ok(bytes)
+}
+
+/// Decompresses what has to be `size` bytes then.
+fn decompress(compressed: &[u8], size: u64) -> io::Result<Vec<u8>> {
+    let mut json = Vec::new();
+    zstd::stream::read::Decoder::with_buffer(compressed)?.take(size + 1).read_to_end(&mut json)?;
+    if json.len() as u64 != size {
+        let found =
+            if json.len() as u64 > size { "it has more bytes when uncompressed".into() } else { format!("it has {} bytes", json.len()) };
+        return Err(io::Error::other(format!("{found} (expected {size})")));
+    }
+    Ok(json)
+}
+
+/// The annotations of layer `index`, which the digest of the manifest covers.
+pub(super) fn annotations(resolved: &Resolved, index: usize) -> Result<HashMap<String, String>> {
+    let manifest = ImageManifest::from_reader(resolved.manifest.as_slice()).context("reading the manifest")?;
+    Ok(manifest.layers().get(index).and_then(|layer| layer.annotations().clone()).unwrap_or_default())
+}
+
+/// A blob in a layout or in a registry.
+pub(super) enum RangedBlob {
+    File(StdFile, u64),
+    Registry(registry::Blob),
+}
+
+impl Ranged for RangedBlob {
+    fn size(&self) -> u64 {
+        match self {
+            Self::File(_, size) => *size,
+            Self::Registry(blob) => blob.size(),
+        }
+    }
+
+    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
+        match self {
+            Self::File(file, _) => Ok(Box::new(exactly(At { file, offset }, length))),
+            Self::Registry(blob) => Ok(Box::new(exactly(blob.range(offset, length)?, length))),
+        }
+    }
+}
+
+struct At<'a> {
+    file: &'a StdFile,
+    offset: u64,
+}
+
+impl Read for At<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buffer, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}

@@ -1,0 +1,263 @@
+//! The HTTP client: one registry or mirror, one repository. Ranges of blobs and nothing else.
+//!
+//! Credentials go to the registry and to the place that it names for tokens, never to where a redirect leads. The body of an answer is
+//! read only where it is the range that was asked for.
+
+use std::io::{self, Read};
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::http::{StatusCode, Uri};
+use ureq::{Agent, Body, BodyReader, http::Response};
+
+use super::auth::{self, Basic};
+use super::challenge::{self, Challenge};
+use super::conf::Endpoint;
+use super::places::Places;
+use super::{Unusable, certs};
+
+/// How long a registry may take to be reached, and to answer.
+const CONNECT: Duration = Duration::from_secs(20);
+const ANSWER: Duration = Duration::from_secs(60);
+/// How long nothing at all may come.
+const STALL: Duration = Duration::from_secs(30);
+
+/// More redirects than these are a circle. Real ones are one: to the store of the blobs.
+const MAX_REDIRECTS: usize = 5;
+
+/// Largest answer with a token in it, in bytes.
+const MAX_TOKEN: u64 = 1 << 20;
+
+/// A registry and what it takes to ask it.
+pub(super) struct Client {
+    agent: Agent,
+    host: String,
+    repository: String,
+    insecure: bool,
+    credentials: Option<Basic>,
+    session: Option<Session>,
+}
+
+/// What was agreed upon with the registry.
+struct Session {
+    /// `https://HOST`, or `http://HOST` where that is allowed and all there is.
+    base: String,
+    challenge: Option<Challenge>,
+    /// The Authorization header to send.
+    authorization: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+impl Client {
+    /// Reads credentials and certificates for `endpoint`. Connects to nothing yet.
+    pub(super) fn new(places: &Places, endpoint: &Endpoint, insecure: bool) -> Result<Self, Unusable> {
+        let config = Agent::config_builder()
+            .tls_config(certs::tls(&places.certs, &endpoint.host, insecure)?)
+            .proxy(None)
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .timeout_resolve(Some(CONNECT))
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(ANSWER))
+            .timeout_per_read(Some(STALL))
+            .timeout_per_write(Some(STALL))
+            .user_agent(concat!("selkie/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Ok(Self {
+            agent: config.into(),
+            host: endpoint.host.clone(),
+            repository: endpoint.repository.clone(),
+            insecure,
+            credentials: auth::find(&places.auth, endpoint)?,
+            session: None,
+        })
+    }
+
+    /// The registry, for people.
+    pub(super) fn name(&self) -> &str {
+        &self.host
+    }
+
+    /// A reader of bytes `offset..offset + length` of the blob `digest` of `size` bytes. It ends early where the connection does.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry gives anything but this range.
+    pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read>, Unusable> {
+        if self.session.is_none() {
+            self.session = Some(self.connect()?);
+        }
+        let mut answer = self.ask(digest, offset, length)?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            // The token was none for this, or is too old.
+            let challenge = challenge_of(&answer);
+            drop(answer);
+            self.authorize(challenge)?;
+            answer = self.ask(digest, offset, length)?;
+        }
+        check(&answer, size, offset, length)?;
+        Ok(Box::new(Answer(answer.into_body().into_reader())))
+    }
+
+    /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.
+    fn connect(&self) -> Result<Session, Unusable> {
+        // Docker's images have another name than their registry.
+        let host = if self.host == "docker.io" { "registry-1.docker.io" } else { &self.host };
+        let schemes = if self.insecure { &["https", "http"][..] } else { &["https"] };
+        let mut failed = Vec::new();
+        for scheme in schemes {
+            let base = format!("{scheme}://{host}");
+            match self.get(&format!("{base}/v2/"), None, None) {
+                Ok(answer) if matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED) => {
+                    let mut session = Session { base, challenge: challenge_of(&answer), authorization: None };
+                    drop(answer);
+                    session.authorization = self.authorization(&session)?;
+                    return Ok(session);
+                }
+                Ok(answer) => failed.push(format!("{base}/v2/ answers {}", answer.status())),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        Err(Unusable::new(failed.join(", ")))
+    }
+
+    fn authorize(&mut self, challenge: Option<Challenge>) -> Result<(), Unusable> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        let mut session = Session { challenge: challenge.or(session.challenge), ..session };
+        session.authorization = self.authorization(&session)?;
+        self.session = Some(session);
+        Ok(())
+    }
+
+    /// The Authorization header that a challenge calls for.
+    fn authorization(&self, session: &Session) -> Result<Option<String>, Unusable> {
+        match &session.challenge {
+            None => Ok(None),
+            Some(Challenge::Basic) => Ok(self.credentials.as_ref().map(Basic::header)),
+            Some(Challenge::Bearer { realm, service, scope }) => {
+                let own = format!("repository:{}:pull", self.repository);
+                let scope = scope.as_ref().filter(|scope| scope.starts_with("repository:")).unwrap_or(&own);
+                self.token(session, realm, service.as_deref(), scope).map(Some)
+            }
+        }
+    }
+
+    fn token(&self, session: &Session, realm: &str, service: Option<&str>, scope: &str) -> Result<String, Unusable> {
+        let uri = url(realm)?;
+        if session.base.starts_with("https:") && uri.scheme_str() != Some("https") {
+            return Err(Unusable::new("the place for tokens is not reached by https"));
+        }
+        let mut request = self.agent.get(uri).query("scope", scope);
+        if let Some(service) = service {
+            request = request.query("service", service);
+        }
+        if let Some(credentials) = &self.credentials {
+            request = request.header("authorization", credentials.header());
+        }
+        let mut answer = request.call().map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
+        if answer.status() != StatusCode::OK {
+            return Err(Unusable::new(format!("asking for a token: the answer is {}", answer.status())));
+        }
+        let body = answer.body_mut().with_config().limit(MAX_TOKEN).read_to_vec();
+        let body = body.map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
+        // Not the words of serde, which quote values: those are secret here.
+        let token: Option<Token> = serde_json::from_slice(&body).ok();
+        let token = token.and_then(|t| t.token.filter(|t| !t.is_empty()).or(t.access_token)).filter(|t| !t.is_empty());
+        token.map(|token| format!("Bearer {token}")).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
+    }
+
+    /// Asks for a range and follows redirects.
+    fn ask(&self, digest: &str, offset: u64, length: u64) -> Result<Response<Body>, Unusable> {
+        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
+        let range = format!("bytes={offset}-{}", offset + length - 1);
+        let mut at = url(&format!("{}/v2/{}/blobs/{digest}", session.base, self.repository))?;
+        let home = at.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let trusted = at.scheme() == home.scheme() && at.authority() == home.authority();
+            let authorization = session.authorization.as_deref().filter(|_| trusted);
+            let answer = self.get(&at.to_string(), authorization, Some(&range))?;
+            if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(answer);
+            }
+            let location = answer.headers().get("location").and_then(|l| l.to_str().ok());
+            let to = location.ok_or_else(|| Unusable::new(format!("the answer is {} without a location", answer.status())))?;
+            at = follow(&at, to)?;
+            if home.scheme_str() == Some("https") && at.scheme_str() != Some("https") {
+                return Err(Unusable::new("a redirect leads away from https"));
+            }
+        }
+        Err(Unusable::new(format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    fn get(&self, url: &str, authorization: Option<&str>, range: Option<&str>) -> Result<Response<Body>, Unusable> {
+        // What is compressed on the way would have other ranges.
+        let mut request = self.agent.get(url).header("accept-encoding", "identity");
+        if let Some(authorization) = authorization {
+            request = request.header("authorization", authorization);
+        }
+        if let Some(range) = range {
+            request = request.header("range", range);
+        }
+        request.call().map_err(|e| Unusable::new(e.to_string()))
+    }
+}
+
+/// The body of an answer, with errors that say so.
+struct Answer(BodyReader<'static>);
+
+impl Read for Answer {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).map_err(|e| io::Error::new(e.kind(), format!("reading the answer: {e}")))
+    }
+}
+
+fn challenge_of(answer: &Response<Body>) -> Option<Challenge> {
+    let headers = answer.headers().get_all("www-authenticate").iter();
+    let all: Vec<Challenge> = headers.filter_map(|header| challenge::parse(header.to_str().ok()?)).collect();
+    all.iter().find(|c| **c != Challenge::Basic).or(all.first()).cloned()
+}
+
+/// Whether an answer is the range that was asked for.
+fn check(answer: &Response<Body>, size: u64, offset: u64, length: u64) -> Result<(), Unusable> {
+    match answer.status() {
+        StatusCode::PARTIAL_CONTENT => {}
+        StatusCode::OK => return Err(Unusable::new("the registry allows no ranges: it answers with the whole blob")),
+        status => return Err(Unusable::new(format!("the answer is {status} (expected 206)"))),
+    }
+    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+    let (found, last) = (header("content-range").unwrap_or_default(), offset + length - 1);
+    let expected = [size.to_string(), "*".to_owned()].map(|total| format!("bytes {offset}-{last}/{total}"));
+    if !expected.contains(&found.trim().to_owned()) {
+        return Err(Unusable::new(format!("the answer has the range {found:?} (expected {:?})", expected[0])));
+    }
+    if header("content-encoding").is_some_and(|encoding| encoding != "identity") {
+        return Err(Unusable::new("the answer is compressed once more"));
+    }
+    match header("content-length") {
+        Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
+        _ => Ok(()),
+    }
+}
+
+fn url(text: &str) -> Result<Uri, Unusable> {
+    let uri: Option<Uri> = text.parse().ok();
+    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some());
+    uri.ok_or_else(|| Unusable::new(format!("{text:?} is not a URL that is understood")))
+}
+
+/// Where a redirect from `from` leads.
+fn follow(from: &Uri, to: &str) -> Result<Uri, Unusable> {
+    let (scheme, authority) = (from.scheme_str().unwrap_or_default(), from.authority().map_or("", |a| a.as_str()));
+    if to.starts_with("//") {
+        return url(&format!("{scheme}:{to}"));
+    }
+    if to.starts_with('/') {
+        return url(&format!("{scheme}://{authority}{to}"));
+    }
+    url(to)
+}

@@ -1,0 +1,194 @@
+//! What leads to what: from the names that people gave to manifests, configurations, layers, images and objects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use anyhow::Result;
+use composefs::fsverity::FsVerityHashValue;
+use composefs::repository::Repository;
+use composefs_oci::BOOT_IMAGE_REF_KEY_V1;
+
+use super::contents::{self, CONFIG, Facts, LAYER, MANIFEST};
+use super::links::{Links, Reference, links, references};
+use super::objects::Scan;
+use super::{Inspect, pool, tag_name};
+use crate::image_id::ImageId;
+use crate::store::image_id;
+
+/// Names of images in the tables of configurations begin so.
+const IMAGE: &str = "composefs.image";
+/// Names of configurations in the tables of manifests begin so.
+const CONFIG_KEY: &str = "config:";
+
+/// A place in the repository that something must be at.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Stream(String),
+    Image(String),
+}
+
+impl Place {
+    pub(super) fn path(&self) -> String {
+        match self {
+            Self::Stream(name) => format!("streams/{name}"),
+            Self::Image(name) => format!("images/{name}"),
+        }
+    }
+}
+
+/// The repository, read.
+pub(super) struct Graph<H> {
+    pub(super) streams: Links<H>,
+    pub(super) images: Links<H>,
+    pub(super) stream_facts: HashMap<String, Facts<H>>,
+    pub(super) image_facts: HashMap<String, Facts<H>>,
+    /// Names in `streams/refs` and `images/refs`.
+    pub(super) references: Vec<Reference>,
+    pub(super) reached: Reached<H>,
+}
+
+/// What the names lead to.
+#[derive(Debug)]
+pub(super) struct Reached<H> {
+    /// Places that are needed, with the object that each must lead to, where something says so.
+    pub(super) places: BTreeMap<String, (Place, Option<H>)>,
+    /// Objects that are needed.
+    pub(super) objects: HashSet<H>,
+    /// Whether all that is needed could be read, so that nothing else is needed.
+    pub(super) complete: bool,
+}
+
+impl<H: FsVerityHashValue> Graph<H> {
+    pub(super) fn load(repository: &Repository<H>, scan: &Scan<H>, options: &Inspect, hashed: Option<&HashSet<String>>) -> Result<Self> {
+        let (streams, images) = (links(repository, "streams")?, links(repository, "images")?);
+        let mut all = references(repository, "streams")?;
+        all.append(&mut references(repository, "images")?);
+        let items = followed(&streams);
+        let facts = pool::each(
+            &items,
+            || (),
+            |(), (name, id)| {
+                let hash = !hashed.is_some_and(|hashed| hashed.contains(*name));
+                contents::stream(repository, scan, name, id, hash)
+            },
+        )?;
+        let stream_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
+        let items = followed(&images);
+        let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, id))?;
+        let image_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
+        let reached = Reached { places: BTreeMap::new(), objects: HashSet::new(), complete: true };
+        let mut graph = Self { streams, images, stream_facts, image_facts, references: all, reached };
+        graph.reached = graph.reach(options);
+        Ok(graph)
+    }
+
+    /// Follows everything from its beginnings.
+    fn reach(&self, options: &Inspect) -> Reached<H> {
+        let mut reached = Reached { places: BTreeMap::new(), objects: HashSet::new(), complete: options.all_known };
+        let mut open: Vec<(Place, Option<H>)> = Vec::new();
+        open.extend(self.references.iter().filter_map(|reference| {
+            let target = reference.target.clone()?;
+            let stream = reference.path.starts_with("streams/");
+            let wanted = self.exists(stream, &target) || is_own(reference, options);
+            wanted.then(|| (if stream { Place::Stream(target) } else { Place::Image(target) }, None))
+        }));
+        open.extend(options.manifests.iter().map(|digest| (Place::Stream(format!("{MANIFEST}{digest}")), None)));
+        while let Some((place, expected)) = open.pop() {
+            let path = place.path();
+            if let Some((_, known)) = reached.places.get_mut(&path) {
+                if known.is_none() {
+                    *known = expected;
+                }
+                continue;
+            }
+            reached.places.insert(path, (place.clone(), expected));
+            let Some(facts) = self.facts(&place) else {
+                reached.complete = false;
+                continue;
+            };
+            reached.objects.extend(self.target(&place).cloned());
+            reached.objects.extend(facts.objects.iter().cloned());
+            reached.complete &= facts.fault.is_none();
+            open.extend(facts.named.iter().filter_map(|(key, id)| Some((place_of(key, id)?, Some(id.clone())))));
+        }
+        reached.objects.extend(reached.places.values().filter_map(|(_, id)| id.clone()));
+        reached
+    }
+
+    fn exists(&self, stream: bool, name: &str) -> bool {
+        if stream { self.streams.contains_key(name) } else { self.images.contains_key(name) }
+    }
+
+    pub(super) fn facts(&self, place: &Place) -> Option<&Facts<H>> {
+        match place {
+            Place::Stream(name) => self.stream_facts.get(name),
+            Place::Image(name) => self.image_facts.get(name),
+        }
+    }
+
+    /// The object that a place leads to now.
+    pub(super) fn target(&self, place: &Place) -> Option<&H> {
+        let link = match place {
+            Place::Stream(name) => self.streams.get(name),
+            Place::Image(name) => self.images.get(name),
+        };
+        link.and_then(|link| link.as_ref().ok())
+    }
+
+    /// The manifests, each with its configuration's digest.
+    pub(super) fn manifests(&self) -> impl Iterator<Item = (&str, &Facts<H>, Option<&str>)> {
+        self.stream_facts.iter().filter_map(|(name, facts)| {
+            let digest = name.strip_prefix(MANIFEST)?;
+            Some((digest, facts, facts.named.iter().find_map(|(key, _)| key.strip_prefix(CONFIG_KEY))))
+        })
+    }
+
+    /// The layers of each manifest.
+    pub(super) fn layers(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let layers =
+            |facts: &Facts<H>| facts.named.iter().filter(|(key, _)| key.starts_with("sha256:")).map(|(key, _)| key.clone()).collect();
+        self.manifests()
+            .filter(|(_, facts, _)| facts.fault.is_none())
+            .map(|(digest, facts, _)| (digest.to_owned(), layers(facts)))
+            .collect()
+    }
+
+    /// The manifests with the images that they boot.
+    pub(super) fn boots(&self) -> Result<Vec<(String, ImageId)>> {
+        let mut boots = Vec::new();
+        for (digest, _, config) in self.manifests() {
+            let config = config.and_then(|config| self.stream_facts.get(&format!("{CONFIG}{config}")));
+            let image = config.and_then(|facts| facts.named.iter().find(|(key, _)| key == BOOT_IMAGE_REF_KEY_V1));
+            if let Some((_, image)) = image {
+                boots.push((digest.to_owned(), image_id(image)?));
+            }
+        }
+        boots.sort();
+        Ok(boots)
+    }
+
+    /// Streams whose content is that of their names.
+    pub(super) fn hashed(&self) -> HashSet<String> {
+        let well = |(name, facts): (&String, &Facts<H>)| facts.hashed.then(|| name.clone());
+        self.stream_facts.iter().filter_map(well).collect()
+    }
+}
+
+/// Whether a reference is one of those that are always kept.
+pub(super) fn is_own(reference: &Reference, options: &Inspect) -> bool {
+    !options.own_tags.is_empty() && tag_name(&reference.path).starts_with(options.own_tags)
+}
+
+/// Where what a table names has to be.
+fn place_of<H: FsVerityHashValue>(key: &str, id: &H) -> Option<Place> {
+    if key.starts_with(IMAGE) {
+        return Some(Place::Image(id.to_hex()));
+    }
+    if let Some(digest) = key.strip_prefix(CONFIG_KEY) {
+        return Some(Place::Stream(format!("{CONFIG}{digest}")));
+    }
+    key.starts_with("sha256:").then(|| Place::Stream(format!("{LAYER}{key}")))
+}
+
+fn followed<H>(links: &Links<H>) -> Vec<(&String, &H)> {
+    links.iter().filter_map(|(name, id)| Some((name, id.as_ref().ok()?))).collect()
+}
