@@ -1,11 +1,12 @@
-//! Two renderers of the library's events: a bar or plain lines for people, JSON lines for programs. They own the rate limit.
+//! Two renderers of the library's events: bars or plain lines for people, JSON lines for programs. They own the rate limit.
 #![expect(clippy::print_stderr, reason = "this module is the terminal")]
 
+use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle as BarStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle as BarStyle};
 use selkie::progress::{Event, Progress, Silent, Unit};
 
 use crate::output::{Output, ProgressStyle};
@@ -15,7 +16,7 @@ pub fn renderer(output: &Output) -> Arc<dyn Progress> {
     match output.progress {
         ProgressStyle::None => Arc::new(Silent),
         ProgressStyle::Json => Arc::new(JsonLines::default()),
-        ProgressStyle::Auto if std::io::stderr().is_terminal() => Arc::new(Bar::default()),
+        ProgressStyle::Auto if std::io::stderr().is_terminal() => Arc::new(Bars::default()),
         ProgressStyle::Auto | ProgressStyle::Plain => Arc::new(Plain),
     }
 }
@@ -56,43 +57,36 @@ impl Progress for JsonLines {
     }
 }
 
-/// One bar at a time, below the lines of finished phases.
+/// One bar for each item that is on its way, below the lines of finished phases.
 #[derive(Default)]
-struct Bar(Mutex<Option<(String, ProgressBar)>>);
+struct Bars(Mutex<HashMap<String, ProgressBar>>, MultiProgress);
 
-impl Progress for Bar {
+impl Progress for Bars {
     fn event(&self, event: Event) {
-        let Ok(mut current) = self.0.lock() else { return };
+        let Ok(mut bars) = self.0.lock() else { return };
         match event {
             Event::Phase { name } => {
-                clear(&mut current);
+                clear(&mut bars);
                 eprintln!("{name}");
             }
             Event::Note { message } => {
-                clear(&mut current);
-                eprintln!("note: {message}");
+                // Above the bars, which go on.
+                self.1.suspend(|| eprintln!("note: {message}"));
             }
             Event::Step { .. } => {}
             Event::Advance { item, done, total, unit } => {
-                if current.as_ref().is_none_or(|(shown, _)| *shown != item) {
-                    clear(&mut current);
-                    *current = Some((item.clone(), new_bar(&item, total, unit)));
-                }
-                if let Some((_, bar)) = current.as_ref() {
-                    bar.set_position(done);
-                    if done == total {
-                        bar.finish_and_clear();
-                    }
+                let bar = bars.entry(item).or_insert_with_key(|item| self.1.add(new_bar(item, total, unit)));
+                bar.set_position(done);
+                if done == total {
+                    bar.finish_and_clear();
                 }
             }
         }
     }
 }
 
-fn clear(current: &mut Option<(String, ProgressBar)>) {
-    if let Some((_, bar)) = current.take() {
-        bar.finish_and_clear();
-    }
+fn clear(bars: &mut HashMap<String, ProgressBar>) {
+    bars.drain().for_each(|(_, bar)| bar.finish_and_clear());
 }
 
 fn new_bar(item: &str, total: u64, unit: Unit) -> ProgressBar {

@@ -6,6 +6,7 @@ mod crash_common;
 #[path = "crash_common/host.rs"]
 mod crash_host;
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +21,6 @@ use selkie::ops::pull::{self, Repository};
 use selkie::progress::Progress;
 use selkie::store::{Store, Verity};
 use selkie::sys::dir;
-use tokio::io::AsyncReadExt;
 
 #[test]
 fn child() {
@@ -114,7 +114,7 @@ async fn derive(directory: &Path) -> (Source, Derived) {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap().block_on(future)
 }
 
 /// A layout with an image, and where a derived one goes.
@@ -142,7 +142,7 @@ impl Sealed {
             let source = Source::open(&reference.parse().unwrap(), &SourceOptions::default()).await.ok()?;
             for index in 0..source.resolved().layers.len() {
                 let mut layer = source.open_layer(index, silent()).await.unwrap();
-                layer.read_to_end(&mut Vec::new()).await.unwrap_or_else(|e| panic!("{when}: {reference}: {e:#}"));
+                layer.read_to_end(&mut Vec::new()).unwrap_or_else(|e| panic!("{when}: {reference}: {e:#}"));
             }
             let digest = source.resolved().manifest_digest.clone();
             source.close().await.unwrap();

@@ -6,17 +6,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use derive_common::oci::{self, Compression, Layout, read, tar};
+use derive_common::oci::{self, Compression, Layout, read, read_all, tar};
 use derive_common::registry::{Registry, copy, push};
 use derive_common::{Base, check, open, seal, snapshot, top};
 use selkie::image::Written;
 use selkie::progress::{Event, Recorder, Silent};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 
 const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_written_is_what_was_derived_wherever_it_goes() {
     let (base, registry, temp) = (Base::new(&ALL), Registry::start(), tempfile::tempdir().unwrap());
     let at = temp.path().display();
@@ -36,7 +35,7 @@ async fn what_is_written_is_what_was_derived_wherever_it_goes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn every_base_can_be_derived_from() {
     let (base, registry, temp) = (Base::new(&[Compression::Gzip; 2]), Registry::start(), tempfile::tempdir().unwrap());
     let at = temp.path().display();
@@ -59,15 +58,15 @@ async fn every_base_can_be_derived_from() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_are_read_as_they_are_and_verified() {
     let (base, registry) = (Base::new(&ALL), Registry::start());
     push(&["--preserve-digests"], base.layout.path(), "v1", &registry.name("acme/os:v1"));
     for reference in [base.reference(), registry.name("acme/os:v1")] {
         let source = open(&reference).await;
         for (index, layer) in source.resolved().layers.iter().enumerate() {
-            let (mut bytes, recorder) = (Vec::new(), Arc::new(Recorder::default()));
-            source.open_blob(index, recorder.clone()).await.unwrap().read_to_end(&mut bytes).await.unwrap();
+            let recorder = Arc::new(Recorder::default());
+            let bytes = read_all(source.open_blob(index, recorder.clone()).await.unwrap()).await.unwrap();
             assert_eq!(bytes, std::fs::read(base.layout.blob(&layer.digest)).unwrap(), "{reference}, layer {index}");
             let last = recorder.events().pop();
             assert!(matches!(last, Some(Event::Advance { done, total, .. }) if done == layer.size && total == layer.size), "{last:?}");
@@ -77,7 +76,7 @@ async fn blobs_are_read_as_they_are_and_verified() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_digest_stays_through_other_tools_and_the_same_input_gives_it_again() {
     // Other tools compress layers that are not compressed.
     let (base, registry, temp) = (Base::new(&ALL[1..]), Registry::start(), tempfile::tempdir().unwrap());
@@ -98,7 +97,7 @@ async fn the_digest_stays_through_other_tools_and_the_same_input_gives_it_again(
     assert_eq!(std::fs::read(temp.path().join("one.tar")).unwrap(), std::fs::read(temp.path().join("two.tar")).unwrap());
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_derived_image_is_a_base_too() {
     let (base, temp) = (Base::new(&[Compression::Gzip]), tempfile::tempdir().unwrap());
     let (one, two) = (format!("oci:{}/x:one", temp.path().display()), format!("oci:{}/x:two", temp.path().display()));
@@ -118,7 +117,7 @@ async fn a_derived_image_is_a_base_too() {
     assert_eq!(config["rootfs"]["diff_ids"][1], config["rootfs"]["diff_ids"][2]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn of_an_index_the_image_of_this_architecture_is_derived() {
     let mut layout = Layout::new();
     let [amd64, arm64] = ["amd64", "arm64"].map(|a| layout.image(a, &[(Compression::Gzip, tar(a.as_bytes()))]));
@@ -132,7 +131,7 @@ async fn of_an_index_the_image_of_this_architecture_is_derived() {
     assert_eq!(listed["manifests"][1]["platform"], json!({"os": "linux", "architecture": "amd64"}));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layout_keeps_its_other_images_and_its_blobs() {
     let base = Base::new(&[Compression::Gzip, Compression::Zstd]);
     let before = snapshot(base.layout.path());
@@ -154,7 +153,7 @@ async fn a_layout_keeps_its_other_images_and_its_blobs() {
     assert_eq!(index["manifests"].as_array().unwrap().len(), 2);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_blob_in_the_output_is_written_again() {
     let (base, temp) = (Base::new(&[Compression::Gzip]), tempfile::tempdir().unwrap());
     let output = format!("oci:{}/x:v2", temp.path().display());

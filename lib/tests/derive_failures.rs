@@ -26,7 +26,7 @@ async fn kind_of(reference: &str) -> Option<FailureKind> {
     Source::open(&reference.parse().unwrap(), &plain_http()).await.err().map(|e| failure(&e).kind)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_base_leaves_every_output_as_it_was() {
     let (base, registry, temp) = (Base::new(&[Compression::Gzip; 3]), Registry::start(), tempfile::tempdir().unwrap());
     push(&[], base.layout.path(), "v1", &registry.name("acme/os:v1"));
@@ -55,7 +55,7 @@ async fn a_damaged_base_leaves_every_output_as_it_was() {
     assert_eq!(kind_of(&registry.name("acme/new:v2")).await, Some(FailureKind::NotFound));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_refuses_is_told_apart_and_has_no_new_tag() {
     let (base, closed, temp) = (Base::new(&[Compression::Gzip]), Registry::start_closed(), tempfile::tempdir().unwrap());
     let with = |base64| OutputOptions { authfile: Some(closed.authfile(base64)), ..to_plain_http() };
@@ -79,7 +79,7 @@ async fn a_registry_that_refuses_is_told_apart_and_has_no_new_tag() {
     assert_eq!(closed.tag("acme/os", "v2"), derived.manifest_digest);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_line_that_breaks_leaves_the_tag_where_it_was() {
     let (old, new, registry) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Zstd; 2]), Registry::start());
     let (derived, _) = seal(&old.reference(), &registry.name("acme/os:v2")).await.unwrap();
@@ -112,7 +112,7 @@ impl<F: Fn() + Send + Sync> Progress for Meanwhile<F> {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn what_others_write_at_the_same_time_is_seen() {
     let (base, other, registry) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Gzip]), Registry::start());
     let (output, layout) = (registry.name("acme/os:v2"), other.layout.path().to_owned());
@@ -133,7 +133,7 @@ async fn what_others_write_at_the_same_time_is_seen() {
     assert_eq!(snapshot(temp.path()), [(archive, Some(b"of somebody else".to_vec()))]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_that_write_to_the_same_place_do_not_meet() {
     let (base, temp) = (Base::new(&[Compression::Gzip; 2]), tempfile::tempdir().unwrap());
     for output in ["oci:AT/x:v2", "oci-archive:AT/os.tar"] {
@@ -141,7 +141,7 @@ async fn two_that_write_to_the_same_place_do_not_meet() {
         let (from, to) = (base.reference(), output.clone());
         let second = move || {
             let (from, to) = (from.clone(), to.clone());
-            let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             let writing = std::thread::spawn(move || runtime().block_on(refused(&from, &to, &to_plain_http())));
             let failure = writing.join().unwrap();
             assert_eq!(failure.kind, FailureKind::Busy, "{failure}");
@@ -153,7 +153,7 @@ async fn two_that_write_to_the_same_place_do_not_meet() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_is_not_the_base_is_refused() {
     let (one, two, temp) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Zstd]), tempfile::tempdir().unwrap());
     let (one, two) = (open(&one.reference()).await, open(&two.reference()).await);
@@ -215,7 +215,7 @@ fn mount(directory: &Path, size: &str) {
     rustix::mount::mount("tmpfs", directory, "tmpfs", MountFlags::empty(), data.as_c_str()).unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_or_full_file_system_is_told_and_nothing_is_lost() {
     enter_private_namespace().expect("these tests mount file systems: run them as root");
     let (small, large, temp) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Gzip; 5]), tempfile::tempdir().unwrap());
@@ -246,7 +246,7 @@ const TO: &str = "SELKIE_DERIVE_TO";
 const STOP: &str = "SELKIE_DERIVE_STOP";
 
 /// Not a test by itself: what a child does. Without the variables there is nothing to do.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn child() {
     let (Ok(from), Ok(to)) = (std::env::var(FROM), std::env::var(TO)) else { return };
     let killer = Meanwhile {
@@ -271,7 +271,7 @@ fn killed(from: &str, to: &str, stop: usize, scratch: &Path) -> bool {
     aborted
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_moment_the_output_shows_the_old_image_or_the_new_one() {
     let (old, new, registry) = (Base::new(&[Compression::Gzip]), Base::new(&[Compression::Gzip; 2]), Registry::start());
     let mut moments = 0;

@@ -54,10 +54,9 @@ const GOLDEN: [(&str, Algorithm, &str, &str); 4] = [
 
 #[test]
 fn golden_digests() {
-    let runtime = runtime();
     let found = GOLDEN.map(|(name, algorithm, ..)| {
         let layers = if name == "system" { system() } else { labelled() };
-        (name, algorithm, measured(&runtime, &layers, algorithm).unwrap())
+        (name, algorithm, measured(&layers, algorithm).unwrap())
     });
     let found: Vec<_> = found.iter().map(|(name, algorithm, ids)| (*name, *algorithm, ids.image.hex(), ids.boot_image.hex())).collect();
     assert_eq!(found, GOLDEN);
@@ -84,7 +83,7 @@ fn scratch_repository(within: &Path) -> PathBuf {
 
 #[test]
 fn random_layers_give_the_digests_of_a_pull() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let within = temporary();
     let scratch = Scratch::new(within.path(), Algorithm::Sha256).unwrap();
@@ -92,7 +91,7 @@ fn random_layers_give_the_digests_of_a_pull() {
     for round in 0..400 {
         let stack = random.stack();
         let layers = with_base(stack.clone());
-        match (store(&runtime, &repository, &layers, None), measure(&runtime, &scratch, &layers)) {
+        match (store(&repository, &layers, None), measure(&scratch, &layers)) {
             (Ok(stored), Ok(found)) => {
                 assert_eq!(found, ids(&stored), "round {round}: {stack:#?}");
                 good += 1;
@@ -158,14 +157,14 @@ fn odd_layers() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn odd_archives_give_the_digests_or_the_failures_of_a_pull() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let mut good = 0;
     for (name, layer) in odd_layers() {
         for cut in [layer.len(), layer.len() / 2, layer.len().saturating_sub(700)] {
             let layers = vec![tar(&base()), layer[..cut].to_vec()];
-            let stored = store(&runtime, &repository, &layers, None).map(|stored| ids(&stored)).map_err(|e| failure(&e).kind);
-            let found = measured(&runtime, &layers, Algorithm::Sha256).map_err(|e| failure(&e).kind);
+            let stored = store(&repository, &layers, None).map(|stored| ids(&stored)).map_err(|e| failure(&e).kind);
+            let found = measured(&layers, Algorithm::Sha256).map_err(|e| failure(&e).kind);
             assert_eq!(found, stored, "{name}, {cut} bytes");
             good += usize::from(found.is_ok());
         }
@@ -175,7 +174,6 @@ fn odd_archives_give_the_digests_or_the_failures_of_a_pull() {
 
 #[test]
 fn what_would_take_all_memory_or_for_ever_is_refused() {
-    let runtime = runtime();
     let mut large = Vec::new();
     block(&mut large, b'5', b"usr/d", b"", &vec![1; (1 << 20) + 1], 0o755, (0, 0), 0, (0, 0));
     // A sparse file whose map has no end: the parser asks for what it has got.
@@ -184,7 +182,7 @@ fn what_would_take_all_memory_or_for_ever_is_refused() {
     block(&mut endless, b'x', b"pax", b"", &records, 0o644, (0, 0), 0, (0, 0));
     block(&mut endless, b'0', b"usr/x", b"", &[b'1'; 4096], 0o644, (0, 0), 0, (0, 0));
     for (layer, words) in [(large, "1048577 bytes of content and is no file"), (endless, "a header that does not end")] {
-        let found = failure(&measured(&runtime, &[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
+        let found = failure(&measured(&[tar(&base()), layer], Algorithm::Sha256).unwrap_err());
         assert!(found.kind == FailureKind::Unsuitable && found.message.contains(words), "{found}");
     }
 }
@@ -202,7 +200,7 @@ fn policy(at: &str) -> Vec<Entry> {
 
 #[test]
 fn a_policy_is_found_under_other_names() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let files = ["config", "targeted/contexts/files/file_contexts"];
     let links = |from: &str| files.map(|name| hardlink(format!("etc/selinux/{name}"), format!("{from}/{name}")));
@@ -214,21 +212,21 @@ fn a_policy_is_found_under_other_names() {
     ];
     for (name, stack) in table {
         let layers = with_base(stack);
-        let stored = store(&runtime, &repository, &layers, None).unwrap();
+        let stored = store(&repository, &layers, None).unwrap();
         let label = repository.tree(&stored.boot_image).unwrap().get("/usr").unwrap().unwrap().xattrs;
         assert_eq!(label.len(), 1, "{name}: labelled");
-        assert_eq!(measured(&runtime, &layers, Algorithm::Sha256).unwrap(), ids(&stored), "{name}");
+        assert_eq!(measured(&layers, Algorithm::Sha256).unwrap(), ids(&stored), "{name}");
     }
 }
 
 #[test]
 fn contents_are_kept_on_demand() {
-    let (runtime, within) = (runtime(), temporary());
+    let within = temporary();
     let scratch = Scratch::new(within.path(), Algorithm::Sha512).unwrap();
     let layers = with_base(vec![vec![file("usr/a", [1; 100]), file("usr/b", [2; 200])], vec![file("usr/c", [3; 200]), file("usr/d", "4")]]);
     for layer in &layers {
         let keep = Keep::Names(|name| name == Path::new("usr/a"));
-        runtime.block_on(scratch.measure_layer(&sha256(layer), &layer[..], keep)).unwrap();
+        scratch.measure_layer(&sha256(layer), &layer[..], keep).unwrap();
     }
     let measured = measure_only(&scratch, &layers);
     let tree = scratch.tree(&measured.image).unwrap();
@@ -239,7 +237,7 @@ fn contents_are_kept_on_demand() {
     assert_eq!(scratch.unread(&config, &[&a, &d]).unwrap(), []);
     let unread = scratch.unread(&config, &[&a, &b]).unwrap();
     assert_eq!((unread.len(), unread[0].diff_id.as_str()), (1, sha256(&layers[1]).as_str()));
-    runtime.block_on(scratch.measure_layer(&unread[0].diff_id, &layers[1][..], Keep::Sizes(unread[0].sizes.clone()))).unwrap();
+    scratch.measure_layer(&unread[0].diff_id, &layers[1][..], Keep::Sizes(unread[0].sizes.clone())).unwrap();
     assert_eq!(tree.read(&b).unwrap(), vec![2; 200]);
     assert!(tree.read(&c).is_err(), "of the same size, in another layer");
     drop(scratch);
@@ -318,7 +316,7 @@ fn all_five_digests_are_those_of_a_pull_by_the_same_names() {
 fn a_sealed_image_says_how_it_is_measured() {
     let mut layout = Layout::new();
     let layers = system();
-    let boot_image = measured(&runtime(), &layers, Algorithm::Sha512).unwrap().boot_image;
+    let boot_image = measured(&layers, Algorithm::Sha512).unwrap().boot_image;
     let image = layout.image("amd64", &layers.into_iter().map(|layer| (Compression::Gzip, layer)).collect::<Vec<_>>());
     let sealed = format!("v1-sha512-12:{boot_image}");
     let recipe = selkie::store::RECIPE.to_string();

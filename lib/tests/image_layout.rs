@@ -44,7 +44,9 @@ async fn layers_of_every_compression_come_out_as_they_went_in() {
         assert_eq!(&read(&source, index, Arc::new(Silent)).await.unwrap(), tar);
     }
     assert!(source.open_layer(3, Arc::new(Silent)).await.is_err());
+    let reader = source.open_layer(0, Arc::new(Silent)).await.unwrap();
     source.close().await.unwrap();
+    assert_eq!(oci::read_all(reader).await.unwrap_err().to_string(), "its source was given up");
 }
 
 #[tokio::test]

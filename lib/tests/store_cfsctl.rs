@@ -46,12 +46,12 @@ fn layout(dir: &Path, layers: &[Vec<u8>]) -> String {
 #[test]
 fn the_repository_is_accepted_and_the_ids_are_equal() {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-        let (runtime, temp) = (runtime(), temporary());
+        let temp = temporary();
         let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
         let repository = Store::open_or_init(parent, "repository", Some(algorithm), Verity::IfPossible).unwrap();
         let layers = system();
         let tag = "quay.io/acme/os:v1";
-        let stored = store(&runtime, &repository, &layers, Some(tag)).unwrap();
+        let stored = store(&repository, &layers, Some(tag)).unwrap();
 
         let path = temp.path().join("repository");
         run(&path, &["fsck"]).unwrap();
@@ -60,7 +60,7 @@ fn the_repository_is_accepted_and_the_ids_are_equal() {
         assert!(images.contains(tag) && images.contains("amd64"), "{images}");
         assert_eq!(run(&path, &["oci", "compute-id", tag]).unwrap(), stored.image.hex());
         assert_eq!(run(&path, &["oci", "compute-id", tag, "--bootable"]).unwrap(), stored.boot_image.hex());
-        assert_eq!(measured(&runtime, &layers, algorithm).unwrap(), ids(&stored), "measured without storing");
+        assert_eq!(measured(&layers, algorithm).unwrap(), ids(&stored), "measured without storing");
         let by_digest = format!("@{}", stored.config_digest);
         assert_eq!(run(&path, &["oci", "compute-id", &by_digest]).unwrap(), stored.image.hex(), "layers hash to their diff_ids");
         let manifest = run(&path, &["oci", "inspect", tag, "--manifest"]).unwrap();
@@ -86,14 +86,14 @@ fn the_repository_is_accepted_and_the_ids_are_equal() {
 #[test]
 fn selinux_labels_are_equal() {
     for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
-        let (runtime, temp) = (runtime(), temporary());
+        let temp = temporary();
         let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
         let repository = Store::open_or_init(parent, "repository", Some(algorithm), Verity::IfPossible).unwrap();
         let layers = labelled();
-        let stored = store(&runtime, &repository, &layers, Some("labelled")).unwrap();
+        let stored = store(&repository, &layers, Some("labelled")).unwrap();
         let path = temp.path().join("repository");
         assert_eq!(run(&path, &["oci", "compute-id", "labelled", "--bootable"]).unwrap(), stored.boot_image.hex());
-        assert_eq!(measured(&runtime, &layers, algorithm).unwrap(), ids(&stored), "measured without storing");
+        assert_eq!(measured(&layers, algorithm).unwrap(), ids(&stored), "measured without storing");
         let tree = repository.tree(&stored.boot_image).unwrap();
         let label = |path: &str| {
             let node = tree.get(path).unwrap().unwrap();

@@ -105,11 +105,11 @@ fn table() -> Vec<Case> {
 
 #[test]
 fn trees_are_those_of_an_independent_reading() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     for (name, stack, mut expected) in table() {
         let layers = with_base(stack);
-        let found = tree(&runtime, &repository, &layers).unwrap_or_else(|e| panic!("{name}: {e:#}"));
+        let found = tree(&repository, &layers).unwrap_or_else(|e| panic!("{name}: {e:#}"));
         assert_eq!(found, reference::image(&layers).unwrap(), "{name}");
         expected.extend(["", "usr", "boot", "sysroot"]);
         expected.sort_unstable();
@@ -120,24 +120,24 @@ fn trees_are_those_of_an_independent_reading() {
 
 #[test]
 fn names_are_bytes() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let mut long = vec![0xff; 150];
     long.extend(b"/\xfe\"\\");
     let layers = with_base(vec![vec![file(&long, "1"), symlink(b"\x80", b"\x81"), file("caf\u{e9}".as_bytes(), "")]]);
-    let found = tree(&runtime, &repository, &layers).unwrap();
+    let found = tree(&repository, &layers).unwrap();
     assert_eq!(found, reference::image(&layers).unwrap());
     assert_eq!(found[&long].kind, FlatKind::File(b"1".to_vec()));
     assert_eq!(found[&b"\x80"[..]].kind, FlatKind::Symlink(b"\x81".to_vec()));
     // A newline in a PAX record is more than the `tar` crate can read.
     let newline = [&long[..], b"\n"].concat();
-    let found = tree(&runtime, &repository, &with_base(vec![vec![file(&newline, "1")]])).unwrap();
+    let found = tree(&repository, &with_base(vec![vec![file(&newline, "1")]])).unwrap();
     assert_eq!(found[&newline].kind, FlatKind::File(b"1".to_vec()));
 }
 
 #[test]
 fn gnu_long_names_are_read() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let long = format!("usr/{}/{}", "a".repeat(120), "b".repeat(120));
     let mut builder = ::tar::Builder::new(Vec::new());
@@ -157,14 +157,14 @@ fn gnu_long_names_are_read() {
     header.set_size(0);
     builder.append_link(&mut header, "link", &long).unwrap();
     let layers = vec![tar(&base()), builder.into_inner().unwrap()];
-    let found = tree(&runtime, &repository, &layers).unwrap();
+    let found = tree(&repository, &layers).unwrap();
     assert_eq!(found, reference::image(&layers).unwrap());
     assert_eq!(found[long.as_bytes()].kind, FlatKind::File(b"hi".to_vec()));
 }
 
 #[test]
 fn a_hand_written_tree() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let layers = with_base(vec![
         vec![dir("etc").mode(0o750).owner(1, 2).mtime(10, 0), file("etc/a", "old").mtime(11, 0), file("etc/b", "kept").mtime(12, 0)],
@@ -193,30 +193,30 @@ fn a_hand_written_tree() {
     .into_iter()
     .map(|(path, node)| (path.as_bytes().to_vec(), node))
     .collect();
-    assert_eq!(tree(&runtime, &repository, &layers).unwrap(), expected);
+    assert_eq!(tree(&repository, &layers).unwrap(), expected);
 }
 
 #[test]
 fn whiteouts_follow_links_of_their_own_layer() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let layers = with_base(vec![
         vec![file("usr/x", "1"), file("usr/y", "2"), dir("opt"), file("opt/z", "3")],
         vec![symlink("a", "usr"), file("a/.wh.x", ""), file("f", ""), file("f/.wh.z", ""), symlink("o", "opt"), file("o/.wh..wh..opq", "")],
     ]);
-    let found = tree(&runtime, &repository, &layers).unwrap();
+    let found = tree(&repository, &layers).unwrap();
     let paths: Vec<_> = found.keys().map(|path| String::from_utf8(path.clone()).unwrap()).collect();
     assert_eq!(paths, ["", "a", "boot", "f", "o", "opt", "sysroot", "usr", "usr/y"]);
 }
 
 #[test]
 fn the_boot_image_has_empty_mount_points() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     // The entry names a kernel that is not in the image, which the library refuses to read.
     let conf = file("boot/loader/entries/a.conf", "linux /missing\n");
     let layers = vec![tar(&[dir("usr").mtime(5, 6), dir("boot").mode(0o700), conf, file("boot/x", [1; 100])])];
-    let stored = store(&runtime, &repository, &layers, None).unwrap();
+    let stored = store(&repository, &layers, None).unwrap();
     let plain = flatten(&repository.tree(&stored.image).unwrap());
     let boot = flatten(&repository.tree(&stored.boot_image).unwrap());
     let paths = |tree: &FlatTree| tree.keys().map(|path| String::from_utf8(path.clone()).unwrap()).collect::<Vec<_>>();
@@ -228,7 +228,7 @@ fn the_boot_image_has_empty_mount_points() {
 
 #[test]
 fn what_cannot_be_a_root_is_refused() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let deep = "d/".repeat(600);
     let cases: Vec<(Vec<Vec<Entry>>, &str)> = vec![
@@ -251,7 +251,7 @@ fn what_cannot_be_a_root_is_refused() {
     ];
     for (stack, words) in cases {
         let layers: Vec<_> = stack.iter().map(|layer| tar(layer)).collect();
-        let error = tree(&runtime, &repository, &layers).expect_err(words);
+        let error = tree(&repository, &layers).expect_err(words);
         let found = failure(&error);
         assert_eq!(found.kind, FailureKind::Unsuitable, "{error:#}");
         assert!(found.message.contains(words), "{words}: {found}");
@@ -260,7 +260,7 @@ fn what_cannot_be_a_root_is_refused() {
 
 #[test]
 fn sparse_files_are_refused_with_advice() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let mut old = Vec::new();
     block(&mut old, b'S', b"x", b"", b"", 0o644, (0, 0), 0, (0, 0));
@@ -280,7 +280,7 @@ fn sparse_files_are_refused_with_advice() {
     pax.resize(pax.len() + 1024, 0);
 
     for layer in [old, pax] {
-        let error = runtime.block_on(repository.import_layer(&sha256(&layer), &layer[..])).unwrap_err();
+        let error = repository.import_layer(&sha256(&layer), &layer[..]).unwrap_err();
         let found = failure(&error);
         assert_eq!(found.kind, FailureKind::Unsuitable, "{error:#}");
         assert!(found.hint.as_deref().is_some_and(|hint| hint.contains("sparse")), "{error:#}");
@@ -291,7 +291,7 @@ fn sparse_files_are_refused_with_advice() {
 /// A sparse file whose map has no end: the library asks for what it has got, for ever.
 #[test]
 fn a_header_that_never_ends_is_refused() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let mut layer = Vec::new();
     let records = [record("GNU.sparse.major", b"1"), record("GNU.sparse.minor", b"0"), record("GNU.sparse.realsize", b"9")].concat();
@@ -299,7 +299,7 @@ fn a_header_that_never_ends_is_refused() {
     block(&mut layer, b'0', b"usr/x", b"", &[b'1'; 4096], 0o644, (0, 0), 0, (0, 0));
     layer.resize(layer.len() + 1024, 0);
     let layer = [tar(&base())[..1536].to_vec(), layer].concat();
-    let error = runtime.block_on(repository.import_layer(&sha256(&layer), &layer[..])).unwrap_err();
+    let error = repository.import_layer(&sha256(&layer), &layer[..]).unwrap_err();
     let found = failure(&error);
     assert_eq!((found.kind, &*found.message), (FailureKind::Unsuitable, "reading its tar stream: a header that does not end"), "{error:#}");
     assert!(!repository.has_layer(&sha256(&layer)).unwrap());
@@ -307,12 +307,12 @@ fn a_header_that_never_ends_is_refused() {
 
 #[test]
 fn unknown_entries_are_refused() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let mut layer = Vec::new();
     block(&mut layer, b'V', b"volume", b"", b"", 0o644, (0, 0), 0, (0, 0));
     layer.resize(layer.len() + 1024, 0);
-    let error = tree(&runtime, &repository, &[tar(&base()), layer]).unwrap_err();
+    let error = tree(&repository, &[tar(&base()), layer]).unwrap_err();
     assert_eq!(failure(&error).kind, FailureKind::Unsuitable, "{error:#}");
 }
 
@@ -322,58 +322,52 @@ struct Unproven<'b> {
     error: Failure,
 }
 
-impl tokio::io::AsyncRead for Unproven<'_> {
-    fn poll_read(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        buf: &mut tokio::io::ReadBuf<'_>,
-    ) -> std::task::Poll<std::io::Result<()>> {
+impl std::io::Read for Unproven<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         if self.bytes.is_empty() {
-            return std::task::Poll::Ready(Err(std::io::Error::other(self.error.clone())));
+            return Err(std::io::Error::other(self.error.clone()));
         }
-        let n = self.bytes.len().min(buf.remaining()).min(1000);
-        buf.put_slice(&self.bytes[..n]);
-        self.bytes = &self.bytes[n..];
-        std::task::Poll::Ready(Ok(()))
+        let n = self.bytes.len().min(buf.len()).min(1000);
+        self.bytes.read(&mut buf[..n])
     }
 }
 
 #[test]
 fn a_layer_that_is_not_proven_is_not_there() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let whole = tar(&[file("a", [1; 5000]), file("b", [2; 70])]);
     let mut damaged = whole.clone();
     damaged[5700] ^= 1; // in the second header, so that it is bad tar too
     let error = Failure::new(FailureKind::Corrupt, "layer has another digest");
     for bytes in [&whole[..], &whole[..3000], &whole[..5632], &damaged[..]] {
-        let reader = Unproven { bytes, error: error.clone() };
-        let found = runtime.block_on(repository.import_layer(&sha256(&whole), reader)).unwrap_err();
+        let reader = std::io::BufReader::new(Unproven { bytes, error: error.clone() });
+        let found = repository.import_layer(&sha256(&whole), reader).unwrap_err();
         assert_eq!(failure(&found), error, "{found:#}");
         assert!(!repository.has_layer(&sha256(&whole)).unwrap());
     }
     // Bytes that are proven and still no tar.
     for bytes in [&whole[..3000], &damaged[..]] {
-        let found = runtime.block_on(repository.import_layer(&sha256(&whole), bytes)).unwrap_err();
+        let found = repository.import_layer(&sha256(&whole), bytes).unwrap_err();
         assert_eq!(failure(&found).kind, FailureKind::Unsuitable, "{found:#}");
         assert!(!repository.has_layer(&sha256(&whole)).unwrap());
     }
-    let stats = runtime.block_on(repository.import_layer(&sha256(&whole), &whole[..])).unwrap();
+    let stats = repository.import_layer(&sha256(&whole), &whole[..]).unwrap();
     assert_eq!((stats.layers_new, stats.objects_new + stats.objects_reused), (1, 2));
     assert!(repository.has_layer(&sha256(&whole)).unwrap());
-    let again = runtime.block_on(repository.import_layer(&sha256(&whole), &whole[..])).unwrap();
+    let again = repository.import_layer(&sha256(&whole), &whole[..]).unwrap();
     assert_eq!((again.layers_new, again.layers_reused), (0, 1));
 }
 
 #[test]
 fn a_file_of_more_than_two_gib() {
-    let (runtime, temp) = (runtime(), tempfile::tempdir().unwrap());
+    let temp = tempfile::tempdir().unwrap();
     let repository = repository(&temp);
     let size = (1 << 31) + 4097;
     // The store does not hash the stream: any name does.
     let (first, big) = (tar(&base()), sha256(b"big"));
-    runtime.block_on(repository.import_layer(&sha256(&first), &first[..])).unwrap();
-    let stats = runtime.block_on(repository.import_layer(&big, zeros(size))).unwrap();
+    repository.import_layer(&sha256(&first), &first[..]).unwrap();
+    let stats = repository.import_layer(&big, zeros(size)).unwrap();
     assert_eq!((stats.objects_new, stats.bytes_new), (1, size));
     let (manifest, config) = documents_of(&[(sha256(&first), first.len()), (big, 1)]);
     let stored = repository.commit(&manifest, &config, None).unwrap();

@@ -13,14 +13,14 @@ use store_common::{Entry, reference, *};
 
 #[test]
 fn random_layers_are_read_alike() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let library = Repository::open_path(selkie::sys::dir::open_path(temp.path()).unwrap(), "repository").unwrap();
     let (mut random, mut good, mut equal) = (Random(0x5e1c_1e5e), 0, 0);
     for round in 0..600 {
         let stack = random.stack();
         let layers = with_base(stack.clone());
-        let stored = store(&runtime, &repository, &layers, None);
+        let stored = store(&repository, &layers, None);
         match (&stored, reference::image(&layers)) {
             (Ok(stored), Ok(expected)) => {
                 let found = flatten(&repository.tree(&stored.image).unwrap());

@@ -89,10 +89,10 @@ fn without_verity_it_says_so() {
 
 #[test]
 fn garbage_collection_keeps_what_a_tag_leads_to() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
-    let one = store(&runtime, &repository, &os("1"), Some("acme/os:one")).unwrap();
-    let two = store(&runtime, &repository, &os("2"), Some("acme/os:two")).unwrap();
+    let one = store(&repository, &os("1"), Some("acme/os:one")).unwrap();
+    let two = store(&repository, &os("2"), Some("acme/os:two")).unwrap();
     repository.tag(&one.manifest_digest, "pin").unwrap();
     let tags =
         [("acme/os:one", &one), ("acme/os:two", &two), ("pin", &one)].map(|(tag, image)| (tag.to_owned(), image.manifest_digest.clone()));
@@ -125,9 +125,9 @@ fn garbage_collection_keeps_what_a_tag_leads_to() {
 
 #[test]
 fn the_same_again_changes_nothing() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
-    let first = store(&runtime, &repository, &os("1"), Some("os")).unwrap();
+    let first = store(&repository, &os("1"), Some("os")).unwrap();
     let objects = repository.objects().unwrap();
     let (manifest, config) = documents(&os("1"));
     assert_eq!(repository.commit(&manifest, &config, Some("os")).unwrap(), first);
@@ -137,27 +137,27 @@ fn the_same_again_changes_nothing() {
 
 #[test]
 fn documents_that_do_not_fit_are_refused() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let (manifest, config) = documents(&os("1"));
     assert_eq!(kind(repository.commit(&manifest, &config, None)), Some(FailureKind::NotFound), "layers are missing");
     let (_, other) = documents(&os("2"));
     assert_eq!(kind(repository.commit(&manifest, &other, None)), Some(FailureKind::Corrupt));
-    assert_eq!(kind(store(&runtime, &repository, &os("1"), Some("@os"))), Some(FailureKind::Usage));
+    assert_eq!(kind(store(&repository, &os("1"), Some("@os"))), Some(FailureKind::Usage));
     assert_eq!(repository.tags().unwrap(), []);
 }
 
 /// Every object that an interrupted sweep could have taken is noticed, and taken in again.
 #[test]
 fn what_is_missing_is_noticed() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
-    let stored = store(&runtime, &repository, &os("1"), Some("os")).unwrap();
+    let stored = store(&repository, &os("1"), Some("os")).unwrap();
     let objects = repository.objects().unwrap();
     for object in &objects {
         std::fs::remove_file(temp.path().join("repository/objects").join(object.id.path())).unwrap();
         assert_eq!(repository.find(&stored.manifest_digest).unwrap(), None, "{object:?}");
-        assert_eq!(store(&runtime, &repository, &os("1"), Some("os")).unwrap(), stored);
+        assert_eq!(store(&repository, &os("1"), Some("os")).unwrap(), stored);
         assert_eq!(repository.find(&stored.manifest_digest).unwrap().as_ref(), Some(&stored));
         assert_eq!(repository.objects().unwrap(), objects);
     }
@@ -165,9 +165,9 @@ fn what_is_missing_is_noticed() {
 
 #[test]
 fn damage_is_found_without_fs_verity() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
-    let stored = store(&runtime, &repository, &os("1"), Some("os")).unwrap();
+    let stored = store(&repository, &os("1"), Some("os")).unwrap();
     let tree = repository.tree(&stored.boot_image).unwrap();
     let NodeKind::File(shared) = tree.get("/usr/lib/shared").unwrap().unwrap().kind else { panic!("not a file") };
     let Content::Object(object) = &shared.content else { panic!("not an object") };
@@ -185,7 +185,7 @@ fn damage_is_found_without_fs_verity() {
 
 #[test]
 fn paths_are_followed_as_in_a_chroot() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let layers = [tar(&[
         file("usr/bin/sh", "sh"),
@@ -196,7 +196,7 @@ fn paths_are_followed_as_in_a_chroot() {
         symlink("usr/bin/lost", "/nowhere"),
         dir("usr"),
     ])];
-    let tree = repository.tree(&store(&runtime, &repository, &layers, None).unwrap().image).unwrap();
+    let tree = repository.tree(&store(&repository, &layers, None).unwrap().image).unwrap();
     for path in ["/usr/bin/sh", "usr/bin/sh", "/bin/sh", "/bin/up", "bin/root", "/bin/../bin/sh", "/../bin/sh"] {
         let file = tree.file(path).unwrap().unwrap_or_else(|| panic!("{path} leads nowhere"));
         assert_eq!(tree.read(&file).unwrap(), b"sh", "{path}");
@@ -214,7 +214,7 @@ fn paths_are_followed_as_in_a_chroot() {
 
 #[test]
 fn what_a_machine_boots_with() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let arch = if cfg!(target_arch = "x86_64") { "x64" } else { "aa64" };
     let loader = format!("usr/lib/systemd/boot/efi/systemd-boot{arch}.efi");
@@ -230,7 +230,7 @@ fn what_a_machine_boots_with() {
         file(format!("{loader}.signed"), "signed"),
     ];
     let tree = |entries: &[Entry]| {
-        let stored = store(&runtime, &repository, &[tar(entries)], None).unwrap();
+        let stored = store(&repository, &[tar(entries)], None).unwrap();
         repository.tree(&stored.boot_image).unwrap()
     };
     let whole = tree(&good);
@@ -259,12 +259,12 @@ fn what_a_machine_boots_with() {
 
 #[test]
 fn what_a_boot_mounts_on_and_starts() {
-    let (runtime, temp) = (runtime(), temporary());
+    let temp = temporary();
     let repository = repository(&temp);
     let directories = ["etc", "var", "usr", "run", "proc", "sys", "dev", "tmp", "boot", "sysroot"];
     let refused = |gone: &[&str], instead: &[Entry]| {
         let rest = directories.iter().filter(|name| !gone.contains(*name)).map(dir);
-        let stored = store(&runtime, &repository, &[tar(&rest.chain(instead.iter().cloned()).collect::<Vec<_>>())], None).unwrap();
+        let stored = store(&repository, &[tar(&rest.chain(instead.iter().cloned()).collect::<Vec<_>>())], None).unwrap();
         let refused = require_bootable_layout(&repository.tree(&stored.boot_image).unwrap()).err()?;
         let failure = Failure::find(&refused).unwrap_or_else(|| panic!("not a failure: {refused:#}"));
         assert_eq!(failure.kind, FailureKind::Unsuitable);

@@ -2,14 +2,13 @@
 //! go into the tar as they come.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags};
 use serde_json::Value;
 use tar::EntryType;
-use tokio::io::AsyncRead;
 
 use super::blob::Expected;
 use super::layer_tar::{END, header, padding};
@@ -90,15 +89,15 @@ impl ArchiveWriter {
 }
 
 impl Sink for ArchiveWriter {
-    async fn has(&mut self, expected: &Expected) -> Result<bool> {
+    fn has(&mut self, expected: &Expected) -> Result<bool> {
         Ok(self.written.contains(&expected.digest))
     }
 
-    async fn put(&mut self, expected: &Expected, reader: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
+    fn put(&mut self, expected: &Expected, reader: &mut impl Read) -> Result<u64> {
         let size = expected.size.with_context(|| format!("writing blob {}: its size is not known", expected.digest))?;
         let path = format!("blobs/{}", expected.digest.replace(':', "/"));
         self.write(&header(&path, EntryType::Regular, 0o644, size, 0)?)?;
-        let written = pour(reader, self.pending.file()).await?;
+        let written = pour(reader, self.pending.file())?;
         self.pad(size)?;
         self.written.insert(expected.digest.clone());
         Ok(written)

@@ -1,10 +1,7 @@
 //! A blob on its way in: counted, hashed and reported while it is read.
 
-use std::pin::Pin;
+use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::progress::{Event, Progress, Unit};
 
@@ -15,7 +12,7 @@ use super::manifest::Layer;
 const REPORT_EVERY: u64 = 256 * 1024;
 
 /// A source of bytes.
-pub(super) type Reader = Box<dyn AsyncRead + Send + Unpin>;
+pub(super) type Reader = Box<dyn Read + Send>;
 
 /// What a blob has to be.
 #[derive(Debug, Clone)]
@@ -46,7 +43,7 @@ pub(super) enum Seen {
     OtherDigest(String),
 }
 
-/// The reader of one blob. Clones share it, so that whoever verifies can read on where the decompressor stopped.
+/// The reader of one blob. Clones share it, so that whoever verifies sees what was read in another thread.
 #[derive(Clone)]
 pub(super) struct Blob(Arc<Mutex<State>>);
 
@@ -57,7 +54,7 @@ struct State {
     read: u64,
     report: Report,
     /// The source itself failed: not a matter of verification.
-    broken: Option<std::io::Error>,
+    broken: Option<(io::ErrorKind, String)>,
 }
 
 struct Report {
@@ -75,7 +72,7 @@ impl Blob {
     }
 
     /// What was read, once it has ended or has become too long.
-    pub(super) fn seen(&self) -> std::io::Result<Seen> {
+    pub(super) fn seen(&self) -> io::Result<Seen> {
         self.with(|state| {
             let size = state.expected.size;
             match size {
@@ -89,8 +86,8 @@ impl Blob {
     }
 
     /// The error of the source, where that is why reading ended.
-    pub(super) fn broken(&self) -> Option<std::io::Error> {
-        self.with(|state| state.broken.take())
+    pub(super) fn broken(&self) -> Option<io::Error> {
+        self.with(|state| state.failed())
     }
 
     /// What the blob has to be.
@@ -110,11 +107,15 @@ impl Blob {
 }
 
 impl State {
+    fn failed(&self) -> Option<io::Error> {
+        self.broken.clone().map(|(kind, message)| io::Error::new(kind, message))
+    }
+
     fn too_long(&self) -> bool {
         self.expected.size.is_some_and(|size| self.read > size)
     }
 
-    fn took(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    fn took(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.hasher.update(bytes)?;
         self.read += bytes.len() as u64;
         let total = self.expected.size.unwrap_or(0);
@@ -132,28 +133,33 @@ impl Report {
     }
 }
 
-impl AsyncRead for Blob {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+impl Read for Blob {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.with(|state| {
-            let before = buf.filled().len();
-            // Whoever sends more than was announced is not listened to any longer.
+            // Whoever sends more than was announced is not listened to any longer, nor is a source that has failed.
             if state.too_long() {
-                return Poll::Ready(Ok(()));
+                return Ok(0);
             }
-            if let Err(e) = ready!(Pin::new(&mut state.source).poll_read(cx, buf)) {
-                let copy = std::io::Error::new(e.kind(), e.to_string());
-                state.broken = Some(e);
-                return Poll::Ready(Err(copy));
+            if let Some(error) = state.failed() {
+                return Err(error);
             }
-            Poll::Ready(state.took(&buf.filled()[before..]))
+            match state.source.read(buf) {
+                Ok(read) => {
+                    state.took(&buf[..read])?;
+                    Ok(read)
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
+                Err(error) => {
+                    state.broken = Some((error.kind(), error.to_string()));
+                    Err(error)
+                }
+            }
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
-
     use super::*;
     use crate::progress::Recorder;
 
@@ -164,8 +170,8 @@ mod tests {
         (Blob::new(Box::new(std::io::Cursor::new(bytes)), expected, "x".into(), progress).unwrap(), recorder)
     }
 
-    #[tokio::test]
-    async fn size_and_digest_are_told_apart() {
+    #[test]
+    fn size_and_digest_are_told_apart() {
         let digest = super::super::digest::sha256(b"hello").unwrap();
         let other = super::super::digest::sha256(b"hellO").unwrap();
         let table = [
@@ -177,17 +183,17 @@ mod tests {
         ];
         for (bytes, size, expected) in table {
             let (mut blob, _) = blob(bytes.to_vec(), digest.clone(), size);
-            blob.read_to_end(&mut Vec::new()).await.unwrap();
+            blob.read_to_end(&mut Vec::new()).unwrap();
             assert_eq!(blob.seen().unwrap(), expected);
         }
     }
 
-    #[tokio::test]
-    async fn reports_are_rare_and_end_once() {
+    #[test]
+    fn reports_are_rare_and_end_once() {
         let bytes = vec![0; 600 * 1024];
         let (mut blob, recorder) = blob(bytes.clone(), super::super::digest::sha256(&bytes).unwrap(), Some(600 * 1024));
         let mut part = vec![0; 64 * 1024];
-        while blob.read(&mut part).await.unwrap() > 0 {}
+        while blob.read(&mut part).unwrap() > 0 {}
         blob.report_end();
         let advance = |done| Event::Advance { item: "x".into(), done, total: 600 * 1024, unit: Unit::Bytes };
         assert_eq!(recorder.events(), [256, 512, 600].map(|k| advance(k * 1024)));

@@ -50,8 +50,8 @@ impl Layout {
     }
 
     /// Opens the tar of `layer`.
-    pub(super) async fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
-        LayerReader::new(layer, Expected::of(layer), self.reader(layer)?, None, progress).await
+    pub(super) fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
+        LayerReader::new(layer, Expected::of(layer), self.reader(layer)?, None, progress)
     }
 
     /// Opens the blob of `layer` as it is.
@@ -65,7 +65,7 @@ impl Layout {
     }
 
     fn reader(&self, layer: &Layer) -> Result<Reader> {
-        Ok(Box::new(tokio::fs::File::from_std(self.file(layer)?)))
+        Ok(Box::new(self.file(layer)?))
     }
 
     fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {

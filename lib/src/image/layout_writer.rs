@@ -2,6 +2,7 @@
 //! layout shows what it showed before, and what was made is taken away again.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -9,11 +10,10 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use tokio::io::AsyncRead;
 
 use super::blob::{Blob, Expected, Seen};
 use super::layout::TAG;
-use super::output::{Sink, check_writable, name, parent, pour};
+use super::output::{BUFFER, Sink, check_writable, name, parent, pour};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir;
@@ -105,21 +105,21 @@ impl LayoutWriter {
 }
 
 impl Sink for LayoutWriter {
-    async fn has(&mut self, expected: &Expected) -> Result<bool> {
+    fn has(&mut self, expected: &Expected) -> Result<bool> {
         let (directory, name) = self.place(&expected.digest)?;
         let doing = || format!("reading blob {} in {}", expected.digest, self.path);
         let Some(file) = dir::open_file_optional(&directory, name).with_context(doing)? else { return Ok(false) };
-        let file = Box::new(tokio::fs::File::from_std(File::from(file)));
-        let mut blob = Blob::new(file, expected.clone(), expected.digest.clone(), Arc::clone(&self.progress))?;
-        tokio::io::copy(&mut blob, &mut tokio::io::sink()).await.with_context(doing)?;
+        let mut blob = Blob::new(Box::new(File::from(file)), expected.clone(), expected.digest.clone(), Arc::clone(&self.progress))?;
+        let mut buffer = vec![0; BUFFER];
+        while blob.read(&mut buffer).with_context(doing)? > 0 {}
         Ok(blob.seen()? == Seen::Whole)
     }
 
-    async fn put(&mut self, expected: &Expected, reader: &mut (impl AsyncRead + Unpin)) -> Result<u64> {
+    fn put(&mut self, expected: &Expected, reader: &mut impl Read) -> Result<u64> {
         let (directory, name) = self.place(&expected.digest)?;
         let new = dir::open_file_optional(&directory, name)?.is_none();
         let mut pending = dir::Pending::create(&directory, name, 0o644).with_context(|| format!("writing {}", self.path))?;
-        let written = pour(reader, pending.file()).await?;
+        let written = pour(reader, pending.file())?;
         pending.publish().with_context(|| format!("writing {}", self.path))?;
         if new {
             self.made.file(&directory, name)?;

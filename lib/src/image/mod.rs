@@ -6,9 +6,11 @@
 //! [`write()`] is the one way to make it exist: layouts and `oci-archive:` files are written here, registries and `containers-storage:`
 //! through `skopeo copy`. [`Source::fetch_files`] reads single files of a layer, by ranges where that works.
 
+mod ahead;
 mod archive;
 mod blob;
 mod chunked;
+mod decode;
 mod derive;
 mod digest;
 mod layer;
@@ -22,10 +24,10 @@ mod platform;
 mod policy;
 mod proxy;
 mod proxy_error;
+mod pump;
 mod ranges;
 mod registry;
 mod skopeo;
-mod tap;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,6 +73,8 @@ pub struct Source {
     resolved: Resolved,
     from: From,
     options: SourceOptions,
+    /// Its readers see when it is gone.
+    alive: Arc<()>,
     /// Where the image is read from, if it had to be copied.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -96,7 +100,7 @@ impl Source {
             let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
             (From::Proxy(Box::new(proxy)), resolved)
         };
-        Ok(Source { resolved, from, options: options.clone(), _scratch: None })
+        Ok(Source { resolved, from, options: options.clone(), alive: Arc::default(), _scratch: None })
     }
 
     /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by
@@ -117,7 +121,7 @@ impl Source {
         let copied = skopeo::run_in(scratch.path(), argv).await;
         copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
         let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), _scratch: Some(scratch) })
+        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), alive: Arc::default(), _scratch: Some(scratch) })
     }
 
     /// What the reference led to.
@@ -132,10 +136,11 @@ impl Source {
     /// Where the blob cannot be fetched. That its bytes are right is only known when the reader has reached its end.
     pub async fn open_layer(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        match &self.from {
-            From::Layout(layout) => layout.open_layer(layer, progress).await,
+        let reader = match &self.from {
+            From::Layout(layout) => layout.open_layer(layer, progress),
             From::Proxy(proxy) => proxy.open_layer(layer, progress).await,
-        }
+        };
+        Ok(reader?.of(&self.alive))
     }
 
     /// Starts reading the blob of layer `index` as it is: compressed, where it is compressed. Otherwise like [`open_layer`](Self::open_layer).
@@ -145,10 +150,11 @@ impl Source {
     /// As there; and where the source keeps no blobs and was not opened by [`open_to_copy`](Self::open_to_copy).
     pub async fn open_blob(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        match &self.from {
+        let reader = match &self.from {
             From::Layout(layout) => layout.open_blob(layer, progress),
             From::Proxy(proxy) => proxy.open_blob(layer, progress).await,
-        }
+        };
+        Ok(reader?.of(&self.alive))
     }
 
     /// Hands single files of layer `index` to `receiver`, with as few bytes fetched as can be: by ranges of the blob where the layer has a table
@@ -188,8 +194,10 @@ impl Source {
             fetched.way = Way::WholeLayer(reason);
             fetched.bytes += layer.size;
             let reader = self.open_layer(index, progress).await?;
-            let picked = pick::pick(reader, wanted, &mut fetched.missing, &mut receiver).await;
-            picked.with_context(|| format!("reading layer {}", layer.digest))?;
+            let (files, mut missing) = (wanted.to_vec(), std::mem::take(&mut fetched.missing));
+            let pick = move || pick::pick(reader, &files, &mut missing, &mut receiver).map(|()| (receiver, missing));
+            let picked = tokio::task::spawn_blocking(pick).await.context("picking files in a thread")?;
+            (receiver, fetched.missing) = picked.with_context(|| format!("reading layer {}", layer.digest))?;
         }
         Ok((receiver, fetched))
     }

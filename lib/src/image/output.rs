@@ -1,7 +1,7 @@
 //! Where images go to: an image layout, an archive, a registry, or the storage of podman. Whatever fails, the output is what it was before.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,6 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::archive::{self, ArchiveWriter};
 use super::blob::Expected;
@@ -153,13 +152,16 @@ async fn check_pushed(derived: &Derived, output: &ImageReference, options: &Outp
     Err(Failure::new(FailureKind::Unreachable, message).hint(hint).into())
 }
 
+/// What is read of a blob at a time.
+pub(super) const BUFFER: usize = 256 << 10;
+
 /// What blobs are written to.
 pub(super) trait Sink {
     /// Whether the blob is there already, whole.
-    async fn has(&mut self, expected: &Expected) -> Result<bool>;
+    fn has(&mut self, expected: &Expected) -> Result<bool>;
 
     /// Writes a blob; how many bytes it has. The reader's end says that they are the right ones.
-    async fn put(&mut self, expected: &Expected, reader: &mut (impl AsyncRead + Unpin)) -> Result<u64>;
+    fn put(&mut self, expected: &Expected, reader: &mut impl Read) -> Result<u64>;
 }
 
 /// Writes all blobs that are not there; how many bytes those have.
@@ -167,26 +169,26 @@ async fn copy(source: &Source, derived: &Derived, sink: &mut impl Sink, progress
     let mut written = 0;
     for (index, layer) in source.resolved().layers.iter().enumerate() {
         let expected = Expected::of(layer);
-        if !sink.has(&expected).await? {
+        if !sink.has(&expected)? {
             let mut reader = source.open_blob(index, Arc::clone(progress)).await?;
-            written += sink.put(&expected, &mut reader).await?;
+            written += tokio::task::block_in_place(|| sink.put(&expected, &mut reader))?;
         }
     }
     for (digest, mut bytes) in derived.blobs() {
         let expected = Expected { digest: digest.to_owned(), size: Some(bytes.len() as u64) };
-        if !sink.has(&expected).await? {
-            written += sink.put(&expected, &mut bytes).await?;
+        if !sink.has(&expected)? {
+            written += sink.put(&expected, &mut bytes)?;
         }
     }
     Ok(written)
 }
 
 /// Writes all that a reader has to a file; how many bytes it was.
-pub(super) async fn pour(reader: &mut (impl AsyncRead + Unpin), file: &mut File) -> Result<u64> {
-    let mut buffer = vec![0; 256 * 1024];
+pub(super) fn pour(reader: &mut impl Read, file: &mut File) -> Result<u64> {
+    let mut buffer = vec![0; BUFFER];
     let mut written = 0;
     loop {
-        let read = reader.read(&mut buffer).await?;
+        let read = reader.read(&mut buffer)?;
         if read == 0 {
             return Ok(written);
         }

@@ -4,12 +4,12 @@
 //! converts the bytes of Docker's format and writes configurations anew, so the originals are fetched by digest. It does not show
 //! the index that led to a manifest; `skopeo inspect --raw` does.
 
+use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use containers_image_proxy::{ImageProxy, OpenedImage};
 use oci_spec::image::{Descriptor, ImageIndex};
-use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 use crate::error::{Failure, FailureKind};
@@ -18,10 +18,10 @@ use crate::reference::{ImageReference, Transport};
 use crate::sys::process;
 
 use super::blob::{Expected, Reader};
-use super::layer::{LayerReader, Sender};
+use super::layer::{LayerReader, Sender, Token};
 use super::layout::MAX_JSON;
 use super::manifest::{self, Fetched, Layer, Resolved};
-use super::tap::Tap;
+use super::pump::Pump;
 use super::{SourceOptions, digest, platform, policy, proxy_error, skopeo};
 
 /// A running proxy with one open image.
@@ -30,7 +30,7 @@ pub(super) struct Proxy {
     /// One for each blob that was asked for; each holds `open`.
     tasks: Mutex<JoinSet<()>>,
     /// Counts the readers that are still in somebody's hands.
-    readers: Arc<()>,
+    readers: Token,
     transport: Transport,
 }
 
@@ -61,7 +61,7 @@ impl Proxy {
         let this = Self {
             open: Arc::new(Open { proxy, image }),
             tasks: Mutex::default(),
-            readers: Arc::new(()),
+            readers: Token::default(),
             transport: reference.transport(),
         };
         let (index_digest, manifest) = originals(reference, options, &manifest_digest, manifest).await?;
@@ -79,7 +79,7 @@ impl Proxy {
             Expected::of(layer)
         };
         let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &expected).await?;
-        LayerReader::new(layer, expected, source, Some(sender), progress).await
+        Ok(LayerReader::new(layer, expected, source, Some(sender), progress)?.holding(Arc::clone(&self.readers)))
     }
 
     /// Opens the blob of `layer` as it is.
@@ -88,7 +88,7 @@ impl Proxy {
             bail!("reading layer {}: this source has no blobs (expected an image opened to be copied)", layer.digest);
         }
         let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &Expected::of(layer)).await?;
-        LayerReader::raw(layer, source, Some(sender), progress)
+        Ok(LayerReader::raw(layer, source, Some(sender), progress)?.holding(Arc::clone(&self.readers)))
     }
 
     /// Ends skopeo and waits for it.
@@ -108,10 +108,13 @@ impl Proxy {
         let what = format!("configuration {}", descriptor.digest());
         let expected = Expected { digest: descriptor.digest().to_string(), size: Some(descriptor.size()) };
         let (reader, sender) = self.blob(&format!("reading {what}"), &expected).await?;
-        let mut bytes = Vec::new();
-        reader.take(MAX_JSON).read_to_end(&mut bytes).await.with_context(|| format!("reading {what}"))?;
-        let checked = digest::check(&what, &bytes, descriptor.digest());
-        match (checked, sender.await) {
+        let read = move || {
+            let mut bytes = Vec::new();
+            reader.take(MAX_JSON).read_to_end(&mut bytes).map(|_| (bytes, sender()))
+        };
+        let read = tokio::task::spawn_blocking(read).await.context("reading in a thread")?;
+        let (bytes, answer) = read.with_context(|| format!("reading {what}"))?;
+        match (digest::check(&what, &bytes, descriptor.digest()), answer) {
             (Err(_), Some(failure)) if failure.kind != FailureKind::Corrupt => Err(failure.into()),
             (checked, _) => checked.map(|()| bytes),
         }
@@ -122,13 +125,13 @@ impl Proxy {
     async fn blob(&self, doing: &str, expected: &Expected) -> Result<(Reader, Sender)> {
         let (opened, opening) = tokio::sync::oneshot::channel();
         let (answer, answered) = tokio::sync::oneshot::channel();
-        let (open, doing, expected, token) = (self.open.clone(), doing.to_owned(), expected.clone(), self.readers.clone());
+        let (open, doing, expected) = (self.open.clone(), doing.to_owned(), expected.clone());
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
             // Nobody listens any more where the reader was dropped.
-            let _ = answer.send(open.send(&doing, &expected, opened, token).await);
+            let _ = answer.send(open.send(&doing, &expected, opened).await);
         });
         let reader = opening.await.context("asking skopeo for a blob: the task ended early")??;
-        Ok((reader, Box::pin(async move { answered.await.ok().flatten() })))
+        Ok((reader, Box::new(move || answered.blocking_recv().ok().flatten())))
     }
 }
 
@@ -141,7 +144,7 @@ type Opened = tokio::sync::oneshot::Sender<Result<Reader>>;
 
 impl Open {
     /// Hands a reader of the blob to `opened` and waits until it was read or dropped; why it ended early, where known.
-    async fn send(&self, doing: &str, expected: &Expected, opened: Opened, token: Arc<()>) -> Option<Failure> {
+    async fn send(&self, doing: &str, expected: &Expected, opened: Opened) -> Option<Failure> {
         let explain = |e: &containers_image_proxy::Error| proxy_error::failure(doing, e);
         let digest = match expected.digest.parse() {
             Ok(digest) => digest,
@@ -155,20 +158,17 @@ impl Open {
                 Ok((_, file, end)) => (file, end),
                 Err(e) => return refuse(opened, doing, &e),
             };
-            let (tap, _pulse) = Tap::new(file, None, token);
-            let _ = opened.send(Ok(Box::new(tap)));
+            // The pipe ends by itself, and is read where it is needed.
+            let _ = opened.send(Ok(Box::new(file.into_std().await)));
             return end.await.err().and_then(|e| explain(&e.into()));
         }
         let (pipe, finish) = match self.proxy.get_blob(&self.image, &digest, expected.size.unwrap_or(0)).await {
             Ok(blob) => blob,
             Err(e) => return refuse(opened, doing, &e),
         };
-        // The pipe is closed only when its end was asked for, and while that question stands the proxy answers no other:
-        // so it is asked when everything was read, and not before.
-        let (tap, pulse) = Tap::new(pipe, expected.size, token);
-        let _ = opened.send(Ok(Box::new(tap)));
-        pulse.wait_for_end().await;
-        finish.await.err().and_then(|e| explain(&e))
+        let (pump, reader) = Pump::new(pipe, expected.size);
+        let _ = opened.send(Ok(Box::new(reader)));
+        pump.run(finish).await.err().and_then(|e| explain(&e))
     }
 }
 

@@ -119,7 +119,7 @@ async fn measure_layer(source: &Source, scratch: &Scratch, index: usize, keep: K
     let resolved = source.resolved();
     let layer = &resolved.layers[index];
     let reader = source.open_layer(index, Arc::clone(progress)).await?;
-    let measured = scratch.measure_layer(&layer.diff_id, reader, keep).await;
+    let measured = tokio::task::block_in_place(|| scratch.measure_layer(&layer.diff_id, reader, keep));
     measured.with_context(|| {
         format!("measuring {}: reading layer {} ({} of {})", resolved.reference, layer.digest, index + 1, resolved.layers.len())
     })

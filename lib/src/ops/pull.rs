@@ -1,10 +1,12 @@
 //! `selkie pull`: an image from a registry or a layout into a composefs repository.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
+use tokio::task::JoinSet;
 
 use super::host::Host;
 use super::runtime::block_on;
@@ -16,6 +18,9 @@ use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::{ImportStats, Store, StoredImage, Verity};
 use crate::sys::dir;
+
+/// How many layers are fetched and imported at a time. The large layers of an image are few, and each has four threads already.
+const TOGETHER: usize = 2;
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -156,22 +161,47 @@ pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Pro
 pub(super) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<(ImportStats, u64)> {
     let resolved = source.resolved();
     progress.phase(format!("pulling {}", resolved.reference));
-    let mut stats = ImportStats::default();
-    let mut bytes_fetched = 0;
+    let mut fetched = Fetched::default();
+    let mut begun = HashSet::new();
+    let mut importing = JoinSet::new();
     for (index, layer) in resolved.layers.iter().enumerate() {
-        if store.has_layer(&layer.diff_id)? {
-            stats.layers_reused += 1;
+        if !begun.insert(&layer.diff_id) || store.has_layer(&layer.diff_id)? {
+            fetched.stats.merge(&ImportStats::REUSED);
             continue;
         }
+        if importing.len() == TOGETHER {
+            fetched.add(&mut importing, progress).await?;
+        }
+        let doing =
+            format!("pulling {}: importing layer {} ({} of {})", resolved.reference, layer.digest, index + 1, resolved.layers.len());
         let reader = source.open_layer(index, Arc::clone(progress)).await?;
-        let imported = store.import_layer(&layer.diff_id, reader).await;
-        stats.merge(&imported.with_context(|| {
-            format!("pulling {}: importing layer {} ({} of {})", resolved.reference, layer.digest, index + 1, resolved.layers.len())
-        })?);
-        bytes_fetched += layer.size;
-        progress.step("import layer");
+        let (store, diff_id, size) = (store.clone(), layer.diff_id.clone(), layer.size);
+        importing.spawn_blocking(move || Ok((store.import_layer(&diff_id, reader).context(doing)?, size)));
     }
-    Ok((stats, bytes_fetched))
+    while !importing.is_empty() {
+        fetched.add(&mut importing, progress).await?;
+    }
+    Ok((fetched.stats, fetched.bytes))
+}
+
+/// What importing layers has done so far.
+#[derive(Default)]
+struct Fetched {
+    stats: ImportStats,
+    /// Compressed bytes.
+    bytes: u64,
+}
+
+impl Fetched {
+    /// Waits for the next layer that is whole.
+    async fn add(&mut self, importing: &mut JoinSet<Result<(ImportStats, u64)>>, progress: &Arc<dyn Progress>) -> Result<()> {
+        let Some(imported) = importing.join_next().await else { return Ok(()) };
+        let (stats, bytes) = imported.context("importing in a thread")??;
+        self.stats.merge(&stats);
+        self.bytes += bytes;
+        progress.step("import layer");
+        Ok(())
+    }
 }
 
 /// Makes an image of layers that are all here.

@@ -11,7 +11,8 @@ use crate::sys::{interrupt, process};
 /// How long what was called off may take to end.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Runs `future` to its end, or until a signal calls it off ([`interrupt::heard`]). Two workers: decompression and hashing of one layer overlap with the transport of the next bytes.
+/// Runs `future` to its end, or until a signal calls it off ([`interrupt::heard`]). Two workers bring bytes; layers are read in threads of their own, which
+/// end when what they read from is gone.
 ///
 /// The threads are started here, after the calling thread has entered its mount namespace, and inherit it.
 pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {

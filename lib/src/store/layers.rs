@@ -1,19 +1,15 @@
 //! Taking in layers: a tar stream becomes objects and a split stream, registered under its diff_id only when proven.
 
-use std::io;
-use std::pin::Pin;
+use std::io::{self, BufRead, Read};
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
-use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 
-use super::tar_guard::Guarded;
-use super::{Store, is_io, objects, unsuitable, with_repository};
+use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
 /// What taking in layers did to the repository.
@@ -55,51 +51,54 @@ impl Store {
     }
 
     /// Takes in a layer: an uncompressed tar stream that proves `diff_id` itself, by failing its last read when the bytes
-    /// were others. What was stored is registered as this layer only after that last read, so that a half-written or
-    /// wrong stream never has the name; its objects are left to the next garbage collection. Memory use is bounded by the
-    /// layer's headers and small files. A layer that is here already is not read. Needs a tokio runtime.
+    /// were others. What was stored is registered as this layer only after that last read, and after all of it is durable, so that a
+    /// half-written or wrong stream never has the name; its objects are left to the next garbage collection. Memory use is bounded by the
+    /// layer's headers and small files. A layer that is here already is not read. Several may be taken in at a time.
     ///
     /// # Errors
     ///
     /// The reader's own error where it failed ([`Failure`]s come through); [`FailureKind::Unsuitable`] where the bytes are
-    /// proven and are not a tar archive that this store understands, as with GNU sparse files.
-    pub async fn import_layer(&self, diff_id: &str, tar: impl AsyncRead + Unpin + Send) -> Result<ImportStats> {
+    /// proven and are not a tar archive that this store understands, as with GNU sparse files and with more than a mebibyte of content
+    /// in an entry that is no file.
+    pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar).await);
+        let imported = with_repository!(self, repository => import(repository, &digest, tar));
         imported.with_context(|| format!("importing layer {digest}"))
     }
 }
 
-async fn import<H: FsVerityHashValue>(
-    repository: &Arc<Repository<H>>,
-    diff_id: &OciDigest,
-    tar: impl AsyncRead + Unpin + Send,
-) -> Result<ImportStats> {
+fn import<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, diff_id: &OciDigest, tar: impl BufRead) -> Result<ImportStats> {
     if complete_layer(repository, diff_id)?.is_some() {
         return Ok(ImportStats::REUSED);
     }
-    let mut watched = Watched::new(Guarded::new(tar));
-    let split = composefs_oci::tar::split_async(&mut watched, repository.clone(), LAYER_CONTENT_TYPE).await;
-    let (stream, stats) = match split {
-        Ok(done) => done,
-        Err(error) => return Err(explain(error, watched).await),
-    };
-    repository.register_stream(&stream, &layer_content_id(diff_id), None).await?;
-    Ok(ImportStats {
-        objects_new: stats.new_objects(),
-        objects_reused: stats.objects_already_present,
-        bytes_new: stats.new_bytes(),
-        layers_new: 1,
-        layers_reused: 0,
-    })
+    let (stream, stats) = take(repository, tar, |_, _| true)?;
+    repository.sync()?;
+    name(repository, diff_id, &stream)?;
+    Ok(stats)
+}
+
+/// [`incoming::take`], with errors that say whose they are.
+pub(super) fn take<H: FsVerityHashValue>(
+    repository: &Arc<Repository<H>>,
+    tar: impl BufRead,
+    keep: impl Fn(&[u8], u64) -> bool,
+) -> Result<(H, ImportStats)> {
+    let mut watched = Watched { inner: tar, failed: None };
+    incoming::take(repository, &mut watched, keep).map_err(|error| explain(error, watched))
+}
+
+/// Registers a split stream as this layer.
+pub(super) fn name<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &OciDigest, stream: &H) -> Result<()> {
+    repository.symlink(format!("streams/{}", layer_content_id(diff_id)), format!("objects/{}", stream.to_object_pathname()))
 }
 
 /// Finds what really went wrong. A damaged layer often shows as bad tar long before its digest can be known to be wrong,
 /// so the rest is read: when the reader then fails, that is the answer.
-pub(super) async fn explain<R: AsyncRead + Unpin>(error: anyhow::Error, mut watched: Watched<R>) -> anyhow::Error {
+fn explain(error: anyhow::Error, mut watched: Watched<impl BufRead>) -> anyhow::Error {
     if watched.failed.is_none() && !is_io(&error) {
-        let mut rest = vec![0; 1 << 16];
-        while matches!(watched.read(&mut rest).await, Ok(1..)) {}
+        while let Ok(length @ 1..) = watched.fill_buf().map(<[u8]>::len) {
+            watched.consume(length);
+        }
     }
     if let Some(failed) = watched.failed.take() {
         return from_reader(failed);
@@ -133,26 +132,31 @@ fn from_reader(error: io::Error) -> anyhow::Error {
 }
 
 /// A reader that remembers its own failure.
-pub(super) struct Watched<R> {
+struct Watched<R> {
     inner: R,
     failed: Option<io::Error>,
 }
 
-impl<R> Watched<R> {
-    pub(super) fn new(inner: R) -> Self {
-        Self { inner, failed: None }
+impl<R: BufRead> Read for Watched<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if let Poll::Ready(Err(error)) = polled {
+impl<R: BufRead> BufRead for Watched<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        let failed = &mut self.failed;
+        self.inner.fill_buf().map_err(|error| {
             let kind = error.kind();
-            self.failed = Some(error);
-            return Poll::Ready(Err(kind.into()));
-        }
-        polled
+            *failed = Some(error);
+            kind.into()
+        })
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner.consume(amount);
     }
 }
 

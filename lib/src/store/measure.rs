@@ -2,29 +2,23 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::{self, Read};
+use std::io::BufRead;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
-use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::mpsc;
+use composefs_oci::{LAYER_CONTENT_TYPE, layer_content_id};
 
-use super::layers::{Watched, explain, parse_digest};
+use super::layers::{self, parse_digest};
 use super::tree::{Content, File, Tree};
-use super::{Store, Verity, commit, hash, image_id, measure_tar, merge, names, objects, policy, with_repository};
+use super::{Store, Verity, commit, hash, image_id, merge, names, objects, policy, with_repository};
 use crate::image_id::{Algorithm, ImageId};
 use crate::sys::{dir, scratch};
 
 /// The name of the repository in the scratch directory.
 const REPOSITORY: &str = "composefs";
-/// What goes from the reader to the thread that measures, at a time; a few of these are on their way.
-const CHUNK: usize = 256 << 10;
-const CHUNKS: usize = 4;
 
 /// A repository in a scratch directory that knows its layers without the contents of their files, and goes away with this value.
 ///
@@ -99,21 +93,17 @@ impl Scratch {
     }
 
     /// Measures a layer: a tar stream as for [`Store::import_layer`]. Memory use is bounded by the layer's headers and small files.
-    /// Measuring it again keeps further contents. Needs a tokio runtime.
+    /// Measuring it again keeps further contents.
     ///
     /// # Errors
     ///
-    /// Those of [`Store::import_layer`], and [`FailureKind::Unsuitable`](crate::error::FailureKind::Unsuitable) for more than a mebibyte
-    /// of content in an entry that is no file.
-    pub async fn measure_layer(&self, diff_id: &str, tar: impl AsyncRead + Unpin + Send, keep: Keep) -> Result<()> {
-        self.measure_layer_with(diff_id, tar, keep, 0).await
-    }
-
-    /// The same with as many bytes of what follows the end of the archive. With all of them, the layer's stream is that of
-    /// [`Store::import_layer`], byte for byte.
-    pub(super) async fn measure_layer_with(&self, diff_id: &str, tar: impl AsyncRead + Unpin + Send, keep: Keep, tail: u64) -> Result<()> {
+    /// Those of [`Store::import_layer`].
+    pub fn measure_layer(&self, diff_id: &str, tar: impl BufRead, keep: Keep) -> Result<()> {
         let digest = parse_digest(diff_id)?;
-        let measured = with_repository!(self.store, repository => measure(repository, &digest, tar, (keep, tail)).await);
+        let measured = with_repository!(self.store, repository => {
+            // Without a sync: nothing here outlives this process.
+            layers::take(repository, tar, |name, size| keep.keeps(name, size)).and_then(|(stream, _)| layers::name(repository, &digest, &stream))
+        });
         measured.with_context(|| format!("measuring layer {digest}"))
     }
 
@@ -143,66 +133,6 @@ impl Scratch {
     /// is there, if they were kept.
     pub fn tree(&self, image: &ImageId) -> Result<Tree> {
         self.store.tree(image)
-    }
-}
-
-async fn measure<H: FsVerityHashValue>(
-    repository: &Arc<Repository<H>>,
-    diff_id: &OciDigest,
-    tar: impl AsyncRead + Unpin + Send,
-    (keep, tail): (Keep, u64),
-) -> Result<()> {
-    let mut watched = Watched::new(tar);
-    let (sender, receiver) = mpsc::channel(CHUNKS);
-    let theirs = Arc::clone(repository);
-    let splitting =
-        tokio::task::spawn_blocking(move || measure_tar::split(&theirs, Chunks::new(receiver), |name, size| keep.keeps(name, size), tail));
-    let pumped = pump(&mut watched, sender).await;
-    let split = splitting.await.context("measuring in a thread")?;
-    // What was measured counts only when the reader has ended well.
-    let stream = match pumped.map_err(anyhow::Error::new).and(split) {
-        Ok(stream) => stream,
-        Err(error) => return Err(explain(error, watched).await),
-    };
-    // Without the sync of `register_stream`: nothing here outlives this process.
-    repository.symlink(format!("streams/{}", layer_content_id(diff_id)), format!("objects/{}", stream.to_object_pathname()))
-}
-
-/// Sends all that `tar` gives. Stops early when nobody listens any more.
-async fn pump(tar: &mut (impl AsyncRead + Unpin), sender: mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK);
-        while chunk.len() < CHUNK && tar.read_buf(&mut chunk).await? > 0 {}
-        if chunk.is_empty() || sender.send(chunk).await.is_err() {
-            return Ok(());
-        }
-    }
-}
-
-/// What was pumped, to read in another thread.
-struct Chunks {
-    receiver: mpsc::Receiver<Vec<u8>>,
-    current: io::Cursor<Vec<u8>>,
-}
-
-impl Chunks {
-    fn new(receiver: mpsc::Receiver<Vec<u8>>) -> Self {
-        Self { receiver, current: io::Cursor::default() }
-    }
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = io::Read::read(&mut self.current, buf)?;
-            if read > 0 || buf.is_empty() {
-                return Ok(read);
-            }
-            match self.receiver.blocking_recv() {
-                Some(chunk) => self.current = io::Cursor::new(chunk),
-                None => return Ok(0),
-            }
-        }
     }
 }
 

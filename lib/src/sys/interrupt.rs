@@ -120,8 +120,8 @@ pub fn last_call() -> Result<()> {
     Ok(())
 }
 
-/// The signal that calls off what is at work.
-fn called_off() -> Option<Signal> {
+/// The signal that calls off what is at work, for threads that do it.
+pub fn called_off() -> Option<Signal> {
     let state = state();
     state.asked.filter(|_| state.mode == Mode::Hearing)
 }

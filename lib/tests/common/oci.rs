@@ -14,7 +14,6 @@ use ocidir::oci_spec::image::{
 use selkie::error::Failure;
 use selkie::image::Source;
 use selkie::progress::Progress;
-use tokio::io::AsyncReadExt;
 
 /// How a layer is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,12 +164,17 @@ pub(crate) fn halve(path: &Path) {
     std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
 }
 
+/// Reads to the end, in a thread that may wait.
+pub(crate) async fn read_all(mut reader: selkie::image::LayerReader) -> anyhow::Result<Vec<u8>> {
+    let read = move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut reader, &mut bytes).map(|_| bytes)
+    };
+    Ok(tokio::task::spawn_blocking(read).await??)
+}
+
 /// Reads a layer to its end.
 pub(crate) async fn read(source: &Source, index: usize, progress: Arc<dyn Progress>) -> Result<Vec<u8>, Failure> {
-    let read = async {
-        let mut bytes = Vec::new();
-        source.open_layer(index, progress).await?.read_to_end(&mut bytes).await?;
-        anyhow::Ok(bytes)
-    };
+    let read = async { read_all(source.open_layer(index, progress).await?).await };
     read.await.map_err(|e| Failure::find(&e).unwrap_or_else(|| panic!("not a failure: {e:?}")))
 }

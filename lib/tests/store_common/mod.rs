@@ -180,10 +180,6 @@ pub fn documents_of(layers: &[(String, usize)]) -> (Vec<u8>, Vec<u8>) {
     (manifest.into_bytes(), config.into_bytes())
 }
 
-pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Runtime::new().unwrap()
-}
-
 /// A directory on a file system where `syncfs` costs nothing, where there is one.
 pub fn temporary() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
@@ -195,17 +191,17 @@ pub fn repository(temp: &tempfile::TempDir) -> Store {
 }
 
 /// Imports the layers and makes an image of them.
-pub fn store(runtime: &tokio::runtime::Runtime, store: &Store, layers: &[Vec<u8>], tag: Option<&str>) -> anyhow::Result<StoredImage> {
+pub fn store(store: &Store, layers: &[Vec<u8>], tag: Option<&str>) -> anyhow::Result<StoredImage> {
     for layer in layers {
-        runtime.block_on(store.import_layer(&sha256(layer), &layer[..]))?;
+        store.import_layer(&sha256(layer), &layer[..])?;
     }
     let (manifest, config) = documents(layers);
     store.commit(&manifest, &config, tag)
 }
 
 /// Measures the layers, as often as it takes, and commits them.
-pub fn measure(runtime: &tokio::runtime::Runtime, scratch: &Scratch, layers: &[Vec<u8>]) -> anyhow::Result<Measured> {
-    let read = |layer: &Vec<u8>, keep| runtime.block_on(scratch.measure_layer(&sha256(layer), &layer[..], keep));
+pub fn measure(scratch: &Scratch, layers: &[Vec<u8>]) -> anyhow::Result<Measured> {
+    let read = |layer: &Vec<u8>, keep| scratch.measure_layer(&sha256(layer), &layer[..], keep);
     for layer in layers {
         read(layer, Keep::Names(|_| false))?;
     }
@@ -225,9 +221,9 @@ pub fn measure(runtime: &tokio::runtime::Runtime, scratch: &Scratch, layers: &[V
 }
 
 /// The same in a scratch directory of its own.
-pub fn measured(runtime: &tokio::runtime::Runtime, layers: &[Vec<u8>], algorithm: Algorithm) -> anyhow::Result<Measured> {
+pub fn measured(layers: &[Vec<u8>], algorithm: Algorithm) -> anyhow::Result<Measured> {
     let temp = temporary();
-    measure(runtime, &Scratch::new(temp.path(), algorithm).unwrap(), layers)
+    measure(&Scratch::new(temp.path(), algorithm).unwrap(), layers)
 }
 
 /// The ids in short, to compare.
@@ -293,8 +289,8 @@ pub fn flatten(tree: &Tree) -> FlatTree {
 }
 
 /// The tree of an image of these layers.
-pub fn tree(runtime: &tokio::runtime::Runtime, repository: &Store, layers: &[Vec<u8>]) -> anyhow::Result<FlatTree> {
-    let stored = store(runtime, repository, layers, None)?;
+pub fn tree(repository: &Store, layers: &[Vec<u8>]) -> anyhow::Result<FlatTree> {
+    let stored = store(repository, layers, None)?;
     Ok(flatten(&repository.tree(&stored.image)?))
 }
 
@@ -375,8 +371,8 @@ pub fn labelled() -> Vec<Vec<u8>> {
 }
 
 /// A layer with one file of zeros, made while it is read.
-pub fn zeros(size: u64) -> impl tokio::io::AsyncRead + Unpin + Send {
-    use tokio::io::AsyncReadExt;
+pub fn zeros(size: u64) -> impl std::io::BufRead + Send {
+    use std::io::Read;
     let mut header = Vec::new();
     block(&mut header, b'0', b"usr/big", b"", b"", 0o644, (0, 0), 0, (0, 0));
     header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
@@ -384,7 +380,7 @@ pub fn zeros(size: u64) -> impl tokio::io::AsyncRead + Unpin + Send {
     let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let padding = size.next_multiple_of(512) - size;
-    std::io::Cursor::new(header).chain(tokio::io::repeat(0).take(size + padding + 1024))
+    std::io::BufReader::with_capacity(1 << 18, std::io::Cursor::new(header).chain(std::io::repeat(0).take(size + padding + 1024)))
 }
 
 /// The most memory that this process ever had.

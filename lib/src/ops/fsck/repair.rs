@@ -211,7 +211,7 @@ async fn whole_layer(
 ) -> Result<(u64, Option<String>)> {
     let layer = &source.resolved().layers[index];
     let reader = source.open_layer(index, Arc::clone(progress)).await?;
-    restore.layer(&layer.diff_id, reader, wants, progress.as_ref()).await?;
+    tokio::task::block_in_place(|| restore.layer(&layer.diff_id, reader, wants, progress.as_ref()))?;
     Ok((layer.size, Some("its stream is damaged, which only the whole layer gives".to_owned())))
 }
 

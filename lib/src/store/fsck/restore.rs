@@ -2,6 +2,7 @@
 //! only what is wanted, and has the digest of its name, then takes its place.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,6 @@ use composefs::repository::Repository;
 use composefs::tree::RegularFile;
 use composefs_oci::tar::{TarItem, get_entry};
 use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, LAYER_CONTENT_TYPE, sha256_content_digest, write_config_raw};
-use tokio::io::AsyncRead;
 
 use super::contents::{self, CONFIG, LAYER, MANIFEST};
 use super::links::links;
@@ -24,9 +24,6 @@ use crate::progress::Progress;
 use crate::store::measure::{Keep, Scratch};
 use crate::store::objects::ObjectId;
 use crate::store::{Handle, Store, commit, hash, merge, with_repository};
-
-/// What follows the end of the archive in a layer: a block of tar has 10 KiB, and nobody asks for larger ones than this.
-const TAIL: u64 = 16 << 20;
 
 /// A repair of a repository.
 pub struct Restore {
@@ -87,16 +84,10 @@ impl Restore {
     /// # Errors
     ///
     /// Those of reading it; what is damaged is then as it was.
-    pub async fn layer(
-        &self,
-        diff_id: &str,
-        tar: impl AsyncRead + Unpin + Send,
-        wants: &LayerWants,
-        progress: &dyn Progress,
-    ) -> Result<()> {
+    pub fn layer(&self, diff_id: &str, tar: impl BufRead, wants: &LayerWants, progress: &dyn Progress) -> Result<()> {
         let sizes: Option<BTreeSet<u64>> = wants.objects.iter().map(|id| self.sizes.get(id).copied()).collect();
         let keep = sizes.map_or(Keep::Names(|_| true), Keep::Sizes);
-        self.scratch.measure_layer_with(diff_id, tar, keep, TAIL).await?;
+        self.scratch.measure_layer(diff_id, tar, keep)?;
         with_both!(self, real, scratch => take_layer(real, scratch, diff_id, wants, progress))
             .with_context(|| format!("restoring layer {diff_id}"))
     }

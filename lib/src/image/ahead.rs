@@ -1,0 +1,155 @@
+//! [`Ahead`]: a reader that is read by a thread of its own, some blocks ahead of whoever wants them.
+
+use std::io::{self, BufRead, Read};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
+use std::thread;
+use std::time::Duration;
+
+/// What is read at a time. Large, so that threads rarely have to wake each other.
+const BLOCK: usize = 256 << 10;
+/// How many blocks wait. With those in the hands of the two sides, they bound the memory of a reader to 1.5 MiB.
+const WAITING: usize = 4;
+/// How often somebody who waits in vain looks whether he still wants to.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Reads a source ahead. Blocks are handed out without being copied, and used again. The source's end and its errors come where they are;
+/// reading on after either asks the source again.
+pub(super) struct Ahead {
+    blocks: Receiver<io::Result<Vec<u8>>>,
+    emptied: Sender<Vec<u8>>,
+    block: Vec<u8>,
+    /// How much of the block was handed out.
+    used: usize,
+}
+
+impl Ahead {
+    /// Starts reading. The thread ends when this value is dropped, or rather when the source's next block is there.
+    pub(super) fn new(source: impl Read + Send + 'static) -> io::Result<Self> {
+        let (sender, blocks) = mpsc::sync_channel(WAITING);
+        let (emptied, empty) = mpsc::channel();
+        thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &sender, &empty))?;
+        Ok(Self { blocks, emptied, block: Vec::new(), used: 0 })
+    }
+
+    /// Like `fill_buf`, and fails with the error of `wanted` as soon as that has one, also while nothing comes.
+    pub(super) fn fill_while(&mut self, wanted: impl Fn() -> io::Result<()>) -> io::Result<&[u8]> {
+        while self.used == self.block.len() {
+            wanted()?;
+            let next = match self.blocks.recv_timeout(LOOK) {
+                Ok(next) => next?,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Err(io::Error::other("the reading thread panicked")),
+            };
+            let ended = next.is_empty();
+            // Nobody fills it any more where the thread has ended.
+            let _ = self.emptied.send(std::mem::replace(&mut self.block, next));
+            self.used = 0;
+            if ended {
+                break;
+            }
+        }
+        Ok(&self.block[self.used..])
+    }
+}
+
+fn run(mut source: impl Read, blocks: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
+    loop {
+        let mut block = empty.try_recv().unwrap_or_default();
+        block.resize(BLOCK, 0);
+        let (filled, error) = fill(&mut source, &mut block);
+        block.truncate(filled);
+        // What came before an error is handed out before it. An empty block is the end.
+        let mut gone = (filled > 0 || error.is_none()) && blocks.send(Ok(block)).is_err();
+        if let Some(error) = error {
+            gone |= blocks.send(Err(error)).is_err();
+        }
+        if gone {
+            return;
+        }
+    }
+}
+
+/// Reads until the block is full, or the source has no more.
+fn fill(source: &mut impl Read, block: &mut [u8]) -> (usize, Option<io::Error>) {
+    let mut filled = 0;
+    while filled < block.len() {
+        match source.read(&mut block[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (filled, Some(error)),
+        }
+    }
+    (filled, None)
+}
+
+impl Read for Ahead {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.fill_buf()?.read(buf)?;
+        self.consume(read);
+        Ok(read)
+    }
+}
+
+impl BufRead for Ahead {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.fill_while(|| Ok(()))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.used += amount;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_is_read_in_order_and_the_end_stays() {
+        let bytes: Vec<u8> = (0..3 * BLOCK + 17).map(|n| (n / 7) as u8).collect();
+        let mut ahead = Ahead::new(io::Cursor::new(bytes.clone())).unwrap();
+        let mut found = Vec::new();
+        ahead.read_to_end(&mut found).unwrap();
+        assert!(found == bytes);
+        for _ in 0..20 {
+            assert_eq!(ahead.read(&mut [0; 9]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn an_error_comes_after_what_came_before_it() {
+        struct Breaks(Option<usize>);
+        impl Read for Breaks {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                match self.0.take() {
+                    Some(some) => {
+                        buf[..some].fill(7);
+                        Ok(some)
+                    }
+                    None => Err(io::ErrorKind::ConnectionReset.into()),
+                }
+            }
+        }
+        let mut ahead = Ahead::new(Breaks(Some(100))).unwrap();
+        assert_eq!(ahead.read(&mut [0; 1000]).unwrap(), 100);
+        for _ in 0..20 {
+            assert_eq!(ahead.read(&mut [0; 1000]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+
+    #[test]
+    fn the_source_goes_away_with_the_reader() {
+        struct Tells(#[expect(dead_code, reason = "dropping it is the message")] mpsc::Sender<()>);
+        impl Read for Tells {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                Ok(buf.len())
+            }
+        }
+        let (sender, gone) = mpsc::channel();
+        let mut ahead = Ahead::new(Tells(sender)).unwrap();
+        ahead.read_exact(&mut [0; 10]).unwrap();
+        drop(ahead);
+        assert_eq!(gone.recv(), Err(mpsc::RecvError));
+    }
+}

@@ -1,0 +1,171 @@
+//! New objects on their way into the repository: written to a file without a name, sealed where the repository is, linked in under their
+//! digest. Nothing here is synced: whoever publishes a name that leads to these objects syncs first.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender};
+
+use anyhow::{Context, Result, ensure};
+use composefs::fsverity::{FsVerityHashValue, enable_verity_maybe_copy, measure_verity};
+use composefs::repository::Repository;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::objects;
+use crate::sys::dir;
+
+/// Permissions of objects and of the directories that they are in, as the library has them.
+const MODE: u32 = 0o644;
+const DIRECTORY_MODE: u32 = 0o755;
+
+/// What the writer is given to do, in order.
+pub(super) enum Job<H> {
+    /// Whole files, one behind the other: the digest of each, and where it ends.
+    Files(Vec<u8>, Vec<(H, usize)>),
+    /// The next bytes of a file whose digest is not known yet.
+    Piece(Vec<u8>),
+    /// The last bytes of this file, its digest and its size.
+    Last(Vec<u8>, H, u64),
+}
+
+/// What the writer did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Objects that are new, and their bytes.
+    pub(super) objects: u64,
+    pub(super) bytes: u64,
+    /// Files that somebody else had brought meanwhile, or that were here although nobody knew before all of them was read.
+    pub(super) reused: u64,
+}
+
+/// The place of objects.
+pub(super) struct Deposit<'r, H: FsVerityHashValue> {
+    repository: &'r Repository<H>,
+    objects: BorrowedFd<'r>,
+}
+
+impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
+    pub(super) fn open(repository: &'r Repository<H>) -> Result<Self> {
+        repository.ensure_writable()?;
+        let objects = repository.objects_dir().context("opening objects")?.as_fd();
+        Ok(Self { repository, objects })
+    }
+
+    /// Whether the object is here, with this size: one that a power cut shortened is not.
+    pub(super) fn has(&self, id: &H, size: u64) -> Result<bool> {
+        Ok(objects::size(self.repository, id)? == Some(size))
+    }
+
+    /// Works until there are no more jobs. Buffers go back to where they can be filled again.
+    pub(super) fn work(&self, jobs: &Receiver<Job<H>>, emptied: &Sender<Vec<u8>>) -> Result<Written> {
+        let mut written = Written::default();
+        let mut growing: Option<File> = None;
+        let mut ready = false;
+        for job in jobs {
+            if !std::mem::replace(&mut ready, true) {
+                self.make_directories()?;
+            }
+            let mut buffer = match job {
+                Job::Files(buffer, files) => {
+                    let mut start = 0;
+                    for (id, end) in files {
+                        let content = &buffer[start..end];
+                        let mut file = self.temporary()?;
+                        file.write_all(content).with_context(|| format!("writing object {}", id.to_hex()))?;
+                        self.publish(file, &id, content.len() as u64, &mut written)?;
+                        start = end;
+                    }
+                    buffer
+                }
+                Job::Piece(buffer) => {
+                    self.append(&mut growing, &buffer)?;
+                    buffer
+                }
+                Job::Last(buffer, id, size) => {
+                    self.append(&mut growing, &buffer)?;
+                    let file = growing.take().context("writing an object: nothing came before its end")?;
+                    if self.has(&id, size)? {
+                        written.reused += 1;
+                    } else {
+                        self.publish(file, &id, size, &mut written)?;
+                    }
+                    buffer
+                }
+            };
+            buffer.clear();
+            // Nobody fills it any more where the reader has ended.
+            let _ = emptied.send(buffer);
+        }
+        Ok(written)
+    }
+
+    fn append(&self, growing: &mut Option<File>, bytes: &[u8]) -> Result<()> {
+        let file = match growing {
+            Some(file) => file,
+            None => growing.insert(self.temporary()?),
+        };
+        file.write_all(bytes).context("writing an object")
+    }
+
+    /// All directories at once, instead of an attempt for each object.
+    fn make_directories(&self) -> Result<()> {
+        for first in 0..=u8::MAX {
+            match rustix::fs::mkdirat(self.objects, format!("{first:02x}"), Mode::from_raw_mode(DIRECTORY_MODE)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e).with_context(|| format!("making directory objects/{first:02x}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn temporary(&self) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.objects, ".", flags, Mode::from_raw_mode(MODE));
+        Ok(file.context("making a temporary file in objects")?.into())
+    }
+
+    fn publish(&self, file: File, id: &H, size: u64, written: &mut Written) -> Result<()> {
+        let file = if self.repository.is_insecure() { file.into() } else { self.seal(file, id)? };
+        if self.link(&file, id, size).with_context(|| format!("linking object {}", id.to_hex()))? {
+            written.objects += 1;
+            written.bytes += size;
+        } else {
+            written.reused += 1;
+        }
+        Ok(())
+    }
+
+    /// Seals a file. The kernel computes its digest again, and has to find the same.
+    fn seal(&self, file: File, id: &H) -> Result<OwnedFd> {
+        let doing = || format!("sealing object {}", id.to_hex());
+        let reopened = rustix::fs::open(path_of(&file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(doing)?;
+        // While it can be written to, it cannot be sealed. A child process may still hold it for a moment; the copy is for that.
+        drop(file);
+        let copy = enable_verity_maybe_copy::<H>(self.objects, reopened.as_fd()).with_context(doing)?;
+        let sealed = copy.unwrap_or(reopened);
+        let found: H = measure_verity(&sealed).with_context(doing)?;
+        ensure!(found == *id, "{}: the kernel found digest {} of what was written", doing(), found.to_hex());
+        Ok(sealed)
+    }
+
+    /// Whether it is new. What has the name and another size was damaged, and gives way.
+    fn link(&self, file: &OwnedFd, id: &H, size: u64) -> Result<bool> {
+        let (from, path) = (path_of(file), id.to_object_pathname());
+        let link = || rustix::fs::linkat(CWD, &from, self.objects, &path, AtFlags::SYMLINK_FOLLOW);
+        match link() {
+            Err(Errno::EXIST) if self.has(id, size)? => return Ok(false),
+            Err(Errno::EXIST) => dir::optional(rustix::fs::unlinkat(self.objects, &path, AtFlags::empty()))?,
+            linked => return Ok(linked.map(|()| true)?),
+        };
+        match link() {
+            Err(Errno::EXIST) => Ok(false),
+            linked => Ok(linked.map(|()| true)?),
+        }
+    }
+}
+
+/// A file without a name has this one, as long as it is open.
+fn path_of(file: &impl AsRawFd) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
