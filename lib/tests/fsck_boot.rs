@@ -540,6 +540,29 @@ fn a_kernel_whose_object_is_damaged_too_comes_back_with_it() {
 }
 
 #[test]
+fn a_kernel_that_is_nowhere_else_stays_while_its_image_is_damaged() {
+    let three = Three::new();
+    let path = three.esp().join(three.kernel(&three.third, "linux "));
+    let kernel = std::fs::read(&path).unwrap();
+    let object = {
+        let store = three.machine.host(&three.second).store().unwrap();
+        let kernel = selkie::store::kernel(&store.tree(&three.third).unwrap()).unwrap().kernel;
+        let selkie::store::Content::Object(object) = kernel.content else { panic!("{kernel:?}") };
+        three.machine.root.join("sysroot/composefs/objects").join(object.path())
+    };
+    std::fs::write(&object, "half").unwrap();
+    std::fs::remove_file(three.entry(&three.third)).unwrap();
+    std::fs::rename(three.machine.root.join("images"), three.machine.root.join("away")).unwrap();
+    let report = three.repair();
+    assert_eq!(report.verdict, Verdict::Damaged, "{report:#?}");
+    assert!(report.findings.iter().all(|finding| finding.kind != Kind::Kernel), "{report:#?}");
+    assert_eq!(std::fs::read(&path).unwrap(), kernel);
+    std::fs::rename(three.machine.root.join("away"), three.machine.root.join("images")).unwrap();
+    assert_eq!(three.repair().verdict, Verdict::Repaired);
+    three.assert_clean();
+}
+
+#[test]
 fn arguments_that_only_an_entry_has_stay() {
     let three = Three::new();
     let path = three.entry(&three.second);

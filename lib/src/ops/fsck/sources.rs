@@ -32,7 +32,8 @@ pub(super) fn candidates(target: &Target, store: &Store, asked: Option<&ImageRef
     let others = store.tags().unwrap_or_default().into_iter().filter(|(tag, _)| !tag.starts_with(prune::TAG));
     found.extend(others.filter_map(|(tag, manifest)| candidate(&tag.replacen('_', "@", usize::from(tag.contains("_sha256:"))), manifest)));
     let mut seen = BTreeSet::new();
-    found.retain(|candidate: &Candidate| seen.insert(candidate.reference.to_string()));
+    // A reference that cannot be pinned may be that of several deployments, and name any one of their manifests now.
+    found.retain(|candidate: &Candidate| seen.insert((candidate.reference.to_string(), candidate.manifest.clone())));
     Ok(found)
 }
 
