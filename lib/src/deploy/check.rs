@@ -124,8 +124,8 @@ impl Deployment {
                 Err(Unread::Missing)
             }
             Err(error) => Err(match error.downcast_ref::<RecordError>() {
-                Some(RecordError::Newer { .. }) => Unread::Newer(format!("{error:#}")),
-                _ => Unread::Damaged(format!("{error:#}")),
+                Some(RecordError::Newer { .. }) => Unread::Newer(error.root_cause().to_string()),
+                _ => Unread::Damaged(error.root_cause().to_string()),
             }),
         };
         let opening = || format!("opening etc of deployment {}", self.id);

@@ -210,7 +210,7 @@ impl Deployment {
     /// There is no such file, it is damaged, or a newer selkie wrote it. Such a deployment boots all the same.
     pub fn origin(&self) -> Result<Origin> {
         let json = dir::read_optional(&self.dir, ORIGIN)?.with_context(|| format!("reading {ORIGIN}: no such file"))?;
-        Ok(record::read(&json)?)
+        record::read(&json).with_context(|| format!("reading {ORIGIN}"))
     }
 }
 

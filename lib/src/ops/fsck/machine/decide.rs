@@ -76,8 +76,3 @@ pub(super) fn mended(kind: Kind, name: impl Into<String>, damage: Damage, messag
 pub(super) fn told(kind: Kind, name: impl Into<String>, damage: Damage, message: String) -> Decided {
     Decided { finding: Finding::new(kind, name, damage, message, Remedy::None), action: None }
 }
-
-/// A finding that is well again when what it needs is.
-pub(super) fn follows(kind: Kind, name: impl Into<String>, damage: Damage, message: String) -> Decided {
-    Decided { finding: Finding::new(kind, name, damage, message, Remedy::Follows), action: None }
-}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::decide::{Action, Decided, follows, mended, told};
+use super::decide::{Action, Decided, mended, told};
 use super::facts::Facts;
 use crate::deploy::check::{Etc, Inspection, Look, Unread};
 use crate::deploy::{DEPLOY, ORIGIN};
@@ -71,23 +71,15 @@ pub(super) fn etc_source(facts: &Facts, root: &ImageId) -> Option<ImageId> {
 /// The image must be in the repository, and stay there.
 fn image(facts: &Facts, deployment: &Look) -> Option<Decided> {
     let id = &deployment.id;
-    let image = facts.image(id)?;
-    let name = format!("{id}/image");
-    // That it has no tag is told with the repository.
-    if !image.there && image.tagged {
-        let message = format!("the image of deployment {} is not in the repository (expected it there)", id.short());
-        return Some(follows(Kind::Deployment, name, Damage::Incomplete, message));
-    }
-    if !image.there {
-        let from = deployment.origin.as_ref().map_or("IMAGE", |origin| &origin.image);
-        let message = format!(
-            "the image of deployment {} is not in the repository, and no tag says what it was part of (expected it there): \
-             `selkie switch {from}` fetches what that names now, and `selkie gc` removes what has no role",
-            id.short()
-        );
-        return Some(told(Kind::Deployment, name, Damage::Incomplete, message));
-    }
-    None
+    // With a tag, what is missing is told with the repository; and so is a missing tag.
+    facts.image(id).filter(|image| !image.there && !image.tagged)?;
+    let from = deployment.origin.as_ref().map_or("IMAGE", |origin| &origin.image);
+    let message = format!(
+        "the image of deployment {} is not in the repository, and no tag says what it was part of (expected it there): \
+         `selkie switch {from}` fetches what that names now, and `selkie gc` removes what has no role",
+        id.short()
+    );
+    Some(told(Kind::Deployment, format!("{id}/image"), Damage::Incomplete, message))
 }
 
 fn origin(facts: &Facts, deployment: &Look) -> Option<Decided> {
