@@ -243,7 +243,9 @@ fn a_try_does_not_replace_what_another_process_is_doing() {
     let other = machine.host(&first);
     let lock = other.lock().unwrap();
     let (busy, steps) = call(&machine, &first, STAGE, false);
-    assert_eq!((Failure::find(&busy.unwrap_err()).unwrap().kind, steps), (FailureKind::Busy, vec![]));
+    let busy = busy.unwrap();
+    assert_eq!((busy.outcome, busy.restart.action, steps), (None, Action::Wait, vec![]));
+    assert!(busy.restart.because.contains("another selkie process is changing this machine"), "{}", busy.restart.because);
     drop(lock);
     assert_eq!(record(&machine), AutoUpdate::default(), "it is no failure");
     assert_eq!(timer(&machine, &first, STAGE).outcome, Some(Outcome::Staged));

@@ -78,7 +78,7 @@ impl Place {
 
     /// Makes this place the same as `leader`, as far as that is to be followed; whether anything had to be done. New kernels come before new entries, and
     /// these before the removal of what is stale, so that this place boots at any moment. Only where there is no room beside what is stale, that goes
-    /// first, if something else here is known to boot.
+    /// as soon as something else here is known to boot.
     ///
     /// # Errors
     ///
@@ -91,9 +91,14 @@ impl Place {
         }
         self.sweep_temporaries()?;
         let wanted = leader.copies(|entry| entry.tries.is_none())?;
-        let new: Vec<&Copied<'_>> = wanted.iter().filter(|copied| steps.copy.contains(&copied.entry.file)).collect();
-        let stays = wanted.len() > new.len();
-        if stays && self.check_space(self.bytes_of(&new)?).is_err() {
+        let mut new: Vec<&Copied<'_>> = wanted.iter().filter(|copied| steps.copy.contains(&copied.entry.file)).collect();
+        if self.check_space(self.bytes_of(&new)?).is_err() {
+            // Nothing that is to stay is here yet: what the leader boots next comes first.
+            if wanted.len() == new.len() {
+                let first = new.remove(0);
+                self.check_space(self.bytes_of(&[first])?)?;
+                self.copy(first, progress)?;
+            }
             self.remove_entries(&steps.remove, progress)?;
             self.sweep()?;
         }
@@ -117,7 +122,8 @@ impl Place {
         let serials: BTreeSet<u64> = self.found()?.iter().filter_map(|found| found.entry.as_ref().ok()?.serial()).collect();
         let new: Vec<&Copied<'_>> = copies.iter().filter(|copied| !serials.contains(&copied.entry.serial)).collect();
         self.check_space(self.bytes_of(&new)?)?;
-        for copied in &new {
+        // The one that boots next comes last: until then the other place still counts as the newer one.
+        for copied in new.iter().rev() {
             self.copy(copied, progress)?;
         }
         Ok(!new.is_empty())

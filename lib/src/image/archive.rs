@@ -50,11 +50,15 @@ impl ArchiveWriter {
     /// Starts writing, under a temporary name in the same directory.
     pub(super) fn create(path: &str, progress: Arc<dyn Progress>) -> Result<Self> {
         let (directory, name) = (parent(path)?, name(path)?);
-        // Before the file is opened for writing, which empties it.
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let temporary = rustix::fs::openat(&directory, format!("{}{name}", dir::TEMPORARY), flags, Mode::from_raw_mode(MODE));
-        let lock = Lock::on(temporary.with_context(|| format!("writing {path}"))?, &format!("another selkie process is writing {path}"))?;
-        let pending = dir::Pending::create(directory, name, MODE).with_context(|| format!("writing {path}"))?;
+        let busy = format!("another selkie process is writing {path}");
+        let writing = || format!("writing {path}");
+        // What an earlier attempt left is held until the new file has a lock of its own: starting to write takes the old one away.
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let left = rustix::fs::openat(&directory, format!("{}{name}", dir::TEMPORARY), flags, Mode::empty());
+        let left = dir::optional(left).with_context(writing)?.map(|left| Lock::on(left, &busy)).transpose()?;
+        let mut pending = dir::Pending::create(directory, name, MODE).with_context(writing)?;
+        let lock = Lock::on(pending.file().try_clone().with_context(writing)?.into(), &busy)?;
+        drop(left);
         let mut this = Self { path: path.to_owned(), pending, written: BTreeSet::new(), progress, _lock: lock };
         this.file("oci-layout", LAYOUT_VERSION)?;
         Ok(this)

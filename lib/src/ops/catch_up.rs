@@ -56,7 +56,9 @@ pub(super) fn follow(host: &Host, progress: &dyn Progress) -> Result<()> {
                 place.follow(leader, progress)
             }
         })();
-        if let Err(error) = followed.and_then(|_| record(host, place, progress)) {
+        // Whatever came of it: what the place did not get must not stay on its account.
+        let recorded = record(host, place, progress);
+        if let Err(error) = followed.and(recorded) {
             progress.note(format!("bringing ESP {} in step: {error:#}; the next verb that writes tries again", mirror.partition));
         }
     }

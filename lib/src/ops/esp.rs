@@ -1,5 +1,7 @@
 //! `selkie esp`: EFI system partitions on several disks that are kept in step, so that the machine boots when one disk is gone. Nothing is formatted.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use serde::Serialize;
 
@@ -13,6 +15,9 @@ use crate::image::host_architecture;
 use crate::image_id::ImageId;
 use crate::progress::Progress;
 use crate::store;
+
+/// How long `sync`, which runs at boot, waits for an update that is on its way.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// All places of a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -206,7 +211,9 @@ pub fn remove(host: &Host, partition: &str, progress: &dyn Progress) -> Result<C
             "ESP {partition} is out of reach and keeps its entries; do not boot from it again before it is erased: {}",
             failure.message
         )),
-        None => {}
+        None => {
+            progress.note(format!("ESP {partition} was not looked at and keeps its entries; do not boot from it again before it is erased"))
+        }
     }
     let kept = deployments.forget_boot_place(&partition)?;
     if kept {
@@ -230,7 +237,7 @@ pub fn remove(host: &Host, partition: &str, progress: &dyn Progress) -> Result<C
 ///
 /// What is on record cannot be read, or what booted cannot be written. A mirror that cannot be written is told by the list.
 pub fn sync(host: &Host, progress: &dyn Progress) -> Result<Synced> {
-    let _lock = host.lock()?;
+    let _lock = host.lock_within(PATIENCE)?;
     catch_up::begin(host, progress)?;
     let system = host.system()?;
     let loaders = if system.is_proven(&system.booted) {

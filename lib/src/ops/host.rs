@@ -4,6 +4,7 @@ mod places;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::io::Errno;
@@ -256,6 +257,18 @@ impl Host {
         Lock::take(&self.run, "lock")
     }
 
+    /// The same for what runs at boot, where another verb may be on its way: waits so long for its end.
+    pub fn lock_within(&self, patience: Duration) -> Result<Lock> {
+        const PAUSE: Duration = Duration::from_millis(500);
+        let begin = Instant::now();
+        loop {
+            match self.lock() {
+                Err(error) if is_busy(&error) && begin.elapsed() < patience => std::thread::sleep(PAUSE),
+                taken => return taken,
+            }
+        }
+    }
+
     /// The machine as it is now, whole: what is to be changed is decided on this.
     pub fn system(&self) -> Result<System> {
         let system = System::load(self.deployments()?, self.boot()?, self.booted.clone())?.with_choices(&self.choices().0);
@@ -316,6 +329,11 @@ impl Host {
     pub fn sync(&self) -> Result<()> {
         dir::sync_filesystem(&self.sysroot).context("syncing the physical root")
     }
+}
+
+/// Whether an error is that something else is at work.
+pub(super) fn is_busy(error: &anyhow::Error) -> bool {
+    Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Busy)
 }
 
 /// The image that the mount source of `/` names.

@@ -68,12 +68,12 @@ fn go(host: &Host, progress: &dyn Progress, target: impl FnOnce(&System) -> Resu
     Ok(Report { staged: id, instead_of: system.default_entry().map(|e| e.image.clone()), image: origin.image.clone() })
 }
 
-/// Somebody goes back from a newer release on purpose: automatic updates leave it alone from now on. Before the entry is written, because what happened and
+/// Somebody goes to another release than the one that boots next on purpose: automatic updates leave that one alone from now on. Before the entry is written, because what happened and
 /// was not noted would be undone by the next of them; what is noted and did not happen changes nothing while that release boots next.
 fn note_what_is_left(host: &Host, system: &System, target: &ImageId, progress: &dyn Progress) -> Result<()> {
     let deployments = host.deployments()?;
-    let newer = system.default_entry().map(|entry| &entry.image).filter(|next| system.number(next) > system.number(target));
-    if let Some(left) = newer.and_then(|id| system.origin(id).ok()) {
+    let other = system.default_entry().map(|entry| &entry.image).filter(|next| *next != target);
+    if let Some(left) = other.and_then(|id| system.origin(id).ok()) {
         deployments.leave_alone(&left.manifest_digest)?;
         progress.step("note release that is left");
     }

@@ -12,7 +12,7 @@ use crate::config::Policy;
 use crate::deploy::{AutoUpdate, Outcome, StagedByUs};
 use crate::image_id::ImageId;
 use crate::ops::health;
-use crate::ops::host::Host;
+use crate::ops::host::{Host, is_busy};
 use crate::ops::upgrade::{self, Until};
 use crate::progress::Progress;
 use crate::sys::{dir, random};
@@ -27,7 +27,11 @@ pub fn run(host: &Host, next: &Next, options: &Options, progress: &Arc<dyn Progr
     if *next == Next::Off {
         return Ok(Report::off());
     }
-    let _lock = host.lock()?;
+    let _lock = match host.lock() {
+        // The next run comes soon, and finds what the other has done.
+        Err(error) if is_busy(&error) => return Ok(Report::waiting(host.config().update.policy, format!("{error:#}"))),
+        taken => taken?,
+    };
     let (record, unreadable) = host.deployments()?.auto_update();
     if let Some(reason) = unreadable {
         progress.note(format!("{reason}; it is put aside, and a new record begins"));
@@ -158,9 +162,11 @@ impl Work<'_> {
             _ => Busy::default(),
         };
         let boot_id = health::boot_id();
-        let instead = system.once.as_ref().or(system.preferred.as_ref());
+        let (choices, unreadable) = self.host.choices();
+        let default = system.default_entry().map(|entry| entry.file.as_str());
+        let elsewhere = !unreadable.is_empty() || choices.iter().any(|choice| !default.is_some_and(|file| choice.is(file)));
         let staged = self.record.staged.as_ref();
-        let situation = Situation { now, boot_id: boot_id.as_deref(), next, instead, staged, busy: &busy };
+        let situation = Situation { now, boot_id: boot_id.as_deref(), next, elsewhere, staged, busy: &busy };
         let restart = plan::restart(update, &situation);
         let restarts = matches!(restart.action, Action::Restart | Action::RestartAnyway);
         if let Some(staged) = self.record.staged.as_mut().filter(|_| restarts) {

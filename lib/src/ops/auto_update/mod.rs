@@ -64,17 +64,16 @@ pub struct Report {
 impl Report {
     /// The report of a machine that does nothing by itself.
     pub fn off() -> Self {
-        let restart = Restart { action: Action::None, because: "update.policy is \"none\"".to_owned(), until: None };
-        Self {
-            policy: Policy::None,
-            outcome: None,
-            image: None,
-            manifest_digest: None,
-            os_version: None,
-            staged: None,
-            restart,
-            next_try: None,
-        }
+        Self::nothing(Policy::None, Restart { action: Action::None, because: "update.policy is \"none\"".to_owned(), until: None })
+    }
+
+    /// The report of a call that found something else at work, and did nothing.
+    fn waiting(policy: Policy, because: String) -> Self {
+        Self::nothing(policy, Restart { action: Action::Wait, because, until: None })
+    }
+
+    fn nothing(policy: Policy, restart: Restart) -> Self {
+        Self { policy, outcome: None, image: None, manifest_digest: None, os_version: None, staged: None, restart, next_try: None }
     }
 }
 

@@ -114,8 +114,8 @@ pub struct Situation<'a> {
     pub boot_id: Option<&'a str>,
     /// The root that boots next, if it is another than the one that runs.
     pub next: Option<&'a ImageId>,
-    /// The root that the firmware is told to boot instead, once or always.
-    pub instead: Option<&'a ImageId>,
+    /// Whether the firmware is told to boot anything else, once or always, or may be: what it is told cannot be read.
+    pub elsewhere: bool,
     /// What automatic updates have staged.
     pub staged: Option<&'a StagedByUs>,
     /// Who would mind.
@@ -128,8 +128,8 @@ pub fn restart(update: &Update, situation: &Situation<'_>) -> Restart {
     let Some(staged) = situation.staged.filter(|staged| staged.id == *next) else {
         return said(Action::Leave, "somebody staged it by hand, and restarts by hand");
     };
-    if situation.instead.is_some_and(|instead| instead != next) {
-        return said(Action::Leave, "the firmware was told to boot another root");
+    if situation.elsewhere {
+        return said(Action::Leave, "the firmware is told to boot something else, or what it is told cannot be read");
     }
     if update.policy != Policy::Apply {
         return said(Action::Leave, "update.policy is not \"apply\"");

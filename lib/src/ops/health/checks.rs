@@ -20,7 +20,7 @@ const HEALTH: [&str; 2] = ["usr/lib/selkie/health.d", "etc/selkie/health.d"];
 /// Where greenboot's folders are.
 const GREENBOOT: [&str; 2] = ["usr/lib/greenboot", "etc/greenboot"];
 /// The unit that runs this: what it was the last time says nothing about now. And the one that updates: a registry that cannot be reached makes no root a bad one.
-const OWN_UNITS: [&str; 2] = ["selkie-health.service", "selkie-update.service"];
+const OWN_UNITS: [&str; 3] = ["selkie-health.service", "selkie-update.service", "selkie-esp.service"];
 /// How many lines of what a check said are told, and how long each may be.
 const LINES: usize = 10;
 const LINE: usize = 300;

@@ -10,7 +10,7 @@ pub use checks::{Finding, Kind, Outcome};
 pub use decide::{Action, Past, Standing, Verdict, decide};
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
 use serde::Serialize;
@@ -19,10 +19,8 @@ use super::host::Host;
 use crate::boot::Tries;
 use crate::calendar;
 use crate::deploy::{Cause, Deployments, FailedBoot};
-use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::sys::lock::Lock;
 use crate::system::System;
 
 /// What to check.
@@ -161,7 +159,7 @@ fn write(host: &Host, plan: &Plan, patience: Duration, progress: &dyn Progress) 
     if plan.records.is_empty() && !plan.forget {
         return Ok(());
     }
-    let _lock = wait_for_lock(host, patience)?;
+    let _lock = host.lock_within(patience)?;
     let deployments: &Deployments = host.deployments()?;
     for record in &plan.records {
         deployments.record_failed(record)?;
@@ -172,22 +170,6 @@ fn write(host: &Host, plan: &Plan, patience: Duration, progress: &dyn Progress) 
         progress.step("forget failed boot");
     }
     Ok(())
-}
-
-/// At boot, an update may be on its way: it ends.
-fn wait_for_lock(host: &Host, patience: Duration) -> Result<Lock> {
-    const PAUSE: Duration = Duration::from_millis(500);
-    let begin = Instant::now();
-    loop {
-        match host.lock() {
-            Err(error) if is_busy(&error) && begin.elapsed() < patience => std::thread::sleep(PAUSE),
-            taken => return taken,
-        }
-    }
-}
-
-fn is_busy(error: &anyhow::Error) -> bool {
-    Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Busy)
 }
 
 /// The boot that runs, as the kernel names it.

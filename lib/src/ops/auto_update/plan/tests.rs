@@ -110,7 +110,7 @@ fn decided(change: impl FnOnce(&mut Update, &mut StagedByUs, &mut Busy, &mut Opt
     let mut staged = StagedByUs { id: id("ab"), since: Some(NOON - HOUR), restarted_in: None };
     change(&mut update, &mut staged, &mut busy, &mut now);
     let next = id("ab");
-    let situation = Situation { now, boot_id: Some("this"), next: Some(&next), instead: None, staged: Some(&staged), busy: &busy };
+    let situation = Situation { now, boot_id: Some("this"), next: Some(&next), elsewhere: false, staged: Some(&staged), busy: &busy };
     let Restart { action, because, until } = restart(&update, &situation);
     (action, because, until)
 }
@@ -178,10 +178,9 @@ fn a_machine_restarts_once_and_only_for_what_it_staged_itself() {
 
     let (update, next, busy) = (update(), id("ab"), Busy::default());
     let staged = StagedByUs { id: id("ab"), since: None, restarted_in: None };
-    let here = Situation { now: None, boot_id: None, next: Some(&next), instead: None, staged: Some(&staged), busy: &busy };
+    let here = Situation { now: None, boot_id: None, next: Some(&next), elsewhere: false, staged: Some(&staged), busy: &busy };
     assert_eq!(restart(&update, &Situation { next: None, ..here.clone() }).action, Action::None);
     assert_eq!(restart(&update, &Situation { staged: None, ..here.clone() }).action, Action::Leave);
-    let other = id("cd");
-    assert_eq!(restart(&update, &Situation { instead: Some(&other), ..here.clone() }).action, Action::Leave);
-    assert_eq!(restart(&update, &Situation { instead: Some(&next), ..here }).action, Action::Restart);
+    assert_eq!(restart(&update, &Situation { elsewhere: true, ..here.clone() }).action, Action::Leave);
+    assert_eq!(restart(&update, &here).action, Action::Restart);
 }
