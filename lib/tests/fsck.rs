@@ -433,3 +433,30 @@ fn each_step_of_a_repair_is_told() {
     assert_eq!(recorder.steps(), ["restore stream", "name stream", "restore image", "name image", "remove leftover", "restore object"]);
     sick.is_clean();
 }
+
+/// Two names in a folder of the repository, the first of which is made to lead to where the second leads.
+fn led_astray(sick: &Sick, folder: &str, kind: &str) -> String {
+    let folder = sick.repository().join(folder);
+    let names = dir::names(dir::open_path(&folder).unwrap()).unwrap();
+    let names: Vec<_> = names.iter().filter_map(|name| name.to_str()).filter(|name| name.starts_with(kind) && *name != "refs").collect();
+    let other = std::fs::read_link(folder.join(names[1])).unwrap();
+    std::fs::remove_file(folder.join(names[0])).unwrap();
+    symlink(other, folder.join(names[0])).unwrap();
+    names[0].to_owned()
+}
+
+#[test]
+fn what_has_the_content_of_another_is_found_and_led_back() {
+    for (folder, kind, expected) in
+        [("streams", "oci-layer-", Kind::Stream), ("streams", "oci-config-", Kind::Stream), ("images", "", Kind::Image)]
+    {
+        let sick = Sick::new();
+        sick.machine.next(&sick.id, "2", 9);
+        let name = led_astray(&sick, folder, kind);
+        let report = sick.run(false);
+        let found: Vec<_> = report.findings.iter().map(|f| (f.kind, f.name.as_str(), f.damage)).collect();
+        assert_eq!((report.verdict, &*found), (Verdict::Damaged, [(expected, &*name, Damage::Changed)].as_slice()), "{folder} {kind}");
+        assert_eq!(sick.run(true).verdict, Verdict::Repaired, "{folder} {kind}");
+        sick.is_clean();
+    }
+}

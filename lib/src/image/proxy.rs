@@ -110,7 +110,9 @@ impl Proxy {
         let (reader, sender) = self.blob(&format!("reading {what}"), &expected).await?;
         let read = move || {
             let mut bytes = Vec::new();
-            reader.take(MAX_JSON).read_to_end(&mut bytes).map(|_| (bytes, sender()))
+            // The reader is gone before the answer is waited for: skopeo gives none while it has more to write.
+            let read = reader.take(MAX_JSON).read_to_end(&mut bytes);
+            read.map(|_| (bytes, sender()))
         };
         let read = tokio::task::spawn_blocking(read).await.context("reading in a thread")?;
         let (bytes, answer) = read.with_context(|| format!("reading {what}"))?;

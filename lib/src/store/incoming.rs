@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
 use composefs::repository::Repository;
 use composefs::splitstream::SplitStreamWriter;
@@ -26,6 +26,8 @@ const WHOLE: u64 = 4 << 20;
 const BATCH: usize = 1 << 20;
 /// How many jobs wait for the writer. With the one in its hands and the one being filled, these bound the memory of a layer to 16 MiB.
 const WAITING: usize = 2;
+/// The library keeps in memory what stays in the stream, until the next file. A quarter of a million directories in a row are fewer bytes than these.
+const MAX_INLINE: u64 = 256 << 20;
 /// fs-verity's.
 const BLOCK: usize = 4096;
 
@@ -57,6 +59,7 @@ pub(super) fn take<H: FsVerityHashValue>(
             current: None,
             sent: HashSet::new(),
             reused: 0,
+            inline: 0,
         };
         (incoming.read(tar), writer.join())
     });
@@ -88,6 +91,8 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     sent: HashSet<H>,
     /// Files that were here.
     reused: u64,
+    /// Bytes that stay in the stream, since the last file.
+    inline: u64,
 }
 
 /// The file that is coming in.
@@ -186,6 +191,8 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, K> {
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
+        self.inline += bytes.len() as u64;
+        ensure!(self.inline <= MAX_INLINE, "more than {MAX_INLINE} bytes of headers and small files without another file");
         self.stream.write_inline(bytes);
         Ok(())
     }
@@ -218,6 +225,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         } else {
             self.settle_large(&id, &current)?;
         }
+        self.inline = 0;
         self.stream.add_external_size(current.size);
         self.stream.write_reference(id)
     }

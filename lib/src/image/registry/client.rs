@@ -92,13 +92,14 @@ impl Client {
         if self.session.is_none() {
             self.session = Some(self.connect()?);
         }
-        let mut answer = self.ask(digest, offset, length)?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
+        let (mut answer, trusted) = self.ask(digest, offset, length)?;
+        // Where a redirect led, nobody is told how to ask for a token, or who asks.
+        if answer.status() == StatusCode::UNAUTHORIZED && trusted {
             // The token was none for this, or is too old.
             let challenge = challenge_of(&answer);
             drop(answer);
             self.authorize(challenge)?;
-            answer = self.ask(digest, offset, length)?;
+            answer = self.ask(digest, offset, length)?.0;
         }
         check(&answer, size, offset, length)?;
         Ok(Box::new(Answer(answer.into_body().into_reader())))
@@ -171,8 +172,8 @@ impl Client {
         token.map(|token| format!("Bearer {token}")).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
     }
 
-    /// Asks for a range and follows redirects.
-    fn ask(&self, digest: &str, offset: u64, length: u64) -> Result<Response<Body>, Unusable> {
+    /// Asks for a range and follows redirects. Whether it was the registry itself that answered.
+    fn ask(&self, digest: &str, offset: u64, length: u64) -> Result<(Response<Body>, bool), Unusable> {
         let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
         let range = format!("bytes={offset}-{}", offset + length - 1);
         let mut at = url(&format!("{}/v2/{}/blobs/{digest}", session.base, self.repository))?;
@@ -182,7 +183,7 @@ impl Client {
             let authorization = session.authorization.as_deref().filter(|_| trusted);
             let answer = self.get(&at.to_string(), authorization, Some(&range))?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
-                return Ok(answer);
+                return Ok((answer, trusted));
             }
             let location = answer.headers().get("location").and_then(|l| l.to_str().ok());
             let to = location.ok_or_else(|| Unusable::new(format!("the answer is {} without a location", answer.status())))?;

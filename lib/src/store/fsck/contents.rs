@@ -10,7 +10,7 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs_oci::LAYER_CONTENT_TYPE;
 use rustix::fs::{Mode, OFlags};
-use sha2::{Digest, Sha256};
+use sha2::{Digest, Sha256, Sha512};
 
 use super::objects::{Health, Scan};
 use super::stream::Stream;
@@ -75,12 +75,22 @@ pub(super) fn stream<H: FsVerityHashValue>(
 
 /// Compares the content of a stream with the digest that its name has.
 fn content<H: FsVerityHashValue>(repository: &Repository<H>, stream: &Stream<H>, digest: &str) -> Option<Fault> {
-    let mut hasher = Sha256::new();
-    if let Err(error) = stream.write(&mut hasher, |object| open(repository, object)) {
-        return Some((Damage::Unreadable, format!("{error:#}")));
-    }
-    let found = format!("sha256:{}", hex::encode(hasher.finalize()));
+    let found = match digest.split_once(':') {
+        Some((name @ "sha256", _)) => hashed::<H, Sha256>(repository, stream, name),
+        Some((name @ "sha512", _)) => hashed::<H, Sha512>(repository, stream, name),
+        _ => return Some((Damage::Unreadable, "its name has a digest of an unknown algorithm (expected sha256 or sha512)".to_owned())),
+    };
+    let found = match found {
+        Ok(found) => found,
+        Err(error) => return Some((Damage::Unreadable, format!("{error:#}"))),
+    };
     (found != digest).then(|| (Damage::Changed, format!("its content has the digest {found} (expected that of its name)")))
+}
+
+fn hashed<H: FsVerityHashValue, D: Digest + std::io::Write>(repository: &Repository<H>, stream: &Stream<H>, name: &str) -> Result<String> {
+    let mut hasher = D::new();
+    stream.write(&mut hasher, |object| open(repository, object))?;
+    Ok(format!("{name}:{}", hex::encode(hasher.finalize())))
 }
 
 /// Looks at an image. Its bytes are those of its name when they are read.

@@ -67,8 +67,8 @@ impl<H: FsVerityHashValue> Graph<H> {
             &items,
             || (),
             |(), (name, id)| {
-                let hash = !hashed.is_some_and(|hashed| hashed.contains(*name));
-                contents::stream(repository, scan, name, id, hash)
+                let known = hashed.is_some_and(|hashed| hashed.contains(*name));
+                contents::stream(repository, scan, name, id, known)
             },
         )?;
         let stream_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
@@ -144,8 +144,7 @@ impl<H: FsVerityHashValue> Graph<H> {
 
     /// The layers of each manifest.
     pub(super) fn layers(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let layers =
-            |facts: &Facts<H>| facts.named.iter().filter(|(key, _)| key.starts_with("sha256:")).map(|(key, _)| key.clone()).collect();
+        let layers = |facts: &Facts<H>| facts.named.iter().filter(|(key, _)| is_digest(key)).map(|(key, _)| key.clone()).collect();
         self.manifests()
             .filter(|(_, facts, _)| facts.fault.is_none())
             .map(|(digest, facts, _)| (digest.to_owned(), layers(facts)))
@@ -186,7 +185,12 @@ fn place_of<H: FsVerityHashValue>(key: &str, id: &H) -> Option<Place> {
     if let Some(digest) = key.strip_prefix(CONFIG_KEY) {
         return Some(Place::Stream(format!("{CONFIG}{digest}")));
     }
-    key.starts_with("sha256:").then(|| Place::Stream(format!("{LAYER}{key}")))
+    is_digest(key).then(|| Place::Stream(format!("{LAYER}{key}")))
+}
+
+/// Whether a key is the diff_id of a layer, of any algorithm.
+fn is_digest(key: &str) -> bool {
+    ["sha256:", "sha512:"].iter().any(|algorithm| key.starts_with(algorithm))
 }
 
 fn followed<H>(links: &Links<H>) -> Vec<(&String, &H)> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use composefs::fsverity::FsVerityHashValue;
 
-use super::contents::{CONFIG, LAYER, MANIFEST};
+use super::contents::{CONFIG, Fault, LAYER, MANIFEST};
 use super::graph::{Graph, Place, is_own};
 use super::objects::{Health, Scan};
 use super::{Inspect, Wants, finding, tag_name};
@@ -45,7 +45,7 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         for (place, link) in streams.chain(images) {
             let fault = match link {
                 Err(message) => Some((Damage::Unreadable, message.clone())),
-                Ok(_) => self.graph.facts(&place).and_then(|facts| facts.fault.clone()),
+                Ok(id) => self.graph.facts(&place).and_then(|facts| facts.fault.clone()).or_else(|| misnamed(&place, id)),
             };
             match (fault, self.graph.reached.places.get(&place.path())) {
                 (Some((damage, message)), needed) => {
@@ -212,4 +212,10 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         let manifests = self.graph.manifests().filter(|(_, _, config)| config.is_some_and(of));
         manifests.map(|(digest, ..)| digest.to_owned()).collect()
     }
+}
+
+/// The name of an image is the digest of what it leads to.
+fn misnamed<H: FsVerityHashValue>(place: &Place, id: &H) -> Option<Fault> {
+    let other = matches!(place, Place::Image(name) if *name != id.to_hex());
+    other.then(|| (Damage::Changed, format!("it leads to image {} (expected that of its name)", id.to_hex())))
 }
