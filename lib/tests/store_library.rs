@@ -64,7 +64,7 @@ fn compare(what: &str, layer: &[u8]) {
 fn sizes(sizes: &[usize]) -> Vec<u8> {
     let files = sizes.iter().enumerate().map(|(index, size)| {
         let content: Vec<u8> = (0..*size).map(|n| (n / 3 + index) as u8).collect();
-        file(&format!("f{index}"), content)
+        file(format!("f{index}"), content)
     });
     tar(&files.collect::<Vec<_>>())
 }
