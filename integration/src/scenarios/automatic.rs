@@ -123,14 +123,13 @@ fn says_who(report: &Value) -> Result<()> {
 
 /// A call by hand, between two of the timer.
 fn report(machine: &mut Machine) -> Result<Value> {
-    const BUSY: i64 = 11;
     for _ in 0..30 {
-        let outcome = machine.run(&["selkie", "auto-update", "--json"])?;
-        match outcome.code {
-            0 => return serde_json::from_str(&outcome.stdout).with_context(|| format!("reading {outcome:?}")),
-            BUSY => sleep(Duration::from_secs(1)),
-            _ => bail!("running selkie auto-update: {outcome:?}"),
+        let report = machine.json(&["selkie", "auto-update", "--json"])?;
+        let because = report["restart"]["because"].as_str().context("reading why: no text")?;
+        if !because.contains("another selkie process") {
+            return Ok(report);
         }
+        sleep(Duration::from_secs(1));
     }
     bail!("running selkie auto-update: another process is always there")
 }
