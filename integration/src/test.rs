@@ -180,6 +180,7 @@ impl Beside {
         }
         tally.passed += counted.passed;
         tally.failed += counted.failed;
+        tally.cut_points += counted.cut_points;
         Ok(())
     }
 }
