@@ -12,14 +12,17 @@ use crate::{images, selkie::Status, story::Teller, vm::Machine};
 /// Says which release runs.
 const RELEASE: &str = "cat /usr/share/lab/release";
 
-/// Runs the scenario.
+/// Runs the scenario of releases that end by themselves.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "bad-release", bench.disk, bench.accel)?.with_watchdog();
-    machine.boot()?;
-    is_well(&mut machine)?;
-    tell.say("v1 is up and well");
+    let mut machine = Machine::new(bench.lab, "bad-release", bench.disk, bench.accel)?;
+    begins(bench, &mut machine, tell)?;
+    fail_and_panic(bench, &mut machine, tell)
+}
 
+/// Runs the scenario of a release that hangs.
+pub(crate) fn run_hanging(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
+    let mut machine = Machine::new(bench.lab, "hanging-release", bench.disk, bench.accel)?.with_watchdog();
+    begins(bench, &mut machine, tell)?;
     let opened = machine.shell("cat /sys/class/watchdog/watchdog0/state /sys/class/watchdog/watchdog0/timeout | xargs")?;
     same("the watchdog, in the hands of the service manager", opened.as_str(), "active 60")?;
     takes(bench, &mut machine, "bad-hang")?;
@@ -29,24 +32,35 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     came_back(&mut machine)?;
     did_not_come_up(&mut machine, "bad-hang")?;
     tell.say("it came back by itself, and is not taken again");
+    is_well(&mut machine)
+}
 
-    comes_back_from(bench, &mut machine, "bad-check")?;
-    let failed = failure(&mut machine, "bad-check")?;
+fn begins(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<()> {
+    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    machine.boot()?;
+    is_well(machine)?;
+    tell.say("v1 is up and well");
+    Ok(())
+}
+
+fn fail_and_panic(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<()> {
+    comes_back_from(bench, machine, "bad-check")?;
+    let failed = failure(machine, "bad-check")?;
     same("how it failed", &failed["cause"], &Value::from("checks-failed"))?;
     same("restarts for it", &failed["reboots"], &Value::from(1))?;
     let check = &failed["checks"][0];
     same("the check that failed", &check["name"], &Value::from("10-database"))?;
     same("how that ended", &check["ended"], &Value::from("exit code 5"))?;
     same("what it said", &check["lines"], &serde_json::json!(["looking for the database", "no database here"]))?;
-    is_left_alone(&mut machine)?;
+    is_left_alone(machine)?;
     tell.say("a release whose health check fails came back by itself; status says which check, and what it said; it is not taken again");
 
-    comes_back_from(bench, &mut machine, "bad-boot")?;
-    did_not_come_up(&mut machine, "bad-boot")?;
-    same("the other release that failed", &failure(&mut machine, "bad-check")?["cause"], &Value::from("checks-failed"))?;
+    comes_back_from(bench, machine, "bad-boot")?;
+    did_not_come_up(machine, "bad-boot")?;
+    same("the other release that failed", &failure(machine, "bad-check")?["cause"], &Value::from("checks-failed"))?;
     tell.say("a release whose kernel panics came back by itself, and is not taken again");
 
-    is_well(&mut machine)?;
+    is_well(machine)?;
     Ok(())
 }
 
