@@ -59,6 +59,7 @@ pub(crate) const ALL: &[Scenario] = &[
 /// Scenarios that run only when they are named, because none of them has passed as a whole yet. They belong to the others as soon as they do.
 pub(crate) const ON_REQUEST: &[Scenario] = &[
     Scenario { name: "hanging-release", run: bad_release::run_hanging },
+    Scenario { name: "damaged-object", run: tampered::run_repair },
     Scenario { name: "automatic", run: automatic::run },
     Scenario { name: "power-cuts", run: power_cuts::run },
     Scenario { name: "generations", run: generations::run },

@@ -22,34 +22,12 @@ const FILE: &str = "/usr/share/common-licenses/GPL-3";
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
     let mut machine = Machine::new(bench.lab, "tampered", bench.disk, bench.accel)?;
-    machine.boot()?;
-    let id = Status::of(&mut machine)?.booted()?.to_owned();
-    let length = machine.run(&["cat", FILE])?.stdout.len();
-    let search = format!("find /sysroot/composefs/objects -type f -size $(stat -c %s {FILE})c -exec cmp -s {{}} {FILE} \\; -print");
-    let object = machine.shell(&search)?;
-    let object = object.strip_prefix("/sysroot").context("finding the object of a file: it is not in the repository")?;
+    let Flipped { id, object, .. } = flipped(bench, &mut machine, tell)?;
     machine.shell("sync")?;
     machine.cut_power()?;
 
-    flip_a_byte(&machine.disk(), object)?;
-    machine.boot()?;
-    let outcome = machine.run(&["cat", FILE])?;
-    same("the refusal to read a changed file", outcome.stderr.contains("Input/output error"), true)?;
-    same("what was read of it", outcome.stdout.as_str(), "")?;
-    Status::of(&mut machine)?.expect("v1", None, None)?;
-    tell.say("one flipped byte is an I/O error, never wrong data");
-    repair(&mut machine, object)?;
-    machine.cut_power()?;
-    machine.boot()?;
-    let read = machine.run(&["cat", FILE])?;
-    same("what is read after a repair and a power cut", read.stdout.len(), length)?;
-    tell.say("fsck names the object, fetches it again, and the file reads well after a power cut");
-    machine.shell("sync")?;
-    machine.cut_power()?;
-
-    swap_the_image(&machine.disk(), &id, object)?;
+    swap_the_image(&machine.disk(), &id, &object)?;
     machine.boot_until("its fs-verity digest is")?;
     machine.cut_power()?;
     tell.say("another file in the place of the root image stops in the initramfs, and the console names its digest");
@@ -63,6 +41,50 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.boot_until("looking for fs-verity on meta.json")?;
     tell.say("a repository that has lost its seal stops in the initramfs, and the console says so");
     Ok(())
+}
+
+/// Runs the scenario of a repair.
+pub(crate) fn run_repair(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
+    let mut machine = Machine::new(bench.lab, "damaged-object", bench.disk, bench.accel)?;
+    let Flipped { object, length, .. } = flipped(bench, &mut machine, tell)?;
+    repair(&mut machine, &object)?;
+    machine.cut_power()?;
+    machine.boot()?;
+    let read = machine.run(&["cat", FILE])?;
+    same("what is read after a repair and a power cut", read.stdout.len(), length)?;
+    tell.say("fsck names the object, fetches it again, and the file reads well after a power cut");
+    Ok(())
+}
+
+/// A machine with one flipped byte in the object of a file.
+struct Flipped {
+    /// The root that runs.
+    id: String,
+    /// The path of the object, from the physical root.
+    object: String,
+    /// How many bytes the file has.
+    length: usize,
+}
+
+fn flipped(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<Flipped> {
+    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    machine.boot()?;
+    let id = Status::of(machine)?.booted()?.to_owned();
+    let length = machine.run(&["cat", FILE])?.stdout.len();
+    let search = format!("find /sysroot/composefs/objects -type f -size $(stat -c %s {FILE})c -exec cmp -s {{}} {FILE} \\; -print");
+    let object = machine.shell(&search)?;
+    let object = object.strip_prefix("/sysroot").context("finding the object of a file: it is not in the repository")?.to_owned();
+    machine.shell("sync")?;
+    machine.cut_power()?;
+
+    flip_a_byte(&machine.disk(), &object)?;
+    machine.boot()?;
+    let outcome = machine.run(&["cat", FILE])?;
+    same("the refusal to read a changed file", outcome.stderr.contains("Input/output error"), true)?;
+    same("what was read of it", outcome.stdout.as_str(), "")?;
+    Status::of(machine)?.expect("v1", None, None)?;
+    tell.say("one flipped byte is an I/O error, never wrong data");
+    Ok(Flipped { id, object, length })
 }
 
 /// The changed object is found and named, and comes back from the registry.
