@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 
 use crate::{command::Argv, lab::Lab};
 
+/// Features that build what selkie is compared with and looked at with. All of cargo's tests are built with them, so that nothing is compiled twice.
+pub(crate) const TOOLS: &str = "selkie-integration/cfsctl,selkie-integration/machine";
+
 /// The programs that go into images and run on this machine.
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
@@ -22,10 +25,10 @@ pub(crate) fn release(lab: &Lab) -> Result<Programs> {
     Ok(Programs { selkie: target.join("selkie"), initramfs: target.join("selkie-initramfs") })
 }
 
-/// Builds what looks at disks that power cuts left; see `src/bin/machine.rs`.
+/// Builds what looks at disks that power cuts left, with the features of the tests, which are built already; see `src/bin/machine.rs`.
 pub(crate) fn machine(lab: &Lab) -> Result<PathBuf> {
-    cargo(lab, ["build", "--release", "--package", "selkie-integration", "--features", "machine", "--bin", "machine"]).show()?;
-    Ok(lab.file("target/release/machine"))
+    cargo(lab, ["build", "--quiet", "--workspace", "--features", TOOLS, "--bin", "machine"]).show()?;
+    Ok(lab.file("target/debug/machine"))
 }
 
 /// Builds composefs-ctl as it would be shipped, to measure it.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build::{self, Programs, cargo},
+    build::{self, Programs, TOOLS, cargo},
     cli::{LabOptions, Suite, TestOptions},
     command::{Argv, is_root},
     digests, disk,
@@ -25,9 +25,6 @@ use crate::{
     story::{self, Story, Teller},
     vm::Accel,
 };
-
-/// The feature that builds cfsctl.
-const CFSCTL: &str = "selkie-integration/cfsctl";
 
 /// Runs the tests.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
@@ -111,8 +108,8 @@ fn checks(lab: &Lab, story: &mut Story, tally: &mut Tally) {
         ("checking the format", cargo(lab, ["fmt", "--all", "--check"])),
         ("checking lints", cargo(lab, ["clippy", "--quiet", "--workspace", "--all-targets", "--", "--deny", "warnings"])),
         // With the features that the tests are built with, so that nothing is compiled twice.
-        ("building selkie, and cfsctl to compare with", cargo(lab, ["build", "--quiet", "--workspace", "--features", CFSCTL])),
-        ("building cargo's tests", cargo(lab, ["test", "--quiet", "--workspace", "--no-run", "--features", CFSCTL])),
+        ("building selkie, and tools that look at what it did", cargo(lab, ["build", "--quiet", "--workspace", "--features", TOOLS])),
+        ("building cargo's tests", cargo(lab, ["test", "--quiet", "--workspace", "--no-run", "--features", TOOLS])),
     ];
     for (title, argv) in checks {
         tally.count(story.step(title, |_| argv.show()));
@@ -129,7 +126,7 @@ fn cargo_test_argv(lab: &Lab) -> Argv {
     Argv::new(["env"])
         .with([format!("SELKIE_CFSCTL={}", lab.file("target/debug/cfsctl").display())])
         .with(runner(is_root()))
-        .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", CFSCTL]).0)
+        .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", TOOLS]).0)
 }
 
 /// Runs all tests that cargo knows, shows their output and counts them.

@@ -114,6 +114,20 @@ fn one_esp_has_nothing_to_keep_in_step() {
 }
 
 #[test]
+fn where_nothing_is_to_be_synced_the_lock_of_another_verb_is_no_matter() {
+    let temp = tempfile::tempdir().unwrap();
+    let (machine, first) = with_second(temp.path());
+    let (host, other) = (machine.host(&first), machine.host(&first));
+    let _lock = other.lock().unwrap();
+    let refused = loader::run(&host, &Silent).unwrap_err();
+    assert_eq!(Failure::find(&refused).unwrap().kind, FailureKind::Busy, "{refused:#}");
+    let recorder = Recorder::default();
+    let loaders = esp::sync(&host, &recorder).unwrap().loaders.unwrap();
+    assert!(loaders.loaders.iter().all(|found| found.action != Action::Update), "{loaders:?}");
+    assert_eq!(recorder.steps(), Vec::<String>::new());
+}
+
+#[test]
 fn a_second_esp_gets_loader_kernels_and_entries_and_others_stay() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first) = with_second(temp.path());

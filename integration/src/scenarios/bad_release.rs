@@ -66,7 +66,7 @@ fn fail_and_panic(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Re
 
 /// Status says of a release that it never told how it is, and it is not taken again.
 fn did_not_come_up(machine: &mut Machine, release: &str) -> Result<()> {
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     let failed = failure(machine, release)?;
     same("how it failed", &failed["cause"], &Value::from("did-not-come-up"))?;
     same("whether that is on record", failed["at"].is_string(), true)?;
@@ -131,7 +131,7 @@ fn is_left_alone(machine: &mut Machine) -> Result<()> {
 
 /// The checks of the boot have passed, and so has a call by hand.
 fn is_well(machine: &mut Machine) -> Result<()> {
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;
     let states = machine.shell("systemctl show --property=ActiveState --value selkie-health.service boot-complete.target | xargs")?;
     same("selkie-health.service and boot-complete.target", states.as_str(), "active active")?;

@@ -17,6 +17,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
     let mut machine = Machine::new(bench.lab, "generations", bench.disk, bench.accel)?;
     machine.boot()?;
+    machine.settle()?;
     let v1 = Status::of(&mut machine)?.booted()?.to_owned();
     machine.read(&["selkie", "pin"])?;
 
@@ -34,6 +35,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
         }
         if RESTARTS.contains(&number) {
             let took = machine.reboot()?;
+            machine.settle()?;
             tell.say(format!("{version} is up after {} s", took.as_secs()));
             same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), version.as_str())?;
         }

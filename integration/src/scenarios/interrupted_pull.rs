@@ -16,11 +16,13 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.images.push(&images::release("v1"), &here)?;
     let mut machine = Machine::new(bench.lab, "interrupted-pull", bench.disk, bench.accel)?;
     machine.boot()?;
+    machine.settle()?;
     bench.images.push(&images::release("v3"), &here)?;
     let done = interrupt(&mut machine)?;
     tell.say(format!("the power is cut after {} KiB of the pull", done >> 10));
 
     machine.boot()?;
+    machine.settle()?;
     Status::of(&mut machine)?.expect("v1", None, None)?;
     machine.read(&["selkie", "upgrade"])?;
     Status::of(&mut machine)?.expect("v1", Some("v3"), Some("v1"))?;

@@ -98,7 +98,7 @@ fn becomes_a_web_server(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller)
 
 /// A boot that went well takes the counter of tries away.
 fn has_proven_itself(machine: &mut Machine) -> Result<()> {
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     let status = Status::of(machine)?;
     same("the counter of tries", status.get("/booted/tries"), &serde_json::Value::Null)?;
     let entry = status.text("/booted/entry")?;

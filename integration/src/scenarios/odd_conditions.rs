@@ -18,6 +18,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.images.push(&images::release("v1"), &here)?;
     let mut machine = Machine::new(bench.lab, "odd-conditions", bench.disk, bench.accel)?;
     machine.boot()?;
+    machine.settle()?;
     bench.images.push(&images::release("v3"), &here)?;
     let machine = &mut machine;
 

@@ -41,6 +41,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
     let mut machine = Machine::new(bench.lab, "power-cuts", bench.disk, bench.accel)?.with_write_log();
     let took = machine.boot()?;
+    machine.settle()?;
     tell.say(format!("v1 is up after {} s", took.as_secs()));
     let v1 = Status::of(&mut machine)?.booted()?.to_owned();
     let acts = play(bench, &mut machine, &v1, tell)?;
@@ -176,6 +177,7 @@ impl Replay<'_> {
         let mut machine = Machine::new(self.bench.lab, "power-cuts-boot", self.bench.disk, self.bench.accel)?;
         self.disk.put_into(&machine.disk())?;
         let took = machine.boot()?;
+        machine.settle()?;
         let booted = Status::of(&mut machine)?.booted()?.to_owned();
         same("the root that boots", &booted, &found.next)?;
         machine.shell(act.again).with_context(|| format!("running {:?} again", act.again))?;

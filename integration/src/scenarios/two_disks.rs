@@ -29,7 +29,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     let second = second_disk(bench)?;
     let mut machine = Machine::new(bench.lab, "two-disks", &first_disk(bench)?, bench.accel)?.with_second_disk(&second)?;
     machine.boot()?;
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;
 
     machine.read(&["selkie", "esp", "add", "/dev/vdb1"])?;
@@ -47,7 +47,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.boot()?;
     Status::of(&mut machine)?.expect("v2", None, Some("v1"))?;
     // The counter goes when the boot was good, and then the mirror follows.
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;
     is_in_step(&mut machine)?;
     machine.cut_power()?;
@@ -57,7 +57,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
         Argv::new(["mdel", "-i", &disk::esp(&machine.disk())?, path]).read()?;
     }
     machine.boot()?;
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     Status::of(&mut machine)?.expect("v2", None, Some("v1"))?;
     let list = self::places(&mut machine)?;
     same("the ESP that booted", &list[0]["partition"], &Value::from(partition.as_str()))?;
@@ -71,7 +71,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.cut_power()?;
     machine.boot()?;
     Status::of(&mut machine)?.expect("v3", None, Some("v2"))?;
-    machine.shell("systemctl is-system-running --wait || true")?;
+    machine.settle()?;
     is_in_step(&mut machine)?;
     tell.say("v3, installed from there, is up, and the first disk's ESP has followed");
     Ok(())

@@ -276,6 +276,11 @@ impl Machine {
         Ok(self.read(&["/bin/sh", "-euc", script])?.trim_end().to_owned())
     }
 
+    /// Waits until the boot has come to its end: the agent answers long before that, and what the boot starts may hold selkie's lock.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.shell("systemctl is-system-running --wait || true").map(drop)
+    }
+
     /// Runs a program that must succeed and print one JSON value.
     pub(crate) fn json(&mut self, argv: &[&str]) -> Result<Value> {
         let text = self.read(argv)?;

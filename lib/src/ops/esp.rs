@@ -237,6 +237,9 @@ pub fn remove(host: &Host, partition: &str, progress: &dyn Progress) -> Result<C
 ///
 /// What is on record cannot be read, or what booted cannot be written. A mirror that cannot be written is told by the list.
 pub fn sync(host: &Host, progress: &dyn Progress) -> Result<Synced> {
+    if let Some(synced) = nothing_to_sync(host)? {
+        return Ok(synced);
+    }
     let _lock = host.lock_within(PATIENCE)?;
     catch_up::begin(host, progress)?;
     let system = host.system()?;
@@ -253,4 +256,16 @@ pub fn sync(host: &Host, progress: &dyn Progress) -> Result<Synced> {
         None
     };
     Ok(Synced { places: list(host)?.places, loaders })
+}
+
+/// A machine with one ESP and a current boot loader, as most are: the lock is not taken, because this runs at each boot, and whoever wants to work then
+/// would find the machine busy.
+fn nothing_to_sync(host: &Host) -> Result<Option<Synced>> {
+    let system = host.system()?;
+    if !host.deployments()?.boot_places()?.is_empty() || !system.is_proven(&system.booted) {
+        return Ok(None);
+    }
+    // What cannot be read may be what another process is writing: with the lock, it is told.
+    let Ok(Some(report)) = loader::nothing_to_update(host) else { return Ok(None) };
+    Ok(Some(Synced { places: list(host)?.places, loaders: Some(report) }))
 }

@@ -72,7 +72,7 @@ impl Host {
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
         let efivars = open_efivars();
         let esp = match &efivars {
-            Ok(efivars) => booted_partition(efivars).and_then(|uuid| places::mount(&run, &uuid, access)),
+            Ok(efivars) => booted_partition(efivars).and_then(|uuid| places::mount_booted(&run, &uuid, access)),
             Err(error) => Err(error.clone().into()),
         };
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;

@@ -88,6 +88,17 @@ pub fn run(host: &Host, progress: &dyn Progress) -> Result<Report> {
 
 /// The same for a verb that has the lock, on a root that has proven itself.
 pub(super) fn update(host: &Host, progress: &dyn Progress) -> Result<Report> {
+    walk(host, Some(progress))
+}
+
+/// What [`update`] would tell if it has nothing to do, without the lock and without writing; `None` where there is a boot loader to replace.
+pub(super) fn nothing_to_update(host: &Host) -> Result<Option<Report>> {
+    let report = walk(host, None)?;
+    Ok(report.loaders.iter().all(|found| found.action != Action::Update).then_some(report))
+}
+
+/// Looks at every boot loader, and replaces what is older if there is somebody to tell about it.
+fn walk(host: &Host, replace: Option<&dyn Progress>) -> Result<Report> {
     let offered = Offered::of(host)?;
     let objection = objection(host, &offered.bytes)?;
     let mut report = Report { offered: offered.version.clone(), loaders: Vec::new(), problems: Vec::new() };
@@ -98,7 +109,7 @@ pub(super) fn update(host: &Host, progress: &dyn Progress) -> Result<Report> {
     // The one that booted comes last: where a write goes wrong in a way that nobody foresaw, the next boot is still the one that is known.
     let mirrors = boot.mirrors().iter().filter_map(|mirror| mirror.place.as_ref().ok());
     for place in mirrors.chain([boot.place()]) {
-        let updated = update_place(place, &offered, objection.is_some(), &mut report.loaders, progress);
+        let updated = update_place(place, &offered, objection.is_some(), &mut report.loaders, replace);
         if let Err(error) = updated {
             report.problems.push(format!("updating the boot loader on ESP {}: {error:#}", place.partition()));
         }
@@ -107,11 +118,17 @@ pub(super) fn update(host: &Host, progress: &dyn Progress) -> Result<Report> {
 }
 
 /// Stops at the first that cannot be written: the other one on this ESP still starts.
-fn update_place(place: &Place, offered: &Offered, refused: bool, report: &mut Vec<Found>, progress: &dyn Progress) -> Result<()> {
+fn update_place(
+    place: &Place,
+    offered: &Offered,
+    refused: bool,
+    report: &mut Vec<Found>,
+    replace: Option<&dyn Progress>,
+) -> Result<()> {
     let found = place.loaders(&offered.architecture)?;
     let actions = plan(&found, &offered.version, refused);
     for (loader, action) in found.into_iter().zip(actions) {
-        if action == Action::Update {
+        if let (Action::Update, Some(progress)) = (action, replace) {
             place.replace_loader(&loader.path, &offered.bytes, progress)?;
         }
         report.push(Found { partition: place.partition().to_owned(), path: loader.path, version: loader.version, action });

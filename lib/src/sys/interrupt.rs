@@ -120,6 +120,16 @@ pub fn last_call() -> Result<()> {
     Ok(())
 }
 
+/// Nothing is left that could be called off, and the process is about to end by itself: a signal changes nothing any more.
+pub fn finish() {
+    state().mode = Mode::Finishing;
+}
+
+/// The signal that has come, whether or not it changed anything.
+pub fn asked() -> Option<Signal> {
+    state().asked
+}
+
 /// The signal that calls off what is at work, for threads that do it.
 pub fn called_off() -> Option<Signal> {
     let state = state();
@@ -155,6 +165,10 @@ mod tests {
     #[test]
     fn a_signal_calls_off_what_waits_and_comes_too_late_after_the_last_call() {
         assert!(!ask(Signal::Interrupt), "nobody is at work");
+        finish();
+        assert!(ask(Signal::Terminate), "it ends by itself");
+        assert_eq!((asked(), called_off()), (Some(Signal::Terminate), None));
+        drop(Hearing);
 
         let waiting = heard(async {
             assert!(ask(Signal::Interrupt) && ask(Signal::Terminate), "the first one counts");

@@ -2,13 +2,25 @@
 
 use anyhow::{Context, Result};
 
-/// Asks systemd to reboot and returns at once.
+use super::interrupt::{self, Signal};
+use super::process;
+
+/// Asks systemd to reboot and returns at once. Whatever there is to say was said before: the end of the machine is the end of this process.
 pub fn reboot() -> Result<()> {
-    super::process::run(&["systemctl".into(), "--no-block".into(), "reboot".into()], b"").context("asking systemd to reboot").map(drop)
+    ask(&["systemctl", "--no-block", "reboot"])
 }
 
 /// The same although inhibitors are held. Not by way of logind, which refuses that to root where there is no polkit: this is the job that it would start.
 pub fn reboot_anyway() -> Result<()> {
-    let argv = ["systemctl", "--no-block", "--job-mode=replace-irreversibly", "start", "reboot.target"].map(Into::into);
-    super::process::run(&argv, b"").context("asking systemd to reboot").map(drop)
+    ask(&["systemctl", "--no-block", "--job-mode=replace-irreversibly", "start", "reboot.target"])
+}
+
+fn ask(words: &[&str]) -> Result<()> {
+    interrupt::finish();
+    let argv: Vec<_> = words.iter().map(Into::into).collect();
+    match process::run(&argv, b"") {
+        // The shutdown ends systemctl as well, and may be quicker than its answer.
+        Err(_) if interrupt::asked() == Some(Signal::Terminate) => Ok(()),
+        asked => asked.context("asking systemd to reboot").map(drop),
+    }
 }

@@ -20,6 +20,13 @@ pub(super) fn mount(run: &OwnedFd, uuid: &str, access: Access) -> Result<Place> 
     mount_partitions(&devices, run, &esp, access)
 }
 
+/// The same for the ESP that the boot loader came from. One that is gone is no host's: nothing can be staged on it.
+pub(super) fn mount_booted(run: &OwnedFd, uuid: &str, access: Access) -> Result<Place> {
+    let devices = Devices::running();
+    let esp = devices.find(uuid)?.ok_or_else(|| booted_is_gone(uuid))?;
+    mount_partitions(&devices, run, &esp, access)
+}
+
 /// The same for the ESP on `device`.
 pub(super) fn mount_device(run: &OwnedFd, device: &Path, access: Access) -> Result<Place> {
     let devices = Devices::running();
@@ -59,6 +66,13 @@ pub(super) fn absent(uuid: &str) -> Failure {
         .hint(format!("`selkie esp remove {uuid}` if it is gone for good"))
 }
 
+/// The disk that the machine booted from has died, or lost this partition.
+fn booted_is_gone(uuid: &str) -> Failure {
+    let message = format!("looking for ESP {uuid}, which this machine booted from: there is no such device (expected it on one of its disks)");
+    Failure::new(FailureKind::NotAHost, message)
+        .hint("nothing can be staged until it is back: look at the disks (`lsblk -o NAME,PARTUUID`), or start the machine from another ESP")
+}
+
 /// What is wrong with the places beside the one that booted.
 pub(super) fn problems(boot: &Boot, records: &Result<Vec<BootPlace>, Failure>) -> Vec<String> {
     let records = match records {
@@ -86,4 +100,17 @@ pub(super) fn problems(boot: &Boot, records: &Result<Vec<BootPlace>, Failure>) -
         problems.extend(state);
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_the_esp_that_booted_this_is_no_host_and_without_another_one_is_missing() {
+        let (gone, other) = (booted_is_gone("ab-cd"), absent("ab-cd"));
+        assert_eq!((gone.kind.exit_code(), other.kind.exit_code()), (10, 3));
+        assert!(gone.message.contains("ab-cd") && gone.message.contains("there is no such device"), "{gone:?}");
+        assert!(!gone.hint.unwrap().contains("esp remove"));
+    }
 }
