@@ -29,6 +29,16 @@ pub(crate) fn write(lab: &Lab, programs: &Programs, registry: &Registry, tell: &
     Ok(disk)
 }
 
+/// Writes the same disk image for machines that follow another tag.
+pub(crate) fn write_another(lab: &Lab, programs: &Programs, registry: &Registry, tag: &str) -> Result<PathBuf> {
+    let nobody = Nobody::new(programs)?;
+    let output = nobody.file("other.raw");
+    selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(tag), &output).read()?;
+    let disk = lab.dir.join(format!("{}.raw", tag.replace(':', "-")));
+    Argv::new(["cp", "--sparse=always"]).with([&output, &disk]).read()?;
+    Ok(disk)
+}
+
 /// Start and size of a partition in bytes: 0 is the ESP, 1 the root file system.
 pub(crate) fn partition(disk: &Path, number: usize) -> Result<(u64, u64)> {
     let table = Argv::new(["sfdisk", "--json"]).with([disk]).read()?;

@@ -145,7 +145,7 @@ impl<'lab> Images<'lab> {
 
     /// Pushes a local image to a registry on loopback.
     pub(crate) fn push(&self, image: &str, to: &str) -> Result<()> {
-        let log = self.lab.log("push");
+        let log = self.lab.log(&format!("push-{}", to.rsplit('/').next().unwrap_or(to).replace(':', "-")));
         self.storage.buildah(["push", "--quiet", "--tls-verify=false", image]).with([format!("docker://{to}")]).by_root().log(&log)
     }
 

@@ -45,7 +45,7 @@ const NEEDED: &[(&str, &str)] = &[
 
 /// Installs what is missing.
 pub(crate) fn run() -> Result<()> {
-    install_missing(&Lab::open()?, &Teller)
+    install_missing(&Lab::open()?, &Teller::default())
 }
 
 /// Installs what is missing, and says so first. Packages from another archive than the machine's own can stand in the way of a new one, and

@@ -66,12 +66,17 @@ impl Story {
         println!("{} [{number:2}] {title}", clock(self.begin.elapsed()));
         remember(title);
         let begin = Instant::now();
-        let outcome = telling_on(|| act(&Teller));
+        let outcome = telling_on(|| act(&Teller::default()));
         let took = begin.elapsed();
         let word = if outcome.is_ok() { "done" } else { "FAILED" };
         println!("           {word} in {}", seconds(took));
         self.steps.push((title.to_owned(), took));
         outcome
+    }
+
+    /// Notes a step that was told by whoever did it, beside others.
+    pub(crate) fn add(&mut self, title: &str, took: Duration) {
+        self.steps.push((title.to_owned(), took));
     }
 
     /// Prints the table of steps and times.
@@ -81,15 +86,24 @@ impl Story {
 }
 
 /// Says things below the title of a step.
-#[derive(Debug)]
-pub(crate) struct Teller;
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Teller {
+    /// Who says them, where several do at the same time.
+    who: String,
+}
 
 impl Teller {
+    /// One of several.
+    pub(crate) fn of(who: &str) -> Self {
+        Self { who: format!("{who}: ") }
+    }
+
     /// One fact.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         for line in text.as_ref().lines() {
+            let line = format!("{}{line}", self.who);
             println!("           {line}");
-            remember(line);
+            remember(&line);
         }
         let _ = std::io::stdout().flush();
     }

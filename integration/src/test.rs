@@ -1,16 +1,20 @@
 //! `cargo xtask test`: format, lints, cargo's tests and the scenarios; ends with one line of counts.
 //!
-//! Cargo's tests use one processor at a time for the most part, and the scenarios wait for guests: together they run side by side.
+//! Cargo's tests use one processor at a time for the most part, and so does each scenario: they run side by side.
+
+mod beside;
+mod tally;
 
 use std::{
-    fs::{self, File},
     io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Stdio},
-    thread::JoinHandle,
+    process::Stdio,
+    thread::available_parallelism,
 };
 
 use anyhow::{Context, Result, bail};
+
+use beside::Beside;
+use tally::Tally;
 
 use crate::{
     build::{self, Programs, TOOLS, cargo},
@@ -22,7 +26,7 @@ use crate::{
     packages,
     registry::{self, Registry},
     scenarios::{self, Bench, Scenario, TAG},
-    story::{self, Story, Teller},
+    story::{self, Story},
     vm::Accel,
 };
 
@@ -46,8 +50,9 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         Suite::Vm => None,
         Suite::All => Some(story.step("starting cargo's tests, beside what follows", |tell| Beside::start(&lab, tell))),
     };
+    let running = beside.as_ref().and_then(|beside| beside.as_ref().ok());
     if suite != Suite::Unit
-        && let Err(error) = vm(&lab, &options.lab, &selected, &mut story, &mut tally)
+        && let Err(error) = vm(&lab, &options.lab, &selected, running, &mut story, &mut tally)
     {
         tally.count(Err(error));
     }
@@ -64,43 +69,6 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         bail!("testing selkie: {} failed", tally.failed);
     }
     Ok(())
-}
-
-/// How many checks passed and failed, and at how many points crash tests stopped a verb.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
-    passed: u64,
-    failed: u64,
-    cut_points: u64,
-}
-
-impl Tally {
-    /// Counts one check, and shows its error.
-    fn count(&mut self, outcome: Result<()>) {
-        match outcome {
-            Ok(()) => self.passed += 1,
-            Err(error) => {
-                story::complain(&error);
-                self.failed += 1;
-            }
-        }
-    }
-
-    /// Adds what a line of cargo's output counts, if it is such a line: `test result: ok. 3 passed; 0 failed; …`, or `cut points: 12 (upgrade)`,
-    /// which a crash test may say in the middle of a line of the test harness.
-    fn read(&mut self, line: &str) {
-        if let Some((_, points)) = line.split_once("cut points: ") {
-            let end = points.find(|c: char| !c.is_ascii_digit()).unwrap_or(points.len());
-            self.cut_points += points[..end].parse::<u64>().unwrap_or(0);
-        }
-        let Some(counts) = line.strip_prefix("test result: ") else { return };
-        let number = |word: &str| {
-            let before = counts.split(word).next()?.trim_end();
-            before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
-        };
-        self.passed += number("passed;").unwrap_or(0);
-        self.failed += number("failed;").unwrap_or(0);
-    }
 }
 
 fn checks(lab: &Lab, story: &mut Story, tally: &mut Tally) {
@@ -147,64 +115,7 @@ fn cargo_test(lab: &Lab, tally: &mut Tally) -> Result<()> {
     Ok(())
 }
 
-/// Cargo's tests, running while something else does. They use what the lab does not: ports that the kernel chooses, mounts in name spaces of their
-/// own, loop devices that losetup chooses, temporary directories.
-#[derive(Debug)]
-struct Beside {
-    reader: JoinHandle<Result<Tally>>,
-    log: PathBuf,
-}
-
-impl Beside {
-    /// Starts them, behind everything else that wants the processors, with their output going to a file. Where they fail, that is shown at once.
-    fn start(lab: &Lab, tell: &Teller) -> Result<Self> {
-        let log = lab.log("cargo-test");
-        let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
-        let stderr = file.try_clone().context("opening the log a second time")?;
-        let argv = Argv::new(["nice", "-n", "10"]).with(cargo_test_argv(lab).0).dying_with_us();
-        let child = argv.command().stdout(file).stderr(stderr).spawn().with_context(|| format!("starting {argv}"))?;
-        tell.say(format!("their output goes to {}, and is shown at the end, or at once where they fail", log.display()));
-        let read = log.clone();
-        Ok(Self { reader: std::thread::spawn(move || outcome(child, &read, &argv)), log })
-    }
-
-    /// Waits for them, shows their output if all is well, and adds their counts.
-    fn join(self, tally: &mut Tally) -> Result<()> {
-        let Ok(counted) = self.reader.join() else { bail!("waiting for cargo's tests: the thread that reads their output ended early") };
-        let counted = counted?;
-        if counted.failed == 0 {
-            show(&self.log)?;
-        }
-        tally.passed += counted.passed;
-        tally.failed += counted.failed;
-        tally.cut_points += counted.cut_points;
-        Ok(())
-    }
-}
-
-/// What the tests of `child`, whose output goes to `log`, come to.
-fn outcome(mut child: Child, log: &Path, argv: &Argv) -> Result<Tally> {
-    let status = child.wait().context("waiting for cargo")?;
-    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
-    let mut tally = Tally::default();
-    String::from_utf8_lossy(&text).lines().for_each(|line| tally.read(line));
-    if !status.success() {
-        story::line("cargo's tests have failed:");
-        show(log)?;
-        if tally.failed == 0 {
-            bail!("running {argv}: {status}");
-        }
-    }
-    Ok(tally)
-}
-
-fn show(log: &Path) -> Result<()> {
-    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
-    story::line(&String::from_utf8_lossy(&text));
-    Ok(())
-}
-
-fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story, tally: &mut Tally) -> Result<()> {
+fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], beside: Option<&Beside>, story: &mut Story, tally: &mut Tally) -> Result<()> {
     let programs = story.step("building selkie (release)", |_| build::release(lab))?;
     let images = Images::new(lab)?;
     let port = registry::choose_port(lab)?;
@@ -233,13 +144,34 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], story: &mut Story,
     let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
     let disk = story.step("writing the disk image twice, as user nobody", |tell| disk::write(lab, &programs, &registry, tell))?;
     tally.passed += 2;
-    let bench = Bench { lab, images: &images, programs: &programs, registry, disk: &disk, pulled, accel };
-    for scenario in selected {
-        let outcome = story.step(&format!("scenario {}", scenario.name), |tell| (scenario.run)(&bench, tell));
-        if outcome.is_ok() && !options.keep {
-            let _ = std::fs::remove_dir_all(lab.dir.join("vm").join(scenario.name));
-        }
-        tally.count(outcome.with_context(|| format!("scenario {}", scenario.name)));
+    let tag = TAG.to_owned();
+    let mut lanes = vec![Bench { lab, images: &images, programs: &programs, registry: &registry, tag, disk, pulled: &pulled, accel }];
+    let more = available_parallelism().map_or(1, usize::from).min(selected.len());
+    if more > 1 {
+        story.step("writing disk images for scenarios that run at the same time", |_| more_lanes(&mut lanes, more))?;
+    }
+    let busy = || beside.into_iter().for_each(Beside::wait);
+    let title = format!("running scenarios, up to {} at a time", lanes.len());
+    let mut ended = Vec::new();
+    story.step(&title, |_| {
+        ended = scenarios::run(&lanes, selected, options.keep, &busy);
+        Ok(())
+    })?;
+    for (title, took, outcome) in ended {
+        story.add(&title, took);
+        tally.count(outcome);
+    }
+    Ok(())
+}
+
+/// Adds lanes with tags of their own until there are `count`.
+fn more_lanes(lanes: &mut Vec<Bench<'_>>, count: usize) -> Result<()> {
+    while lanes.len() < count {
+        let first = &lanes[0];
+        let tag = format!("{TAG}-{}", lanes.len() + 1);
+        let disk = disk::write_another(first.lab, first.programs, first.registry, &tag)?;
+        let lane = Bench { tag, disk, ..first.clone() };
+        lanes.push(lane);
     }
     Ok(())
 }
@@ -250,38 +182,4 @@ fn pull(lab: &Lab, programs: &Programs, registry: &Registry) -> Result<serde_jso
     let argv = Argv::new([&programs.selkie]).with(["pull", &registry.here(TAG), "--tls-verify=false", "--json", "--repo"]).with([&repo]);
     let text = argv.read()?;
     serde_json::from_str(&text).with_context(|| format!("reading the output of {argv}: {text}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cargo_results_are_added_up() {
-        let mut tally = Tally::default();
-        tally.read("running 12 tests");
-        tally.read("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.10s");
-        tally.read("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s");
-        tally.read("cut points: 12 (upgrade)");
-        tally.read("test rollback_survives_a_stop_after_every_step ... cut points: 3 (rollback)");
-        tally.read("the cut points: none");
-        assert_eq!(tally, Tally { passed: 13, failed: 2, cut_points: 15 });
-    }
-
-    #[test]
-    fn tests_beside_are_counted_and_an_end_without_counts_is_an_error() {
-        let temp = tempfile::tempdir().unwrap();
-        let log = temp.path().join("log");
-        let run = |script: &str| {
-            let argv = Argv::new(["sh", "-c", script]);
-            let child = argv.command().stdout(File::create(&log).unwrap()).spawn().unwrap();
-            outcome(child, &log, &argv)
-        };
-        assert_eq!(run("echo 'test result: ok. 3 passed; 0 failed;'").unwrap(), Tally { passed: 3, failed: 0, cut_points: 0 });
-        assert_eq!(
-            run("echo 'test result: FAILED. 3 passed; 1 failed;'; exit 101").unwrap(),
-            Tally { passed: 3, failed: 1, cut_points: 0 }
-        );
-        assert!(run("echo error: no such crate; exit 101").unwrap_err().to_string().contains("exit status: 101"));
-    }
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// Says which release runs.
@@ -21,15 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "automatic", bench.disk, bench.accel)?;
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "automatic", &bench.disk, bench.accel)?;
     machine.boot()?;
     does_nothing_unless_told(&mut machine)?;
     tell.say("nothing is configured, and nothing happens");
 
     machine.shell(HOLD)?;
     configure(&mut machine, "1d")?;
-    bench.images.push(&images::release("v2"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v2"))?;
     is_staged_by_itself(&mut machine, "v2")?;
     waits_for_the_inhibitor(&mut machine)?;
     Status::of(&mut machine)?.expect("v1", Some("v2"), Some("v1"))?;
@@ -41,7 +41,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     tell.say("the inhibitor ended, and v2 came up by itself");
 
     machine.shell(HOLD)?;
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v1"))?;
     is_staged_by_itself(&mut machine, "v1")?;
     waits_for_the_inhibitor(&mut machine)?;
     machine.shell("systemctl stop selkie-update.timer; while systemctl is-active --quiet selkie-update.service; do sleep 1; done")?;

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, MOUNT_ESP, TAG, same};
+use super::{Bench, MOUNT_ESP, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// Says which release runs.
@@ -14,14 +14,14 @@ const RELEASE: &str = "cat /usr/share/lab/release";
 
 /// Runs the scenario of releases that end by themselves.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let mut machine = Machine::new(bench.lab, "bad-release", bench.disk, bench.accel)?;
+    let mut machine = Machine::new(bench.lab, "bad-release", &bench.disk, bench.accel)?;
     begins(bench, &mut machine, tell)?;
     fail_and_panic(bench, &mut machine, tell)
 }
 
 /// Runs the scenario of a release that hangs.
 pub(crate) fn run_hanging(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let mut machine = Machine::new(bench.lab, "hanging-release", bench.disk, bench.accel)?.with_watchdog();
+    let mut machine = Machine::new(bench.lab, "hanging-release", &bench.disk, bench.accel)?.with_watchdog();
     begins(bench, &mut machine, tell)?;
     let opened = machine.shell("cat /sys/class/watchdog/watchdog0/state /sys/class/watchdog/watchdog0/timeout | xargs")?;
     same("the watchdog, in the hands of the service manager", opened.as_str(), "active 60")?;
@@ -36,7 +36,7 @@ pub(crate) fn run_hanging(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 }
 
 fn begins(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v1"))?;
     machine.boot()?;
     is_well(machine)?;
     tell.say("v1 is up and well");
@@ -82,7 +82,7 @@ fn comes_back_from(bench: &Bench<'_>, machine: &mut Machine, release: &str) -> R
 
 /// Takes a release with one try.
 fn takes(bench: &Bench<'_>, machine: &mut Machine, release: &str) -> Result<()> {
-    bench.images.push(&images::release(release), &bench.registry.here(TAG))?;
+    bench.publish(&images::release(release))?;
     machine.read(&["selkie", "upgrade"])?;
     let status = Status::of(machine)?;
     status.expect("v1", Some(release), Some("v1"))?;

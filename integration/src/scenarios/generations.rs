@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// How many releases come after v1.
@@ -14,8 +14,8 @@ const COMPARED: [usize; 2] = [3, 9];
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "generations", bench.disk, bench.accel)?;
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "generations", &bench.disk, bench.accel)?;
     machine.boot()?;
     machine.settle()?;
     let v1 = Status::of(&mut machine)?.booted()?.to_owned();
@@ -24,7 +24,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     let mut amounts = Vec::new();
     for number in 1..=RELEASES {
         let image = bench.images.generation(number, tell)?;
-        bench.images.push(&image, &bench.registry.here(TAG))?;
+        bench.publish(&image)?;
         machine.read(&["selkie", "upgrade"])?;
         let version = format!("g{number}");
         same("what boots next", Status::of(&mut machine)?.text("/staged/os-version")?, version.as_str())?;

@@ -7,17 +7,16 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let here = bench.registry.here(TAG);
-    bench.images.push(&images::release("v1"), &here)?;
-    let mut machine = Machine::new(bench.lab, "interrupted-pull", bench.disk, bench.accel)?;
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "interrupted-pull", &bench.disk, bench.accel)?;
     machine.boot()?;
     machine.settle()?;
-    bench.images.push(&images::release("v3"), &here)?;
+    bench.publish(&images::release("v3"))?;
     let done = interrupt(&mut machine)?;
     tell.say(format!("the power is cut after {} KiB of the pull", done >> 10));
 

@@ -2,22 +2,22 @@
 
 use anyhow::{Context, Result, bail};
 
-use super::{Bench, TAG, same, sealed};
+use super::{Bench, same, sealed};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 const WEB_TAG: &str = "web:stable";
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "lifecycle", bench.disk, bench.accel)?;
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "lifecycle", &bench.disk, bench.accel)?;
     let took = machine.boot()?;
     tell.say(format!("v1 is up after {} s", took.as_secs()));
     let v1 = fresh_machine(bench, &mut machine)?;
     root_is_sealed(&mut machine, &v1)?;
     local_changes(&mut machine)?;
 
-    bench.images.push(&images::release("v2"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v2"))?;
     check_only_asks(&mut machine)?;
     machine.read(&["selkie", "upgrade"])?;
     machine.cut_power()?;
@@ -109,7 +109,7 @@ fn has_proven_itself(machine: &mut Machine) -> Result<()> {
 fn fresh_machine(bench: &Bench<'_>, machine: &mut Machine) -> Result<String> {
     let status = Status::of(machine)?;
     status.expect("v1", None, None)?;
-    same("the reference that the machine follows", status.text("/booted/image")?, bench.registry.for_guest(TAG).as_str())?;
+    same("the reference that the machine follows", status.text("/booted/image")?, bench.followed().as_str())?;
     let printed = bench.pulled["boot-image"].as_str().context("reading selkie pull --json: no boot-image")?;
     same("the booted image, against what pull printed at build time", status.booted()?, printed)?;
     same("failed units", machine.shell("systemctl list-units --failed --no-legend --plain")?.as_str(), "")?;

@@ -1,9 +1,10 @@
-//! The scenarios in virtual machines. They share one build of the images, one registry and one disk image.
+//! The scenarios in virtual machines. They share one build of the images and one registry; those that run at the same time have a tag and a disk image each.
 
 mod automatic;
 mod bad_release;
 mod generations;
 mod interrupted_pull;
+mod lanes;
 mod lifecycle;
 mod odd_conditions;
 mod power_cuts;
@@ -11,27 +12,48 @@ mod sealed;
 mod tampered;
 mod two_disks;
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
 use crate::{build::Programs, images::Images, lab::Lab, registry::Registry, story::Teller, vm::Accel};
 
+pub(crate) use lanes::run;
+
 /// What scenarios share.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bench<'lab> {
     pub(crate) lab: &'lab Lab,
     pub(crate) images: &'lab Images<'lab>,
     pub(crate) programs: &'lab Programs,
-    pub(crate) registry: Registry,
-    /// A disk image of release v1 that follows [`TAG`].
-    pub(crate) disk: &'lab Path,
+    pub(crate) registry: &'lab Registry,
+    /// The repository and tag that machines follow. Each scenario begins with v1 there, and nobody else pushes to it meanwhile.
+    pub(crate) tag: String,
+    /// A disk image of release v1 that follows this tag.
+    pub(crate) disk: PathBuf,
     /// What `selkie pull --json` says about release v1.
-    pub(crate) pulled: serde_json::Value,
+    pub(crate) pulled: &'lab serde_json::Value,
     pub(crate) accel: Accel,
 }
 
-/// The repository and tag that machines follow. Each scenario begins with v1 there.
+impl Bench<'_> {
+    /// Pushes a local image to the tag that machines follow.
+    pub(crate) fn publish(&self, image: &str) -> Result<()> {
+        self.images.push(image, &self.here())
+    }
+
+    /// That tag, as this machine names it.
+    pub(crate) fn here(&self) -> String {
+        self.registry.here(&self.tag)
+    }
+
+    /// The same, as guests name it.
+    pub(crate) fn followed(&self) -> String {
+        self.registry.for_guest(&self.tag)
+    }
+}
+
+/// The tag that the first disk image follows.
 pub(crate) const TAG: &str = "os:stable";
 
 /// Mounts a guest's ESP at `/run/lab-esp`, beside whoever else has it mounted, as a part of a script.
@@ -46,33 +68,29 @@ pub(crate) struct Scenario {
     pub(crate) run: fn(&Bench<'_>, &Teller) -> Result<()>,
 }
 
-/// The scenarios of `cargo xtask test`, in the order in which they run.
+/// All scenarios. Those that take longest begin first, so that none of them is left over in the end.
 pub(crate) const ALL: &[Scenario] = &[
-    Scenario { name: "lifecycle", run: lifecycle::run },
-    Scenario { name: "interrupted-pull", run: interrupted_pull::run },
-    Scenario { name: "tampered", run: tampered::run },
-    Scenario { name: "sealed", run: sealed::run },
-    Scenario { name: "bad-release", run: bad_release::run },
-    Scenario { name: "two-disks", run: two_disks::run },
-];
-
-/// Scenarios that run only when they are named, because none of them has passed as a whole yet. They belong to the others as soon as they do.
-pub(crate) const ON_REQUEST: &[Scenario] = &[
-    Scenario { name: "hanging-release", run: bad_release::run_hanging },
-    Scenario { name: "damaged-object", run: tampered::run_repair },
-    Scenario { name: "automatic", run: automatic::run },
     Scenario { name: "power-cuts", run: power_cuts::run },
     Scenario { name: "generations", run: generations::run },
+    Scenario { name: "lifecycle", run: lifecycle::run },
+    Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "bad-release", run: bad_release::run },
+    Scenario { name: "sealed", run: sealed::run },
     Scenario { name: "odd-conditions", run: odd_conditions::run },
+    Scenario { name: "two-disks", run: two_disks::run },
+    Scenario { name: "hanging-release", run: bad_release::run_hanging },
+    Scenario { name: "interrupted-pull", run: interrupted_pull::run },
+    Scenario { name: "damaged-object", run: tampered::run_repair },
+    Scenario { name: "tampered", run: tampered::run },
 ];
 
-/// The scenarios of these names, or those that always run. An unknown name is an error that lists the known ones.
+/// The scenarios of these names, or all of them. An unknown name is an error that lists the known ones.
 pub(crate) fn select(names: &[String]) -> Result<Vec<Scenario>> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
     }
-    let find = |name: &String| ALL.iter().chain(ON_REQUEST).find(|scenario| scenario.name == name).copied();
-    let known: Vec<_> = ALL.iter().chain(ON_REQUEST).map(|scenario| scenario.name).collect();
+    let find = |name: &String| ALL.iter().find(|scenario| scenario.name == name).copied();
+    let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
     match names.iter().map(find).collect::<Option<Vec<_>>>() {
         Some(selected) => Ok(selected),
         None => bail!("choosing scenarios {}: known are {}", names.join(", "), known.join(", ")),
@@ -97,6 +115,6 @@ mod tests {
         assert_eq!(names(&select(&[]).unwrap()), names(ALL));
         assert_eq!(names(&select(&["sealed".to_owned(), "generations".to_owned()]).unwrap()), ["sealed", "generations"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(&[ALL, ON_REQUEST].concat()).join(", ")));
+        assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(ALL).join(", ")));
     }
 }

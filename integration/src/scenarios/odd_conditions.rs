@@ -9,17 +9,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::{Bench, MOUNT_ESP, TAG, interrupted_pull::bytes_done, same};
+use super::{Bench, MOUNT_ESP, interrupted_pull::bytes_done, same};
 use crate::{images, selkie::Status, story::Teller, vm::Machine};
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let here = bench.registry.here(TAG);
-    bench.images.push(&images::release("v1"), &here)?;
-    let mut machine = Machine::new(bench.lab, "odd-conditions", bench.disk, bench.accel)?;
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "odd-conditions", &bench.disk, bench.accel)?;
     machine.boot()?;
     machine.settle()?;
-    bench.images.push(&images::release("v3"), &here)?;
+    bench.publish(&images::release("v3"))?;
     let machine = &mut machine;
 
     two_at_once_and_interrupted(machine).context("two at once, then SIGINT")?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{
     images,
     replay::{self, Cut, Disk, Found, Look, Random, SEED},
@@ -38,8 +38,8 @@ struct Act {
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
-    let mut machine = Machine::new(bench.lab, "power-cuts", bench.disk, bench.accel)?.with_write_log();
+    bench.publish(&images::release("v1"))?;
+    let mut machine = Machine::new(bench.lab, "power-cuts", &bench.disk, bench.accel)?.with_write_log();
     let took = machine.boot()?;
     machine.settle()?;
     tell.say(format!("v1 is up after {} s", took.as_secs()));
@@ -52,7 +52,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     let directory = bench.lab.fresh_subdir("vm/power-cuts-replay")?;
     let mut replay = Replay {
         bench,
-        disk: Disk::new(bench.disk, &machine.write_log(), &directory)?,
+        disk: Disk::new(&bench.disk, &machine.write_log(), &directory)?,
         look: Look::new(bench.lab, &directory)?,
         random: Random::new(seed),
         booted: v1,
@@ -67,7 +67,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 
 /// Runs all verbs, and notes when.
 fn play(bench: &Bench<'_>, machine: &mut Machine, v1: &str, tell: &Teller) -> Result<Vec<Act>> {
-    let push = |version| bench.images.push(&images::release(version), &bench.registry.here(TAG));
+    let push = |version| bench.publish(&images::release(version));
     let mut acts = Vec::new();
     let mut act = |machine: &mut Machine, name, script: &'static str, again, (cuts, boots)| -> Result<()> {
         let before = next(machine)?;
@@ -174,7 +174,7 @@ impl Replay<'_> {
 
     /// Boots the disk as it is, and runs the verb that was cut to its end.
     fn boot(&self, act: &Act, cut: &Cut, found: &Found, tell: &Teller) -> Result<()> {
-        let mut machine = Machine::new(self.bench.lab, "power-cuts-boot", self.bench.disk, self.bench.accel)?;
+        let mut machine = Machine::new(self.bench.lab, "power-cuts-boot", &self.bench.disk, self.bench.accel)?;
         self.disk.put_into(&machine.disk())?;
         let took = machine.boot()?;
         machine.settle()?;

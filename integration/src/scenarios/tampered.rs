@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{
     command::Argv,
     disk::{partition, read_esp, root, write_esp},
@@ -22,7 +22,7 @@ const FILE: &str = "/usr/share/common-licenses/GPL-3";
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let mut machine = Machine::new(bench.lab, "tampered", bench.disk, bench.accel)?;
+    let mut machine = Machine::new(bench.lab, "tampered", &bench.disk, bench.accel)?;
     let Flipped { id, object, .. } = flipped(bench, &mut machine, tell)?;
     machine.shell("sync")?;
     machine.cut_power()?;
@@ -45,7 +45,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 
 /// Runs the scenario of a repair.
 pub(crate) fn run_repair(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let mut machine = Machine::new(bench.lab, "damaged-object", bench.disk, bench.accel)?;
+    let mut machine = Machine::new(bench.lab, "damaged-object", &bench.disk, bench.accel)?;
     let Flipped { object, length, .. } = flipped(bench, &mut machine, tell)?;
     repair(&mut machine, &object)?;
     machine.cut_power()?;
@@ -67,7 +67,7 @@ struct Flipped {
 }
 
 fn flipped(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<Flipped> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v1"))?;
     machine.boot()?;
     let id = Status::of(machine)?.booted()?.to_owned();
     let length = machine.run(&["cat", FILE])?.stdout.len();

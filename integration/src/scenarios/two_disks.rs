@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, TAG, same};
+use super::{Bench, same};
 use crate::{
     command::Argv,
     disk, images,
@@ -25,7 +25,7 @@ const XBOOTLDR: (u64, u64) = (65 * MIB, 300 * MIB);
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    bench.images.push(&images::release("v1"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v1"))?;
     let second = second_disk(bench)?;
     let mut machine = Machine::new(bench.lab, "two-disks", &first_disk(bench)?, bench.accel)?.with_second_disk(&second)?;
     machine.boot()?;
@@ -40,7 +40,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     is_in_step(&mut machine)?;
     tell.say("the second disk's ESP is in step, with kernels on its XBOOTLDR partition");
 
-    bench.images.push(&images::release("v2"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v2"))?;
     machine.read(&["selkie", "upgrade"])?;
     is_in_step(&mut machine)?;
     machine.cut_power()?;
@@ -64,7 +64,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     same("its XBOOTLDR partition", &list[0]["xbootldr"], &Value::from(true))?;
     tell.say("without a boot loader on the first disk, v2 boots from the second");
 
-    bench.images.push(&images::release("v3"), &bench.registry.here(TAG))?;
+    bench.publish(&images::release("v3"))?;
     machine.read(&["selkie", "upgrade"])?;
     Status::of(&mut machine)?.expect("v2", Some("v3"), Some("v2"))?;
     is_in_step(&mut machine)?;
@@ -81,9 +81,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 fn first_disk(bench: &Bench<'_>) -> Result<PathBuf> {
     let nobody = Nobody::new(bench.programs)?;
     let output = nobody.file("named.raw");
-    selkie::disk(&nobody, &bench.registry.here(TAG), &bench.registry.for_guest(TAG), &output)
-        .with(["--karg", "root=PARTLABEL=root"])
-        .read()?;
+    selkie::disk(&nobody, &bench.here(), &bench.followed(), &output).with(["--karg", "root=PARTLABEL=root"]).read()?;
     let disk = bench.lab.dir.join("two-disks.raw");
     Argv::new(["cp", "--sparse=always"]).with([&output, &disk]).read()?;
     Ok(disk)

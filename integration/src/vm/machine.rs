@@ -49,6 +49,7 @@ pub(crate) struct Machine {
     run: PathBuf,
     /// Where the console's log is kept when the guest did not go down.
     hung: PathBuf,
+    tell: Teller,
     accel: Accel,
     secure_boot: bool,
     write_log: bool,
@@ -67,15 +68,16 @@ impl Machine {
         Argv::new(["cp", "--sparse=always", "--reflink=auto"]).with([disk, &dir.join("disk.raw")]).read()?;
         fs::copy(VARIABLES, dir.join("vars.fd")).with_context(|| format!("copying {VARIABLES} (package ovmf)"))?;
         let run = tempfile::Builder::new().prefix("selkie-vm-").tempdir().context("making a directory for a socket")?.keep();
-        Ok(Self::off(dir, run, lab.log(&format!("hung-shutdown-{name}")), accel))
+        Ok(Self::off(dir, run, lab.log(&format!("hung-shutdown-{name}")), Teller::of(name), accel))
     }
 
-    fn off(dir: PathBuf, run: PathBuf, hung: PathBuf, accel: Accel) -> Self {
+    fn off(dir: PathBuf, run: PathBuf, hung: PathBuf, tell: Teller, accel: Accel) -> Self {
         let (secure_boot, watchdog, write_log) = (false, false, false);
         Self {
             dir,
             run,
             hung,
+            tell,
             accel,
             secure_boot,
             watchdog,
@@ -196,7 +198,7 @@ impl Machine {
     fn power_cycle(&mut self, why: &str) -> Result<()> {
         fs::copy(self.serial(), &self.hung).with_context(|| format!("keeping the console's log as {}", self.hung.display()))?;
         let (seconds, log) = ((SHUTDOWN * self.accel.patience()).as_secs(), self.hung.display());
-        Teller.say(format!("{why} for {seconds} s: the power is cut, and the machine started again (its console until then: {log})"));
+        self.tell.say(format!("{why} for {seconds} s: the power is cut, and the machine started again (its console until then: {log})"));
         self.cut_power()?;
         self.power_on()
     }
@@ -377,8 +379,8 @@ mod tests {
     #[test]
     fn one_disk_one_network_card_one_channel() {
         let (dir, run) = (PathBuf::from("/vm"), PathBuf::from("/run/vm"));
-        let machine = Machine::off(dir, run, PathBuf::from("/logs/hung"), Accel::Tcg);
-        let expected = "qemu-system-x86_64 -machine q35 -smp 2 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
+        let machine = Machine::off(dir, run, PathBuf::from("/logs/hung"), Teller::default(), Accel::Tcg);
+        let expected = "qemu-system-x86_64 -machine q35 -smp 1 -m 1536 -display none -nodefaults -accel tcg,thread=multi -cpu max,-cx16 \
              -drive if=pflash,format=raw,unit=0,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd -drive if=pflash,format=raw,unit=1,file=/vm/vars.fd \
              -drive if=virtio,format=raw,discard=unmap,file=/vm/disk.raw -chardev file,id=console,append=on,path=/vm/serial.log \
              -serial chardev:console -device virtio-serial-pci -chardev socket,id=agent,server=on,wait=off,path=/run/vm/agent.sock \

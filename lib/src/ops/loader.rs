@@ -118,13 +118,7 @@ fn walk(host: &Host, replace: Option<&dyn Progress>) -> Result<Report> {
 }
 
 /// Stops at the first that cannot be written: the other one on this ESP still starts.
-fn update_place(
-    place: &Place,
-    offered: &Offered,
-    refused: bool,
-    report: &mut Vec<Found>,
-    replace: Option<&dyn Progress>,
-) -> Result<()> {
+fn update_place(place: &Place, offered: &Offered, refused: bool, report: &mut Vec<Found>, replace: Option<&dyn Progress>) -> Result<()> {
     let found = place.loaders(&offered.architecture)?;
     let actions = plan(&found, &offered.version, refused);
     for (loader, action) in found.into_iter().zip(actions) {

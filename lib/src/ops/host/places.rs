@@ -68,7 +68,8 @@ pub(super) fn absent(uuid: &str) -> Failure {
 
 /// The disk that the machine booted from has died, or lost this partition.
 fn booted_is_gone(uuid: &str) -> Failure {
-    let message = format!("looking for ESP {uuid}, which this machine booted from: there is no such device (expected it on one of its disks)");
+    let message =
+        format!("looking for ESP {uuid}, which this machine booted from: there is no such device (expected it on one of its disks)");
     Failure::new(FailureKind::NotAHost, message)
         .hint("nothing can be staged until it is back: look at the disks (`lsblk -o NAME,PARTUUID`), or start the machine from another ESP")
 }
