@@ -65,6 +65,18 @@ impl SourceOptions {
     }
 }
 
+/// The digest of the manifest or index that a registry says it has for the tag of `reference` now, by a single request for it. Nothing is verified, and no
+/// signature policy is asked: good for finding out that a tag still names what is here already, and for nothing else. Needs a tokio runtime.
+///
+/// # Errors
+///
+/// Why that cannot be had in this way: [`Source::open`] then says what is really the matter.
+pub async fn digest_of_tag(reference: &ImageReference, options: &SourceOptions) -> Result<String, String> {
+    let (reference, options) = (reference.clone(), options.clone());
+    let asked = tokio::task::spawn_blocking(move || registry::digest_of_tag(&reference, &options));
+    asked.await.map_err(|e| format!("asking in a thread: {e}"))?
+}
+
 /// The layout in a scratch directory to which skopeo copies an image, and its tag there.
 const COPY: &str = "image";
 

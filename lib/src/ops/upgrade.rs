@@ -1,5 +1,7 @@
 //! `selkie upgrade` and `selkie switch`: the image that a reference names now becomes the root that boots next.
 
+mod news;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -81,7 +83,7 @@ pub struct Report {
     pub from_manifest: Option<String>,
     /// The manifest that the reference names now.
     pub to_manifest: String,
-    /// What the image calls its version, where a label says so.
+    /// What the image calls its version, where that is known: a label says so, or a deployment of it is here.
     pub version: Option<String>,
     /// Whether a root waits for a reboot, staged by this call or before.
     pub reboot_needed: bool,
@@ -162,6 +164,9 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
         }
     };
     block_on(async {
+        if let Some(report) = news::none(&system, &image, options).await {
+            return Ok(report);
+        }
         let source = Source::open(&image, &options.source).await?;
         let report = upgrade(host, &system, &source, options, progress).await?;
         source.close().await?;

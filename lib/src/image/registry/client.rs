@@ -1,4 +1,4 @@
-//! The HTTP client: one registry or mirror, one repository. Ranges of blobs and nothing else.
+//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, and nothing else.
 //!
 //! Credentials go to the registry and to the place that it names for tokens, never to where a redirect leads. The body of an answer is
 //! read only where it is the range that was asked for.
@@ -24,6 +24,10 @@ const STALL: Duration = Duration::from_secs(30);
 
 /// More redirects than these are a circle. Real ones are one: to the store of the blobs.
 const MAX_REDIRECTS: usize = 5;
+
+/// What a tag may name, as skopeo asks for it.
+const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+                         application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
@@ -103,6 +107,39 @@ impl Client {
         }
         check(&answer, size, offset, length)?;
         Ok(Box::new(Answer(answer.into_body().into_reader())))
+    }
+
+    /// The digest that the registry gives for a tag, by a HEAD of its manifest (OCI distribution specification, "Checking if content exists in the registry").
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says no digest.
+    pub(super) fn digest_of(&mut self, tag: &str) -> Result<String, Unusable> {
+        if self.session.is_none() {
+            self.session = Some(self.connect()?);
+        }
+        let mut answer = self.head(tag)?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            let challenge = challenge_of(&answer);
+            drop(answer);
+            self.authorize(challenge)?;
+            answer = self.head(tag)?;
+        }
+        if answer.status() != StatusCode::OK {
+            return Err(Unusable::new(format!("the answer is {} (expected 200)", answer.status())));
+        }
+        let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
+        let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        hex.map(|_| digest.to_owned()).ok_or_else(|| Unusable::new(format!("the answer has the digest {digest:?} (expected sha256:…)")))
+    }
+
+    fn head(&self, tag: &str) -> Result<Response<Body>, Unusable> {
+        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
+        let mut request = self.agent.head(format!("{}/v2/{}/manifests/{tag}", session.base, self.repository)).header("accept", MANIFESTS);
+        if let Some(authorization) = &session.authorization {
+            request = request.header("authorization", authorization);
+        }
+        request.call().map_err(|e| Unusable::new(e.to_string()))
     }
 
     /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.

@@ -1,7 +1,7 @@
-//! Ranges of blobs from registries, over HTTP and with the containers configuration as skopeo reads it.
+//! Ranges of blobs from registries, and what a tag names now, over HTTP and with the containers configuration as skopeo reads it.
 //!
 //! The manifest came through skopeo, so the signature policy was applied and the digests are known. What is here only has to find the
-//! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo fetches the whole layer.
+//! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work.
 
 mod auth;
 mod certs;
@@ -9,6 +9,7 @@ mod challenge;
 mod client;
 mod conf;
 mod places;
+mod tag;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use crate::reference::{ImageReference, Transport};
 use super::SourceOptions;
 use client::Client;
 use places::Places;
+pub(super) use tag::digest as digest_of_tag;
 
 /// Why ranges cannot be had from a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
