@@ -17,6 +17,7 @@ mod output;
 mod pin;
 mod progress;
 mod pull;
+mod rechunk;
 mod rollback;
 mod seal;
 mod signals;
@@ -66,6 +67,7 @@ enum Verb {
     Health(health::Arguments),
     Pull(pull::Arguments),
     Seal(seal::Arguments),
+    Rechunk(rechunk::Arguments),
     Digest(digest::Arguments),
     Disk(disk::Arguments),
     Lint(lint::Arguments),
@@ -97,6 +99,7 @@ fn main() -> ExitCode {
         Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
+        Verb::Rechunk(verb) => rechunk::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),

@@ -1,8 +1,12 @@
-//! Databases of installed packages: names and versions, out of the text files that dpkg and apk keep.
+//! Databases of installed packages: names, versions and files, out of the text files that dpkg and apk keep.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+
+mod owners;
+
+pub use owners::{apk_files, dpkg_list, dpkg_sources};
 
 /// Packages by name (with the architecture behind a colon where a system may have several), and their versions.
 pub type Packages = BTreeMap<String, String>;
@@ -44,14 +48,24 @@ pub fn changes(before: &Packages, after: &Packages) -> Vec<PackageChange> {
 fn records(text: &str, name: &str, version: &str, counts: impl Fn(&dyn Fn(&str) -> Option<String>) -> bool) -> Packages {
     let mut packages = Packages::new();
     for record in text.split("\n\n") {
-        let field = |key: &str| record.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()));
+        let field = |key: &str| field_of(record, key);
         let (Some(found), Some(version)) = (field(name), field(version)) else { continue };
         if counts(&field) {
-            let foreign = field("Multi-Arch").filter(|kind| kind == "same").and_then(|_| field("Architecture"));
-            packages.insert(foreign.map_or(found.clone(), |architecture| format!("{found}:{architecture}")), version);
+            packages.insert(qualified(&found, &field), version);
         }
     }
     packages
+}
+
+/// A field of a record.
+fn field_of(record: &str, key: &str) -> Option<String> {
+    record.lines().find_map(|line| Some(line.strip_prefix(key)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+/// The name of a package, with its architecture where a system may have several.
+fn qualified(name: &str, field: &dyn Fn(&str) -> Option<String>) -> String {
+    let foreign = field("Multi-Arch").filter(|kind| kind == "same").and_then(|_| field("Architecture"));
+    foreign.map_or(name.to_owned(), |architecture| format!("{name}:{architecture}"))
 }
 
 #[cfg(test)]

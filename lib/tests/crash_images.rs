@@ -18,6 +18,7 @@ use selkie::disk::Format;
 use selkie::image::{Derived, LayerFile, NewLayer, OutputOptions, Source, SourceOptions, layer_tar, write};
 use selkie::ops::disk;
 use selkie::ops::pull::{self, Repository};
+use selkie::ops::rechunk;
 use selkie::progress::Progress;
 use selkie::store::{Store, Verity};
 use selkie::sys::dir;
@@ -29,6 +30,9 @@ fn child() {
         ("seal to the same layout", |job| seal(job, "oci", "images")),
         ("seal to a new layout", |job| seal(job, "oci", "new")),
         ("seal to an archive", |job| seal(job, "oci-archive", "new.tar")),
+        ("rechunk to the same layout", |job| _ = rechunk(&job.directory, "oci", "images", &job.progress)),
+        ("rechunk to a new layout", |job| _ = rechunk(&job.directory, "oci", "new", &job.progress)),
+        ("rechunk to an archive", |job| _ = rechunk(&job.directory, "oci-archive", "new.tar", &job.progress)),
         ("disk", |job| disk(&job.directory, &job.progress)),
     ]);
 }
@@ -136,6 +140,15 @@ impl Sealed {
         Self { directory: directory.to_owned(), output: (transport, directory.join(name)), digest }
     }
 
+    /// The same of an image whose layers are made anew.
+    fn rechunked(directory: &Path, transport: &'static str, name: &str) -> Self {
+        let other = tempfile::tempdir().unwrap();
+        release(other.path());
+        let digest = rechunk(other.path(), transport, name, &silent()).unwrap();
+        release(directory);
+        Self { directory: directory.to_owned(), output: (transport, directory.join(name)), digest }
+    }
+
     /// The manifest digest of an image all of whose blobs were read and are right; `None` where there is no such image.
     fn read(reference: &str, when: &str) -> Option<String> {
         block_on(async {
@@ -175,6 +188,30 @@ fn writing_an_image_survives_a_stop_after_every_step() {
     kill_at_every_step("seal to the same layout", 4, |directory| Sealed::new(directory, "oci", "images"));
     kill_at_every_step("seal to a new layout", 5, |directory| Sealed::new(directory, "oci", "new"));
     kill_at_every_step("seal to an archive", 1, |directory| Sealed::new(directory, "oci-archive", "new.tar"));
+}
+
+/// Rechunks `old`; the manifest digest of what was written, unless an archive is there already.
+fn rechunk(directory: &Path, transport: &str, name: &str, progress: &Arc<dyn Progress>) -> Option<String> {
+    let output = directory.join(name);
+    if transport == "oci-archive" && output.exists() {
+        return None;
+    }
+    let options = rechunk::Options {
+        image: format!("oci:{}:old", images(directory).display()).parse().unwrap(),
+        source: SourceOptions::default(),
+        output: format!("{transport}:{}:sealed", output.display()).parse().unwrap(),
+        destination: OutputOptions::default(),
+        layers: rechunk::LAYERS,
+        scratch: directory.to_owned(),
+    };
+    Some(rechunk::run(&options, progress).unwrap().manifest_digest)
+}
+
+#[test]
+fn rechunking_an_image_survives_a_stop_after_every_step() {
+    kill_at_every_step("rechunk to the same layout", 8, |directory| Sealed::rechunked(directory, "oci", "images"));
+    kill_at_every_step("rechunk to a new layout", 8, |directory| Sealed::rechunked(directory, "oci", "new"));
+    kill_at_every_step("rechunk to an archive", 2, |directory| Sealed::rechunked(directory, "oci-archive", "new.tar"));
 }
 
 fn disk(directory: &Path, progress: &Arc<dyn Progress>) {

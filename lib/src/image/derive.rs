@@ -4,6 +4,7 @@
 //! and without spaces: the same input gives the same bytes.
 
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oci_spec::image::MediaType;
@@ -71,14 +72,34 @@ impl Derived {
         Ok(Derived { manifest, manifest_digest, config, config_digest, layer: top, blob, base: base.manifest_digest.clone(), platform })
     }
 
-    /// The blobs besides those of the base, the manifest last.
-    pub(super) fn blobs(&self) -> [(&str, &[u8]); 3] {
-        [(&self.layer.digest, &self.blob), (&self.config_digest, &self.config), (&self.manifest_digest, &self.manifest)]
+    /// What is written of it.
+    pub(super) fn image(&self) -> Image<'_> {
+        let blobs = vec![
+            (self.layer.digest.as_str(), self.blob.as_slice()),
+            (self.config_digest.as_str(), self.config.as_slice()),
+            (self.manifest_digest.as_str(), self.manifest.as_slice()),
+        ];
+        Image { base: &self.base, blobs, manifest_digest: &self.manifest_digest, platform: &self.platform, staged: None }
     }
+}
 
+/// An image that is to be written: all layers of a source, and some blobs more.
+pub(super) struct Image<'a> {
+    /// The manifest that the source has to have.
+    pub(super) base: &'a str,
+    /// The blobs besides the layers of the source, the manifest last.
+    pub(super) blobs: Vec<(&'a str, &'a [u8])>,
+    pub(super) manifest_digest: &'a str,
+    pub(super) platform: &'a Value,
+    /// A directory with a layout that has the image, in the way and under the tag that [`write`](super::write()) makes one by itself for skopeo.
+    pub(super) staged: Option<&'a Path>,
+}
+
+impl Image<'_> {
     /// The manifest as an index lists it, under this tag.
     pub(super) fn entry(&self, tag: Option<&str>) -> Value {
-        let mut entry = descriptor(&MediaType::ImageManifest, &self.manifest_digest, self.manifest.len());
+        let length = self.blobs.last().map_or(0, |(_, manifest)| manifest.len());
+        let mut entry = descriptor(&MediaType::ImageManifest, self.manifest_digest, length);
         entry["platform"] = self.platform.clone();
         if let Some(tag) = tag {
             entry["annotations"] = json!({ TAG: tag });
@@ -124,9 +145,13 @@ fn config(base: &Resolved, layer: &NewLayer, diff_id: &str, created: Option<&str
     history.extend((with_layer..base.layers.len()).map(|_| json!({})));
     history.push(history_entry(layer, created));
     array(&mut config.entry("rootfs").or_insert(Value::Null)["diff_ids"], "rootfs.diff_ids")?.push(diff_id.into());
+    Ok((serde_json::to_vec(&config)?, platform(&config)))
+}
+
+/// The platform that a configuration names, as an index lists it.
+pub(super) fn platform(config: &Map<String, Value>) -> Value {
     let named = ["os", "architecture", "variant"].into_iter();
-    let platform = named.filter_map(|key| config.get(key).map(|value| (key.to_owned(), value.clone()))).collect();
-    Ok((serde_json::to_vec(&config)?, Value::Object(platform)))
+    Value::Object(named.filter_map(|key| config.get(key).map(|value| (key.to_owned(), value.clone()))).collect())
 }
 
 fn history_entry(layer: &NewLayer, created: Option<&str>) -> Value {
@@ -150,7 +175,7 @@ fn manifest(base: &Resolved, config_digest: &str, config_len: usize, top: &Layer
     Ok(serde_json::to_vec(&manifest)?)
 }
 
-fn descriptor(media_type: &MediaType, digest: &str, size: usize) -> Value {
+pub(super) fn descriptor(media_type: &MediaType, digest: &str, size: usize) -> Value {
     json!({"mediaType": media_type.to_string(), "digest": digest, "size": size})
 }
 
@@ -226,9 +251,9 @@ mod tests {
         assert_eq!(config["history"], json!([{"created_by": "x"}, {"empty_layer": true}, entry]));
         assert_eq!(config["rootfs"]["diff_ids"], json!([base.layers[0].diff_id, derived.layer.diff_id]));
         assert_eq!(derived.layer.diff_id, digest::sha256(&layer().tar).unwrap());
-        let entry = derived.entry(Some("v1"));
+        let entry = derived.image().entry(Some("v1"));
         assert_eq!(entry["platform"], json!({"os": "linux", "architecture": "arm64", "variant": "v8"}));
-        assert_eq!((&entry["annotations"][TAG], derived.entry(None).get("annotations")), (&json!("v1"), None));
+        assert_eq!((&entry["annotations"][TAG], derived.image().entry(None).get("annotations")), (&json!("v1"), None));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod chunked;
 mod decode;
 mod derive;
 mod digest;
+mod entry;
 mod layer;
 mod layer_tar;
 mod layout;
@@ -26,6 +27,7 @@ mod proxy;
 mod proxy_error;
 mod pump;
 mod ranges;
+mod rebuild;
 mod registry;
 mod skopeo;
 
@@ -35,12 +37,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 pub use derive::{Derived, NewLayer};
+pub use entry::{Entry, EntryKind};
 pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
+pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
 
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::archive::{self, ArchiveWriter};
 use super::blob::Expected;
-use super::derive::Derived;
+use super::derive::{Derived, Image};
 use super::layout_writer::{self, LayoutWriter};
 use super::{Source, SourceOptions, digest, proxy, proxy_error, skopeo};
 use crate::error::{Failure, FailureKind};
@@ -22,7 +22,7 @@ use crate::reference::{ImageReference, Transport};
 use crate::sys::dir;
 
 /// The layout in a scratch directory from which skopeo takes an image, and its tag there.
-const STAGED: &str = "image";
+pub(super) const STAGED: &str = "image";
 
 /// How to reach the place that an image is written to.
 #[derive(Debug, Clone, Default)]
@@ -88,66 +88,95 @@ pub async fn write(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
+    write_image(source, &derived.image(), output, options, scratch, progress).await
+}
+
+/// Writes any image, see [`write`].
+pub(super) async fn write_image(
+    source: &Source,
+    image: &Image<'_>,
+    output: &ImageReference,
+    options: &OutputOptions,
+    scratch: &Path,
+    progress: &Arc<dyn Progress>,
+) -> Result<Written> {
     check_output(output)?;
-    if source.resolved().manifest_digest != derived.base {
-        bail!("writing {output}: the image was derived from {} (expected {})", derived.base, source.resolved().manifest_digest);
+    if source.resolved().manifest_digest != image.base {
+        bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }
     progress.phase(format!("writing {output}"));
-    let (name, tag, entry) = (output.name(), output.tag(), derived.entry(output.tag()));
+    let (name, tag, entry) = (output.name(), output.tag(), image.entry(output.tag()));
     let bytes_written = match output.transport() {
         Transport::Oci => {
             let mut layout = LayoutWriter::open(name, Arc::clone(progress))?;
-            let written = copy(source, derived, &mut layout, progress).await?;
+            let written = copy(source, image, &mut layout, progress).await?;
             layout.publish(entry, tag)?;
             written
         }
         Transport::OciArchive => {
             let mut archive = ArchiveWriter::create(name, Arc::clone(progress))?;
-            let written = copy(source, derived, &mut archive, progress).await?;
+            let written = copy(source, image, &mut archive, progress).await?;
             archive.publish(entry, tag)?;
             written
         }
         Transport::Registry | Transport::ContainersStorage | Transport::DockerArchive => {
-            push(source, derived, output, options, scratch, progress).await?
+            push(source, image, output, options, scratch, progress).await?
         }
     };
-    Ok(Written { reference: output.to_string(), manifest_digest: derived.manifest_digest.clone(), bytes_written })
+    Ok(Written { reference: output.to_string(), manifest_digest: image.manifest_digest.to_owned(), bytes_written })
 }
 
-/// Puts the image together in a layout and has skopeo copy it: blobs first and the manifest last, as registries demand.
+/// Puts the image together in a layout, where it is not in one yet, and has skopeo copy it: blobs first and the manifest last, as registries
+/// demand.
 async fn push(
     source: &Source,
-    derived: &Derived,
+    image: &Image<'_>,
     output: &ImageReference,
     options: &OutputOptions,
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<u64> {
+    if let Some(staged) = image.staged {
+        copy_staged(staged, image, output, options, progress).await?;
+        let blobs: u64 = image.blobs.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        return Ok(blobs + source.resolved().layers.iter().map(|layer| layer.size).sum::<u64>());
+    }
     let scratch = tempfile::Builder::new().prefix(".selkie-push-").tempdir_in(scratch);
     let scratch = scratch.context("making a scratch directory")?;
     let Some(path) = scratch.path().join(STAGED).to_str().map(str::to_owned) else {
         bail!("writing {output}: the scratch directory's name is not UTF-8");
     };
     let mut layout = LayoutWriter::open(&path, Arc::clone(progress))?;
-    let written = copy(source, derived, &mut layout, progress).await?;
-    layout.publish(derived.entry(Some(STAGED)), Some(STAGED))?;
-    let doing = format!("writing {output}");
-    let argv = skopeo::copy_to(&format!("oci:{STAGED}:{STAGED}"), &output.skopeo(), options)?;
-    skopeo::run_in(scratch.path(), argv).await.map_err(|e| proxy_error::explain_command(&doing, e))?;
-    progress.step("push image");
-    check_pushed(derived, output, options).await?;
+    let written = copy(source, image, &mut layout, progress).await?;
+    layout.publish(image.entry(Some(STAGED)), Some(STAGED))?;
+    copy_staged(scratch.path(), image, output, options, progress).await?;
     Ok(written)
 }
 
+/// Has skopeo copy the image out of the layout in `directory`.
+async fn copy_staged(
+    directory: &Path,
+    image: &Image<'_>,
+    output: &ImageReference,
+    options: &OutputOptions,
+    progress: &Arc<dyn Progress>,
+) -> Result<()> {
+    let doing = format!("writing {output}");
+    let argv = skopeo::copy_to(&format!("oci:{STAGED}:{STAGED}"), &output.skopeo(), options)?;
+    skopeo::run_in(directory, argv).await.map_err(|e| proxy_error::explain_command(&doing, e))?;
+    progress.step("push image");
+    check_pushed(image, output, options).await
+}
+
 /// Looks whether the output leads to what was written.
-async fn check_pushed(derived: &Derived, output: &ImageReference, options: &OutputOptions) -> Result<()> {
+async fn check_pushed(image: &Image<'_>, output: &ImageReference, options: &OutputOptions) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
     let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, architecture: None }).await?;
     let found = digest::sha256(&manifest)?;
-    if found == derived.manifest_digest {
+    if found == image.manifest_digest {
         return Ok(());
     }
-    let message = format!("writing {output}: afterwards it led to {found} (expected {}, which was written)", derived.manifest_digest);
+    let message = format!("writing {output}: afterwards it led to {found} (expected {}, which was written)", image.manifest_digest);
     let hint = "somebody else may have written it at the same time, or registries.conf names a mirror that is behind";
     Err(Failure::new(FailureKind::Unreachable, message).hint(hint).into())
 }
@@ -165,7 +194,7 @@ pub(super) trait Sink {
 }
 
 /// Writes all blobs that are not there; how many bytes those have.
-async fn copy(source: &Source, derived: &Derived, sink: &mut impl Sink, progress: &Arc<dyn Progress>) -> Result<u64> {
+async fn copy(source: &Source, image: &Image<'_>, sink: &mut impl Sink, progress: &Arc<dyn Progress>) -> Result<u64> {
     let mut written = 0;
     for (index, layer) in source.resolved().layers.iter().enumerate() {
         let expected = Expected::of(layer);
@@ -174,7 +203,7 @@ async fn copy(source: &Source, derived: &Derived, sink: &mut impl Sink, progress
             written += tokio::task::block_in_place(|| sink.put(&expected, &mut reader))?;
         }
     }
-    for (digest, mut bytes) in derived.blobs() {
+    for (digest, mut bytes) in image.blobs.iter().copied() {
         let expected = Expected { digest: digest.to_owned(), size: Some(bytes.len() as u64) };
         if !sink.has(&expected)? {
             written += sink.put(&expected, &mut bytes)?;

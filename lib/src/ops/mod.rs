@@ -20,6 +20,7 @@ pub mod loader;
 pub mod pin;
 pub mod prune;
 pub mod pull;
+pub mod rechunk;
 pub mod rollback;
 mod runtime;
 pub mod seal;

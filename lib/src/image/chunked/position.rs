@@ -16,11 +16,11 @@ pub(in crate::image) const FOOTER: u64 = HEADER as u64 + 64;
 const FOOTER_MAGICS: [&[u8; 8]; 2] = [b"GNUlInUx", b"GnUlInUx"];
 
 /// A skippable frame of zstd begins with this and its length (RFC 8878, 3.1.2).
-const SKIPPABLE: u32 = 0x184d_2a50;
-const HEADER: usize = 8;
+pub(super) const SKIPPABLE: u32 = 0x184d_2a50;
+pub(super) const HEADER: usize = 8;
 
 /// The only kind of table there is: JSON, as that of CRFS.
-const JSON: u64 = 1;
+pub(super) const JSON: u64 = 1;
 
 /// Largest table in bytes, as it is in the blob. That of an image with 100,000 files has 10 MiB.
 const MAX_SIZE: u64 = 50 << 20;
