@@ -37,7 +37,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("systemd-boot-efi", "a stub and a boot loader: what is signed in tests"),
     ("binutils", "objdump: a second opinion on EFI binaries"),
     ("time", "what commands cost, for benchmarks"),
-    ("zstd", "tar beside it, for benchmarks"),
+    ("zstd", "reading layers that selkie wrote; tar beside it, for benchmarks"),
     ("sbsigntool", "signing for Secure Boot"),
     ("softhsm2", "a token in software: signing with PKCS#11"),
     ("libengine-pkcs11-openssl", "the way to tokens"),

@@ -14,6 +14,7 @@ use selkie::image::{OutputOptions, SourceOptions};
 use selkie::image_id::Algorithm;
 use selkie::ops::disk::{self, SecureBoot};
 use selkie::ops::pull::{self, Repository};
+use selkie::ops::rechunk;
 use selkie::ops::seal::{self, BOOT_IMAGE, Options, RECIPE, Report};
 use selkie::signing::{KeySource, Signer};
 use selkie::store::{self, Store, Verity};
@@ -170,6 +171,32 @@ fn an_image_derived_from_a_sealed_one_is_sealed_anew() {
     let again = pulled(desk.temp.path(), &desk.reference("derived-sealed"));
     let store = Store::open(dir::open_path(desk.temp.path()).unwrap(), "scratch-repository").unwrap();
     store::seal(&store.tree(&again.image).unwrap()).unwrap().unwrap().check(&again.boot_image).unwrap();
+}
+
+/// Seal first and rechunk then, and the other way round.
+#[test]
+fn a_seal_outlives_other_layers_and_other_layers_can_be_sealed() {
+    let desk = Desk::new();
+    let other_layers = |from: &str, to: &str| {
+        let seal = desk.options(from, to);
+        let (image, source, output, destination) = (seal.image, seal.source, seal.output, seal.destination);
+        let options = rechunk::Options { image, source, output, destination, layers: rechunk::LAYERS, scratch: seal.scratch };
+        rechunk::run(&options, &silent()).unwrap()
+    };
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        let sealed = desk.seal(&Options { algorithm, ..desk.options("plain", "sealed") }).unwrap();
+        let after = other_layers("sealed", "sealed-rechunked");
+        assert_eq!((&after.image, &after.boot_image, after.algorithm), (&sealed.image, &sealed.boot_image, algorithm));
+        let repository = Repository { path: desk.path(&algorithm.to_string()), algorithm: None, verity: Verity::IfPossible };
+        let image = desk.reference("sealed-rechunked").parse().unwrap();
+        let options = pull::Options { image, source: SourceOptions::default(), tag: None };
+        let pulled = pull::run_into(&repository, &options, &silent()).unwrap();
+        assert_eq!((pulled.algorithm, &pulled.boot_image), (algorithm, &sealed.boot_image));
+        let store = Store::open(dir::open_path(desk.temp.path()).unwrap(), algorithm.to_string()).unwrap();
+        store::seal(&store.tree(&pulled.image).unwrap()).unwrap().unwrap().check(&sealed.boot_image).unwrap();
+    }
+    let plain = other_layers("plain", "rechunked");
+    assert_eq!(desk.seal(&desk.options("rechunked", "rechunked-sealed")).unwrap().boot_image, plain.boot_image);
 }
 
 #[test]

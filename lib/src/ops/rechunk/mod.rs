@@ -18,7 +18,7 @@ use crate::image::{self, OutputOptions, Rebuilt, Source, SourceOptions, WrittenL
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::{Event, Progress, Unit};
 use crate::reference::ImageReference;
-use crate::store::{self, Store, StoredImage, Verity};
+use crate::store::{self, Measured, Store, StoredImage, Verity};
 use crate::sys::dir;
 use crate::sys::scratch::Scratch;
 
@@ -159,6 +159,10 @@ impl Rechunking<'_> {
         let base = self.source.resolved();
         progress.phase("arranging the layers".to_owned());
         let root = Arc::new(Root::list(self.store.layers_tree(&base.config)?)?);
+        if root.leaves.iter().all(|leaf| leaf.owner.is_none()) {
+            progress
+                .note("the image has no database of packages that selkie reads (dpkg, apk): files are arranged by directory".to_owned());
+        }
         let groups = plan::groups(&root.leaves, self.options.layers);
         let written = write_layers(&root, groups, self.scratch, progress).await?;
         let layers: Vec<Layer> = written.iter().map(|(written, group, entries)| layer(written, group, *entries)).collect();
@@ -186,16 +190,19 @@ impl Rechunking<'_> {
     async fn prove(&self, staged: &Source, progress: &Arc<dyn Progress>) -> Result<()> {
         let scratch = store::Scratch::new(self.scratch, self.store.algorithm())?;
         let found = digest::measure(staged, &scratch, |_| false, progress).await.context("reading back what was written")?;
-        for (what, found, expected) in
-            [("image", &found.image, &self.before.image), ("boot image", &found.boot_image, &self.before.boot_image)]
-        {
-            if found != expected {
-                let message = format!("proving the new layers: their {what} is {found} (expected {expected}, as before)");
-                return Err(Failure::new(FailureKind::Corrupt, message).hint("nothing was published; this is a bug of selkie").into());
-            }
-        }
-        Ok(())
+        Ok(compare(&self.before, &found)?)
     }
+}
+
+/// Whether what was read back is what was there before.
+fn compare(before: &StoredImage, found: &Measured) -> Result<(), Failure> {
+    for (what, found, expected) in [("image", &found.image, &before.image), ("boot image", &found.boot_image, &before.boot_image)] {
+        if found != expected {
+            let message = format!("proving the new layers: their {what} is {found} (expected {expected}, as before)");
+            return Err(Failure::new(FailureKind::Corrupt, message).hint("nothing was published; this is a bug of selkie"));
+        }
+    }
+    Ok(())
 }
 
 /// A layer, what is in it, and how many entries.
@@ -247,5 +254,24 @@ fn layer(written: &WrittenLayer, group: &str, entries: u64) -> Layer {
         size: written.layer.size,
         tar_size: written.tar_size,
         chunked: !written.annotations.is_empty(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_other_root_is_an_error() {
+        let id = |digit: &str| digit.repeat(64).parse::<ImageId>().unwrap();
+        let (a, b) = (id("a"), id("b"));
+        let before = StoredImage { image: a.clone(), boot_image: b.clone(), manifest_digest: String::new(), config_digest: String::new() };
+        let found = |image: &ImageId, boot_image: &ImageId| Measured { image: image.clone(), boot_image: boot_image.clone() };
+        assert_eq!(compare(&before, &found(&a, &b)), Ok(()));
+        for (found, what) in [(found(&b, &b), "image"), (found(&a, &a), "boot image"), (found(&b, &a), "image")] {
+            let failure = compare(&before, &found).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Corrupt);
+            assert!(failure.message.starts_with(&format!("proving the new layers: their {what} is ")), "{failure}");
+        }
     }
 }
