@@ -19,7 +19,9 @@ use selkie::ops::seal::BOOT_IMAGE;
 use selkie::store::{NodeKind, Tree};
 use tar::EntryType;
 
-const DAY: u64 = 86_400;
+/// When images are built; packages are older.
+const MONDAY: u64 = 1_700_086_400;
+const TUESDAY: u64 = MONDAY + 86_400;
 
 /// A second layer as a Containerfile's would be: a file more, one changed, one removed, a directory emptied.
 fn upper() -> Vec<u8> {
@@ -46,7 +48,7 @@ fn odd() -> Vec<u8> {
     let mut latin = Tar::header(EntryType::Fifo, 0);
     latin.as_old_mut().name[..12].copy_from_slice(b"usr/lib/\xe9t\xe9\n");
     latin.set_cksum();
-    root(&PACKAGES, 7 * DAY)
+    root(&PACKAGES, TUESDAY)
         .entry("dev/null", device, b"")
         .entry("usr/bin/special", special, b"abc")
         .file(&long, b"long")
@@ -83,7 +85,7 @@ fn same(desk: &Desk, tag: &str) {
 #[test]
 fn the_root_is_the_same_and_so_is_all_that_is_said_of_it() {
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).bytes(), upper()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes(), upper()]);
     let report = desk.rechunk(&desk.options("v1")).unwrap();
     same(&desk, "v1");
     let (before, after) = block_on(async {
@@ -127,15 +129,16 @@ fn blobs(report: &Report) -> BTreeSet<String> {
 #[test]
 fn an_update_of_one_package_leaves_the_layers_of_the_others() {
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).bytes()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes()]);
     let mut packages = PACKAGES;
     packages[1].1 = 2;
-    desk.image("v2", vec![root(&packages, 2 * DAY).bytes()]);
+    desk.image("v2", vec![root(&packages, TUESDAY).bytes()]);
     let (one, two) = (desk.rechunk(&desk.options("v1")).unwrap(), desk.rechunk(&desk.options("v2")).unwrap());
     let (before, changed) = (blobs(&one), |layer: &&selkie::ops::rechunk::Layer| !blobs(&one).contains(&layer.digest));
     let changed: Vec<&str> = two.layers.iter().filter(changed).map(|layer| layer.group.as_str()).collect();
-    assert_eq!(changed.len(), 3, "{changed:?}");
-    assert!(changed[0].starts_with("packages, part ") && changed[1..] == ["files of no package below /var", "directories"], "{changed:?}");
+    assert!(changed[0].starts_with("packages, part "), "{changed:?}");
+    let rest = ["files of no package below /", "files of no package below /usr", "files of no package below /var", "directories"];
+    assert_eq!(changed[1..], rest);
     assert_eq!((two.layers.len(), before.len()), (one.layers.len(), one.layers.len()));
     // Only what is new was written.
     let new: u64 = two.layers.iter().filter(|layer| !before.contains(&layer.digest)).map(|layer| layer.size).sum();
@@ -145,9 +148,9 @@ fn an_update_of_one_package_leaves_the_layers_of_the_others() {
 #[test]
 fn the_same_image_gives_the_same_bytes() {
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).bytes()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes()]);
     // The same root in other layers.
-    desk.image("v2", vec![root(&PACKAGES[..2], 9).bytes(), root(&PACKAGES, DAY).bytes()]);
+    desk.image("v2", vec![root(&PACKAGES[..2], 9).bytes(), root(&PACKAGES, MONDAY).bytes()]);
     let (one, two) = (desk.rechunk(&desk.options("v1")).unwrap(), desk.rechunk(&desk.options("v2")).unwrap());
     assert_eq!((&one.manifest_digest, blobs(&one)), (&two.manifest_digest, blobs(&two)));
     let again = Options {
@@ -224,7 +227,7 @@ fn files(tree: &Tree) -> Vec<(PathBuf, Vec<u8>)> {
 fn every_file_can_be_fetched_by_itself_also_from_a_registry() {
     let registry = Registry::start();
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).file("usr/large", &[noise(3 << 20), vec![0; 5 << 20]].concat()).bytes()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).file("usr/large", &[noise(3 << 20), vec![0; 5 << 20]].concat()).bytes()]);
     let output = format!("docker://{}", registry.name("acme/os:v1"));
     let report = desk.rechunk(&Options { output: output.parse().unwrap(), ..desk.options("v1") }).unwrap();
     assert_eq!(registry.tag("acme/os", "v1"), report.manifest_digest);
@@ -248,7 +251,7 @@ fn every_file_can_be_fetched_by_itself_also_from_a_registry() {
 #[test]
 fn the_storage_of_podman_takes_it() {
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).bytes(), upper()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes(), upper()]);
     let report = desk.rechunk(&desk.options("v1")).unwrap();
     let storage = format!("containers-storage:[vfs@{}+{}]localhost/os:v1", desk.path("storage").display(), desk.path("run").display());
     copy(&[], &desk.new_reference("v1"), &storage);
@@ -263,7 +266,7 @@ fn refused(desk: &Desk, options: &Options) -> Failure {
 #[test]
 fn what_cannot_be_done_is_refused_and_nothing_is_published() {
     let mut desk = Desk::new();
-    desk.image("v1", vec![root(&PACKAGES, DAY).bytes()]);
+    desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes()]);
     let good = desk.options("v1");
     for layers in [0, 15, 111] {
         assert_eq!(refused(&desk, &Options { layers, ..good.clone() }).kind, FailureKind::Usage);
@@ -271,7 +274,7 @@ fn what_cannot_be_done_is_refused_and_nothing_is_published() {
     let digest = format!("docker://r.io/os@sha256:{}", "0".repeat(64));
     assert_eq!(refused(&desk, &Options { output: digest.parse().unwrap(), ..good.clone() }).kind, FailureKind::Usage);
     // What names a root that the layers do not give: an image that was derived from a sealed one.
-    let image = desk.layout.image("amd64", &[(rechunk_common::oci::Compression::Gzip, root(&PACKAGES, DAY).bytes())]);
+    let image = desk.layout.image("amd64", &[(rechunk_common::oci::Compression::Gzip, root(&PACKAGES, MONDAY).bytes())]);
     let stale = format!("v1-sha256-12:{}", "0".repeat(64));
     let image = desk.layout.annotated(&image, &[(BOOT_IMAGE, &stale)]);
     desk.layout.publish(Some("stale"), &image);
@@ -287,9 +290,9 @@ fn what_cannot_be_done_is_refused_and_nothing_is_published() {
 #[test]
 fn what_names_its_own_root_is_kept() {
     let mut desk = Desk::new();
-    desk.image("plain", vec![root(&PACKAGES, DAY).bytes()]);
+    desk.image("plain", vec![root(&PACKAGES, MONDAY).bytes()]);
     let boot_image = format!("v1-sha256-12:{}", desk.digests(&desk.original("plain")).boot_image);
-    let image = desk.layout.image("amd64", &[(rechunk_common::oci::Compression::Zstd, root(&PACKAGES, DAY).bytes())]);
+    let image = desk.layout.image("amd64", &[(rechunk_common::oci::Compression::Zstd, root(&PACKAGES, MONDAY).bytes())]);
     let image = desk.layout.annotated(&image, &[(BOOT_IMAGE, &boot_image)]);
     desk.layout.publish(Some("v1"), &image);
     desk.rechunk(&desk.options("v1")).unwrap();

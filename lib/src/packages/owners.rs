@@ -1,6 +1,6 @@
 //! Which package a file came with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::field_of;
 
@@ -17,9 +17,13 @@ pub fn dpkg_sources(status: &str) -> BTreeMap<String, String> {
     status.split("\n\n").filter_map(source).collect()
 }
 
-/// The paths in one of dpkg's lists (`info/PACKAGE.list`), without the slash at their front. Directories are among them.
-pub fn dpkg_list(list: &[u8]) -> impl Iterator<Item = &[u8]> {
-    list.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"/")).filter(|path| !path.is_empty() && *path != b".")
+/// The paths in one of dpkg's lists (`info/PACKAGE.list`), without the slash at their front and without directories that have something in the
+/// same list: what is at such a path and no directory (`/bin`, a link in a merged `/usr`) did not come with the package.
+pub fn dpkg_list(list: &[u8]) -> Vec<&[u8]> {
+    let paths = || list.split(|byte| *byte == b'\n').filter_map(|line| line.strip_prefix(b"/"));
+    let parent = |path: &'_ [u8]| path.iter().rposition(|byte| *byte == b'/');
+    let directories: HashSet<&[u8]> = paths().filter_map(|path| Some(&path[..parent(path)?])).collect();
+    paths().filter(|path| !path.is_empty() && *path != b"." && !directories.contains(path)).collect()
 }
 
 /// The files that apk's `installed` database lists, with the origin (source package) of each.
@@ -59,8 +63,8 @@ mod tests {
 
     #[test]
     fn lists_of_dpkg_are_paths_from_the_root() {
-        let list = b"/.\n/usr\n/usr/bin/\xe9\nnonsense\n\n";
-        assert_eq!(dpkg_list(list).collect::<Vec<_>>(), [&b"usr"[..], b"usr/bin/\xe9"]);
+        let list = b"/.\n/bin\n/bin/sh\n/usr\n/usr/bin\n/usr/bin/\xe9\n/var/empty\nnonsense\n\n";
+        assert_eq!(dpkg_list(list), [&b"bin/sh"[..], b"usr/bin/\xe9", b"var/empty"]);
     }
 
     #[test]

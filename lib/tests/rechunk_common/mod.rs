@@ -51,6 +51,19 @@ impl Tar {
         self.entry(path, Self::header(EntryType::Regular, content.len()), content)
     }
 
+    pub(crate) fn file_at(self, path: &str, content: &[u8], mtime: u64) -> Self {
+        let mut header = Self::header(EntryType::Regular, content.len());
+        header.set_mtime(mtime);
+        self.entry(path, header, content)
+    }
+
+    pub(crate) fn link_at(mut self, path: &str, target: &str, mtime: u64) -> Self {
+        let mut header = Self::header(EntryType::Symlink, 0);
+        header.set_mtime(mtime);
+        self.0.append_link(&mut header, path, target).unwrap();
+        self
+    }
+
     pub(crate) fn link(mut self, kind: EntryType, path: &str, target: &str) -> Self {
         self.0.append_link(&mut Self::header(kind, 0), path, target).unwrap();
         self
@@ -76,7 +89,8 @@ pub(crate) type Packages<'a> = &'a [(&'a str, u32)];
 
 pub(crate) const PACKAGES: [(&str, u32); 5] = [("bash", 1), ("coreutils", 1), ("glibc", 1), ("perl", 1), ("zlib", 1)];
 
-/// A root with these packages, built at `time`. As in a build, directories, the database and caches bear that time.
+/// A root with these packages, built at `time`, which is after 2023. As in a build, directories, the database, caches and some links bear that time;
+/// one of the links has the name of a directory of packages, the other is listed by one that did not bring it.
 pub(crate) fn root(packages: Packages<'_>, time: u64) -> Tar {
     let directories = [
         "boot",
@@ -99,7 +113,8 @@ pub(crate) fn root(packages: Packages<'_>, time: u64) -> Tar {
     ];
     let mut tar = Tar::new()
         .directories(&directories, time)
-        .link(EntryType::Symlink, "bin", "usr/bin")
+        .link_at("bin", "usr/bin", time)
+        .link_at("usr/lib/bash.link", "bash", time)
         .file("usr/lib/os-release", b"ID=debian\nPRETTY_NAME=\"Debian\"\n")
         .file("etc/hostname", b"selkie\n")
         .file("usr/lib/modules/6.1/vmlinuz", &noise(5 << 20));
@@ -110,10 +125,11 @@ pub(crate) fn root(packages: Packages<'_>, time: u64) -> Tar {
         tar = tar.directories(&[&format!("usr/lib/{name}")], time).file(&format!("usr/lib/{name}/data"), &vec![b'd'; 70_000]);
         // Half of what is in /usr/bin is listed by its old name.
         let list = format!("/.\n/bin\n/bin/{name}\n/usr/lib/{name}\n/usr/lib/{name}/data\n");
-        tar = tar.file(&format!("var/lib/dpkg/info/{name}.list"), list.as_bytes());
+        let list = if *name == "bash" { list + "/usr/lib/bash.link\n" } else { list };
+        tar = tar.file_at(&format!("var/lib/dpkg/info/{name}.list"), list.as_bytes(), time);
         status += &format!("Package: {name}\nStatus: install ok installed\nVersion: {version}\n\n");
     }
-    tar.file("var/lib/dpkg/status", status.as_bytes()).file("var/lib/cache", format!("built at {time}").as_bytes())
+    tar.file_at("var/lib/dpkg/status", status.as_bytes(), time).file_at("var/lib/cache", b"made by the build", time)
 }
 
 /// A layout with images, and room to work.
