@@ -19,7 +19,7 @@ pub struct Arguments {
     /// Where the new image goes: quay.io/acme/os:stable, oci:DIR[:TAG], oci-archive:FILE or containers-storage:NAME.
     #[arg(long, value_name = "REF")]
     output: ImageReference,
-    /// How many layers there may be; keep it the same from release to release, or nothing is shared.
+    /// How many layers there may be, 16 to 110; keep it the same from release to release, or nothing is shared.
     #[arg(long, value_name = "N", default_value_t = LAYERS)]
     layers: usize,
     /// Where to keep the image meanwhile; it needs room for its files and its layers.

@@ -146,6 +146,33 @@ fn an_update_of_one_package_leaves_the_layers_of_the_others() {
 }
 
 #[test]
+fn the_packages_of_apk_are_apart_as_well() {
+    let mut desk = Desk::new();
+    let mut built = |tag: &str, musl: &[u8], mtime: u64| {
+        let database = "P:musl\nV:1\no:musl\nF:usr/lib\nR:libc.so\n\nP:ssl_client\nV:1\no:busybox\nF:usr/bin\nR:ssl_client\n\n\
+                        P:busybox\nV:1\no:busybox\nF:bin\nR:busybox\n\n";
+        let tar = Tar::new()
+            .directories(&["etc", "usr", "usr/bin", "usr/lib", "usr/lib/apk", "usr/lib/apk/db"], mtime)
+            .link_at("bin", "usr/bin", mtime)
+            .file("usr/lib/libc.so", musl)
+            .file("usr/bin/ssl_client", &noise(3000))
+            .file("usr/bin/busybox", &noise(2000))
+            .file_at("usr/lib/apk/db/installed", database.as_bytes(), mtime);
+        desk.image(tag, vec![tar.bytes()]);
+        desk.rechunk(&desk.options(tag)).unwrap()
+    };
+    let (one, two) = (built("v1", b"1", MONDAY), built("v2", b"22", TUESDAY));
+    let packages = |report: &Report| -> Vec<(u64, String)> {
+        let of_packages = report.layers.iter().filter(|layer| layer.group.starts_with("packages, part "));
+        of_packages.map(|layer| (layer.entries, layer.digest.clone())).collect()
+    };
+    let (one, two) = (packages(&one), packages(&two));
+    assert_eq!(one.iter().map(|(entries, _)| entries).sum::<u64>(), 3);
+    let shared: Vec<_> = one.iter().filter(|layer| two.contains(layer)).collect();
+    assert!(one.len() == 2 && shared.len() == 1 && shared[0].0 == 2, "{one:?} {two:?}");
+}
+
+#[test]
 fn the_same_image_gives_the_same_bytes() {
     let mut desk = Desk::new();
     desk.image("v1", vec![root(&PACKAGES, MONDAY).bytes()]);

@@ -7,19 +7,23 @@ use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Weak;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::plan::Group;
 use super::root::{Root, unsuitable};
 use crate::image::{Entry, EntryKind, LayerWriter, WrittenLayer};
 use crate::store::{Node, NodeKind};
 
-/// The layer of a group, written to `directory`.
-pub(super) fn write(root: &Root, group: &Group, directory: &Path) -> Result<WrittenLayer> {
+/// The layer of a group, written to `directory` as long as it is `wanted`.
+pub(super) fn write(root: &Root, group: &Group, directory: &Path, wanted: &Weak<()>) -> Result<WrittenLayer> {
     let mut layer = LayerWriter::create(directory)?;
     let (mut written, mut names) = (HashSet::new(), HashMap::<u64, &[u8]>::new());
     for number in &group.leaves {
+        if wanted.strong_count() == 0 {
+            bail!("nobody waits for it any more");
+        }
         let (path, node) = (&root.leaves[*number].path, &root.nodes[*number]);
         for parent in parents(path) {
             if written.insert(parent) {

@@ -5,7 +5,7 @@
 //! it, and its root and its boot image came out the same to the last bit.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -210,7 +210,7 @@ type Written = (WrittenLayer, String, u64);
 
 /// Writes all layers, some at a time, the directories last; lowest first.
 async fn write_layers(root: &Arc<Root>, groups: Vec<Group>, scratch: &Path, progress: &Arc<dyn Progress>) -> Result<Vec<Written>> {
-    let total = groups.len() as u64 + 1;
+    let (total, wanted) = (groups.len() as u64 + 1, Arc::new(()));
     let mut writing = JoinSet::new();
     let mut layers: Vec<(usize, Written)> = Vec::new();
     let done = |layers: &mut Vec<(usize, Written)>, layer| {
@@ -222,8 +222,8 @@ async fn write_layers(root: &Arc<Root>, groups: Vec<Group>, scratch: &Path, prog
             let Some(written) = writing.join_next().await else { continue };
             done(&mut layers, written.context("writing in a thread")??);
         }
-        let (root, scratch) = (Arc::clone(root), scratch.to_owned());
-        writing.spawn_blocking(move || Ok::<_, anyhow::Error>((number, write_layer(&root, group, &scratch)?)));
+        let (root, scratch, still_wanted) = (Arc::clone(root), scratch.to_owned(), Arc::downgrade(&wanted));
+        writing.spawn_blocking(move || Ok::<_, anyhow::Error>((number, write_layer(&root, group, &scratch, &still_wanted)?)));
     }
     while let Some(written) = writing.join_next().await {
         done(&mut layers, written.context("writing in a thread")??);
@@ -232,10 +232,11 @@ async fn write_layers(root: &Arc<Root>, groups: Vec<Group>, scratch: &Path, prog
     Ok(layers.into_iter().map(|(_, written)| written).collect())
 }
 
-fn write_layer(root: &Root, group: Option<Group>, scratch: &Path) -> Result<Written> {
+/// `wanted` is gone when the verb was called off.
+fn write_layer(root: &Root, group: Option<Group>, scratch: &Path, wanted: &Weak<()>) -> Result<Written> {
     match group {
         Some(group) => {
-            let written = layers::write(root, &group, scratch).with_context(|| format!("writing the layer of {}", group.name))?;
+            let written = layers::write(root, &group, scratch, wanted).with_context(|| format!("writing the layer of {}", group.name))?;
             Ok((written, group.name, group.leaves.len() as u64))
         }
         None => {
