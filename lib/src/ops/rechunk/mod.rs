@@ -1,7 +1,7 @@
 //! `selkie rechunk`: the same root in other layers, so that the next update moves little.
 //!
 //! Files are put together by package, where the image knows packages, and what is large or made anew by each build is apart
-//! ([`plan`]). Layers are written as zstd:chunked. Nothing is published before the image was read back, layer by layer as every machine reads
+//! (`plan`). Layers are written as zstd:chunked. Nothing is published before the image was read back, layer by layer as every machine reads
 //! it, and its root and its boot image came out the same to the last bit.
 
 use std::path::{Path, PathBuf};
