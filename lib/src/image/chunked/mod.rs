@@ -8,8 +8,8 @@ mod content;
 mod position;
 mod table;
 
-pub(super) use content::{Ranged, Trouble, copy, exactly};
-pub(super) use position::{FOOTER, Position};
+pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, exactly, is_skipped, zeros};
+pub(super) use position::{FOOTER, Position, TarSplit};
 pub(super) use table::{File, Table};
 
 /// Why a table of contents cannot be used.
