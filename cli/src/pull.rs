@@ -7,7 +7,7 @@ use clap::Args;
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
 use selkie::ops::host::{Access, Host};
-use selkie::ops::pull::{self, Options, Pulled, Repository};
+use selkie::ops::pull::{self, FetchedLayer, Options, Pulled, Repository, Way};
 use selkie::reference::ImageReference;
 use selkie::store::Verity;
 
@@ -74,5 +74,23 @@ fn human(pulled: &Pulled) -> String {
         ("Layers", format!("{} ({} new)", pulled.layers, pulled.layers_new)),
         ("Objects", format!("{} new, {} reused", pulled.objects_new, pulled.objects_reused)),
         ("Bytes", format!("{} fetched, {} stored", bytes(pulled.bytes_fetched), bytes(pulled.bytes_stored))),
-    ])
+    ]) + &layers(pulled)
+}
+
+/// How the layers came: a line for those that were here, and one for each other, lowest first.
+pub fn layers(pulled: &Pulled) -> String {
+    let (here, fetched): (Vec<_>, Vec<_>) = pulled.fetched.iter().partition(|layer| layer.way == Way::Here);
+    let here = if here.is_empty() { String::new() } else { format!("{} layers: here\n", here.len()) };
+    here + &fetched.into_iter().map(layer).collect::<String>()
+}
+
+fn layer(layer: &FetchedLayer) -> String {
+    let (fetched, size) = (bytes(layer.bytes), bytes(layer.size));
+    let how = match layer.way {
+        Way::Here => "here".to_owned(),
+        Way::Partial => format!("partial, {fetched} of {size}"),
+        Way::Whole => format!("whole, {fetched}"),
+    };
+    let why = layer.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    format!("layer {}: {how}{why}\n", layer.digest)
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use selkie::config::Config;
 use selkie::ops::host::{Access, Host};
+use selkie::ops::pull::Pulled;
 use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
 
 use crate::output::{Answer, Output, bytes};
@@ -77,8 +78,7 @@ pub fn carry_out(options: &Options, config: Config, apply: bool, output: &Output
 
 fn human(report: &Report) -> String {
     let version = report.version.as_deref().map(|v| format!(" (version {v})")).unwrap_or_default();
-    let fetched =
-        report.pulled.as_ref().map(|p| format!("Fetched {} in {} new layers.\n", bytes(p.bytes_fetched), p.layers_new)).unwrap_or_default();
+    let fetched = report.pulled.as_ref().map(fetched).unwrap_or_default();
     let (image, to) = (&report.image, &report.to_manifest);
     match report.outcome {
         Outcome::UpToDate if report.reboot_needed => format!("{image} is up to date: {to}{version} waits for a reboot\n"),
@@ -98,4 +98,8 @@ fn human(report: &Report) -> String {
         }
         Outcome::Followed => format!("This machine follows {image} from now on; it is on that already.\n"),
     }
+}
+
+fn fetched(pulled: &Pulled) -> String {
+    format!("{}Fetched {} in {} new layers.\n", crate::pull::layers(pulled), bytes(pulled.bytes_fetched), pulled.layers_new)
 }

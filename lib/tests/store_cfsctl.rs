@@ -103,3 +103,26 @@ fn selinux_labels_are_equal() {
         assert_eq!(label("/etc/a"), "system_u:object_r:etc_t:s0");
     }
 }
+
+#[test]
+fn a_content_index_is_no_business_of_cfsctl() {
+    let temp = temporary();
+    let repository = repository(&temp);
+    let layers = system();
+    let mut taken = selkie::store::Taken::default();
+    for layer in &layers {
+        taken.append(repository.import_layer_and_contents(&sha256(layer), &layer[..]).unwrap().1);
+    }
+    let stored = store(&repository, &layers, Some("kept")).unwrap();
+    assert!(repository.remember(taken.clone()).unwrap() && !repository.remember(taken).unwrap());
+    // A collection waits until nobody has the repository open.
+    drop(repository);
+    let path = temp.path().join("repository");
+    let index = path.join(selkie::store::CONTENT_INDEX);
+    let before = std::fs::read(&index).unwrap();
+    for args in [&["fsck"][..], &["oci", "fsck"], &["gc"], &["fsck"]] {
+        run(&path, args).unwrap_or_else(|error| panic!("{args:?}: {error}"));
+    }
+    assert!(std::fs::read(&index).unwrap() == before);
+    assert_eq!(run(&path, &["oci", "compute-id", "kept"]).unwrap(), stored.image.hex());
+}

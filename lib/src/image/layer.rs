@@ -59,6 +59,11 @@ impl LayerReader {
         Self::start(layer, MediaType::ImageLayer, blob, None, sender)
     }
 
+    /// Wraps `verified`, which promises the same of a tar.
+    pub(super) fn verified(verified: impl Read + Send + 'static) -> io::Result<Self> {
+        Ok(Self { verified: Ahead::new(verified)?, source: None, _token: None })
+    }
+
     /// Holds `token` as long as this reader is there.
     pub(super) fn holding(self, token: Token) -> Self {
         Self { _token: Some(token), ..self }

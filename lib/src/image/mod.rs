@@ -20,6 +20,7 @@ mod layout;
 mod layout_writer;
 mod manifest;
 mod output;
+mod partial;
 mod pick;
 mod platform;
 mod policy;
@@ -42,6 +43,7 @@ pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
+pub use partial::{Contents, Partial, PartialLayer};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
@@ -191,17 +193,9 @@ impl Source {
     ) -> Result<(R, Fetched)> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let file = match &self.from {
-            From::Layout(layout) => Some(layout.file(&layer)?),
-            From::Proxy(_) => None,
-        };
-        let (reference, options, files) = (self.resolved.reference.clone(), self.options.clone(), wanted.to_vec());
+        let (open, files) = (self.ranged(&layer)?, wanted.to_vec());
         let by_ranges = move || {
-            let blob = match file {
-                Some(file) => Ok(RangedBlob::File(file, layer.size)),
-                None => registry::Blob::open(&reference, &options, &layer.digest, layer.size).map(RangedBlob::Registry),
-            };
-            let ranges = ranges::fetch(blob, &annotations, &files, &mut receiver)?;
+            let ranges = ranges::fetch(open(), &annotations, &files, &mut receiver)?;
             Ok::<_, anyhow::Error>((receiver, ranges, layer))
         };
         let (mut receiver, ranges, layer) = tokio::task::spawn_blocking(by_ranges).await.context("fetching ranges")??;
@@ -216,6 +210,19 @@ impl Source {
             (receiver, fetched.missing) = picked.with_context(|| format!("reading layer {}", layer.digest))?;
         }
         Ok((receiver, fetched))
+    }
+
+    /// What opens the blob of `layer` for ranges, in a thread that may wait.
+    fn ranged(&self, layer: &Layer) -> Result<impl FnOnce() -> Result<RangedBlob, String> + Send + 'static> {
+        let file = match &self.from {
+            From::Layout(layout) => Some(layout.file(layer)?),
+            From::Proxy(_) => None,
+        };
+        let (reference, options, layer) = (self.resolved.reference.clone(), self.options.clone(), layer.clone());
+        Ok(move || match file {
+            Some(file) => Ok(RangedBlob::File(file.into(), layer.size)),
+            None => registry::Blob::open(&reference, &options, &layer.digest, layer.size).map(RangedBlob::Registry),
+        })
     }
 
     /// Ends the programs that served the image.

@@ -9,6 +9,7 @@ use std::fs::File as StdFile;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use oci_spec::image::ImageManifest;
@@ -132,7 +133,7 @@ fn one<B: Ranged>(
 }
 
 /// The table of contents of a blob, or why there is none. Counts the bytes that were fetched for it.
-fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, String> {
+pub(super) fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, String> {
     let size = blob.size();
     let mut position = Position::of_annotations(annotations, size).map_err(|e| e.to_string())?;
     if position.is_none() {
@@ -148,7 +149,7 @@ fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched
     Table::parse(&json, position.offset).map_err(|e| e.to_string())
 }
 
-fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, String> {
+pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, String> {
     // Bounded by whoever knows what is there.
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
     blob.range(offset, length).and_then(|mut range| range.read_to_end(&mut bytes)).map_err(|e| e.to_string())?;
@@ -174,8 +175,9 @@ pub(super) fn annotations(resolved: &Resolved, index: usize) -> Result<HashMap<S
 }
 
 /// A blob in a layout or in a registry.
+#[derive(Clone)]
 pub(super) enum RangedBlob {
-    File(StdFile, u64),
+    File(Arc<StdFile>, u64),
     Registry(registry::Blob),
 }
 
@@ -187,20 +189,20 @@ impl Ranged for RangedBlob {
         }
     }
 
-    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
+    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
         match self {
-            Self::File(file, _) => Ok(Box::new(exactly(At { file, offset }, length))),
+            Self::File(file, _) => Ok(Box::new(exactly(At { file: Arc::clone(file), offset }, length))),
             Self::Registry(blob) => Ok(Box::new(exactly(blob.range(offset, length)?, length))),
         }
     }
 }
 
-struct At<'a> {
-    file: &'a StdFile,
+struct At {
+    file: Arc<StdFile>,
     offset: u64,
 }
 
-impl Read for At<'_> {
+impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read_at(buffer, self.offset)?;
         self.offset += read as u64;
@@ -287,7 +289,7 @@ mod tests {
         let wanted: Vec<Wanted> =
             files.iter().zip(["usr/a", "./usr/b"]).map(|(f, path)| Wanted { path: path.into(), size: f.len() as u64 }).collect();
         let mut receiver = Checked { files, now: (0, Vec::new()), accepted: 0 };
-        let ranges = fetch(Ok(RangedBlob::File(file, size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
+        let ranges = fetch(Ok(RangedBlob::File(file.into(), size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
         (ranges, receiver.accepted)
     }
 
@@ -323,7 +325,7 @@ mod tests {
             file.set_len(size - lost).unwrap();
             let wanted = [Wanted { path: "usr/b".into(), size: 5 }];
             let mut receiver = Checked { files: vec![b"other".to_vec()], now: (0, Vec::new()), accepted: 0 };
-            let ranges = fetch(Ok(RangedBlob::File(file, size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
+            let ranges = fetch(Ok(RangedBlob::File(file.into(), size)), &HashMap::new(), &wanted, &mut receiver).unwrap();
             assert!(ranges.reason.unwrap().starts_with("truncated: "), "{lost}");
             assert_eq!((ranges.left, receiver.accepted), (vec![0], 0));
         }

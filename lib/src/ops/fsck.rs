@@ -13,6 +13,7 @@ use crate::finding;
 use crate::image::SourceOptions;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
+use crate::store::Store;
 
 mod machine;
 mod plan;
@@ -70,7 +71,20 @@ pub fn run(target: &Target, options: &Options, progress: &Arc<dyn Progress>) -> 
             break;
         }
     }
+    if let Some(store) = look.repository.store.as_ref().filter(|_| options.repair) {
+        index(store, progress.as_ref());
+    }
     Ok(ledger.close(look, options.repair))
+}
+
+/// Makes the content index again where it is lost. It is an economy of pulls: nothing is damaged without it, and trouble is only told.
+fn index(store: &Store, progress: &dyn Progress) {
+    let rebuilt = store.lacks_content_index().and_then(|lost| if lost { store.rebuild_content_index() } else { Ok(false) });
+    match rebuilt {
+        Ok(true) => progress.step("write content index"),
+        Ok(false) => {}
+        Err(error) => progress.note(format!("{error:#}: the next update may fetch more than it needs")),
+    }
 }
 
 /// Everything that was seen.

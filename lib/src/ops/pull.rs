@@ -1,12 +1,10 @@
 //! `selkie pull`: an image from a registry or a layout into a composefs repository.
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use tokio::task::JoinSet;
 
 use super::host::Host;
 use super::runtime::block_on;
@@ -16,11 +14,13 @@ use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{ImportStats, Store, StoredImage, Verity};
+use crate::store::{Store, StoredImage, Verity};
 use crate::sys::dir;
 
-/// How many layers are fetched and imported at a time. The large layers of an image are few, and each has four threads already.
-const TOGETHER: usize = 2;
+mod layers;
+
+pub(super) use layers::{Fetched, fetch_layers};
+pub use layers::{FetchedLayer, Way};
 
 /// What to pull.
 #[derive(Debug, Clone)]
@@ -64,10 +64,12 @@ pub struct Pulled {
     pub objects_new: u64,
     /// Objects that layers brought again.
     pub objects_reused: u64,
-    /// Compressed bytes of the layers that were fetched.
+    /// Bytes that were fetched: of layers, which are compressed, and of tables of contents.
     pub bytes_fetched: u64,
     /// Bytes of the objects that were written.
     pub bytes_stored: u64,
+    /// How each layer came, lowest first.
+    pub fetched: Vec<FetchedLayer>,
 }
 
 impl Pulled {
@@ -151,57 +153,10 @@ pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Re
 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
-    let (stats, bytes_fetched) = fetch_layers(store, source, progress).await?;
+    let fetched = fetch_layers(store, source, progress).await?;
     let resolved = source.resolved();
     let stored = commit(store, resolved, progress)?;
-    Ok(report(store, resolved, stored, &stats, bytes_fetched))
-}
-
-/// Fetches the layers that are missing: what that did to the repository, and how many compressed bytes were fetched.
-pub(super) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<(ImportStats, u64)> {
-    let resolved = source.resolved();
-    progress.phase(format!("pulling {}", resolved.reference));
-    let mut fetched = Fetched::default();
-    let mut begun = HashSet::new();
-    let mut importing = JoinSet::new();
-    for (index, layer) in resolved.layers.iter().enumerate() {
-        if !begun.insert(&layer.diff_id) || store.has_layer(&layer.diff_id)? {
-            fetched.stats.merge(&ImportStats::REUSED);
-            continue;
-        }
-        if importing.len() == TOGETHER {
-            fetched.add(&mut importing, progress).await?;
-        }
-        let doing =
-            format!("pulling {}: importing layer {} ({} of {})", resolved.reference, layer.digest, index + 1, resolved.layers.len());
-        let reader = source.open_layer(index, Arc::clone(progress)).await?;
-        let (store, diff_id, size) = (store.clone(), layer.diff_id.clone(), layer.size);
-        importing.spawn_blocking(move || Ok((store.import_layer(&diff_id, reader).context(doing)?, size)));
-    }
-    while !importing.is_empty() {
-        fetched.add(&mut importing, progress).await?;
-    }
-    Ok((fetched.stats, fetched.bytes))
-}
-
-/// What importing layers has done so far.
-#[derive(Default)]
-struct Fetched {
-    stats: ImportStats,
-    /// Compressed bytes.
-    bytes: u64,
-}
-
-impl Fetched {
-    /// Waits for the next layer that is whole.
-    async fn add(&mut self, importing: &mut JoinSet<Result<(ImportStats, u64)>>, progress: &Arc<dyn Progress>) -> Result<()> {
-        let Some(imported) = importing.join_next().await else { return Ok(()) };
-        let (stats, bytes) = imported.context("importing in a thread")??;
-        self.stats.merge(&stats);
-        self.bytes += bytes;
-        progress.step("import layer");
-        Ok(())
-    }
+    Ok(report(store, resolved, stored, fetched))
 }
 
 /// Makes an image of layers that are all here.
@@ -213,7 +168,8 @@ pub(super) fn commit(store: &Store, resolved: &Resolved, progress: &Arc<dyn Prog
     Ok(stored)
 }
 
-fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &ImportStats, bytes_fetched: u64) -> Pulled {
+fn report(store: &Store, resolved: &Resolved, stored: StoredImage, fetched: Fetched) -> Pulled {
+    let stats = &fetched.stats;
     Pulled {
         reference: resolved.reference.to_string(),
         index_digest: resolved.index_digest.clone(),
@@ -228,8 +184,9 @@ fn report(store: &Store, resolved: &Resolved, stored: StoredImage, stats: &Impor
         layers_new: stats.layers_new,
         objects_new: stats.objects_new,
         objects_reused: stats.objects_reused,
-        bytes_fetched,
+        bytes_fetched: fetched.layers.iter().map(|layer| layer.bytes).sum(),
         bytes_stored: stats.bytes_new,
+        fetched: fetched.layers,
     }
 }
 

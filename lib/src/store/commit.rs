@@ -202,7 +202,7 @@ fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciD
 type Json<H> = (Vec<u8>, HashMap<Box<str>, H>);
 
 /// The one object of a stream, and what the stream refers to; `None` where an object is gone.
-fn read_json<H: FsVerityHashValue>(repository: &Repository<H>, id: &H, content_type: u64) -> Result<Option<Json<H>>> {
+pub(super) fn read_json<H: FsVerityHashValue>(repository: &Repository<H>, id: &H, content_type: u64) -> Result<Option<Json<H>>> {
     if !objects::exists(repository, id)? {
         return Ok(None);
     }

@@ -15,7 +15,9 @@ use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
 use composefs::repository::Repository;
 use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
+use openssl::sha::Sha256;
 
+use super::content::{Record, Taken, raw};
 use super::deposit::{Deposit, Job};
 use super::layers::ImportStats;
 use super::split::{Parts, Splitter};
@@ -32,12 +34,13 @@ const MAX_INLINE: u64 = 256 << 20;
 const BLOCK: usize = 4096;
 
 /// Reads `tar` to its end: its split stream, which has no name yet, and what it brought. Files for which `keep` says yes, by name in the
-/// archive and size, become objects; the others are only hashed.
+/// archive and size, become objects; the others are only hashed. With `contents`, the digests of their contents are taken, too.
 pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: &mut impl BufRead,
     keep: impl Fn(&[u8], u64) -> bool,
-) -> Result<(H, ImportStats)> {
+    contents: bool,
+) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let (jobs, waiting) = mpsc::sync_channel(WAITING);
@@ -60,12 +63,13 @@ pub(super) fn take<H: FsVerityHashValue>(
             sent: HashSet::new(),
             reused: 0,
             inline: 0,
+            taken: contents.then(Taken::default),
         };
         (incoming.read(tar), writer.join())
     });
     // Where the writer failed, that is why the reader could not go on.
     let written = written.map_err(|_| anyhow!("writing objects: the thread panicked"))??;
-    let (stream, reused) = read?;
+    let (stream, reused, taken) = read?;
     let stats = ImportStats {
         objects_new: written.objects,
         objects_reused: reused + written.reused,
@@ -73,7 +77,7 @@ pub(super) fn take<H: FsVerityHashValue>(
         layers_new: 1,
         layers_reused: 0,
     };
-    Ok((stream.done()?, stats))
+    Ok((stream.done()?, stats, taken))
 }
 
 struct Incoming<'d, H: FsVerityHashValue, K> {
@@ -93,11 +97,14 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     reused: u64,
     /// Bytes that stay in the stream, since the last file.
     inline: u64,
+    /// Files with the digests of their contents, where those are wanted.
+    taken: Option<Taken>,
 }
 
 /// The file that is coming in.
 struct Current<H: FsVerityHashValue> {
     hasher: FsVerityHasher<H>,
+    content: Option<Sha256>,
     /// Where in the buffer it begins.
     start: usize,
     size: u64,
@@ -111,7 +118,7 @@ impl<H: FsVerityHashValue> Current<H> {
 }
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
-    fn read(mut self, tar: &mut impl BufRead) -> Result<(SplitStreamWriter<H>, u64)> {
+    fn read(mut self, tar: &mut impl BufRead) -> Result<(SplitStreamWriter<H>, u64, Taken)> {
         let mut splitter = Splitter::new();
         loop {
             let block = tar.fill_buf()?;
@@ -124,7 +131,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         }
         splitter.finish()?;
         self.send_files()?;
-        Ok((self.stream, self.reused))
+        Ok((self.stream, self.reused, self.taken.unwrap_or_default()))
     }
 
     fn send_files(&mut self) -> Result<()> {
@@ -201,12 +208,16 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         if size > WHOLE || self.buffer.len() as u64 + size > BATCH as u64 {
             self.send_files()?;
         }
-        self.current = Some(Current { hasher: FsVerityHasher::new(), start: self.buffer.len(), size, keep: (self.keep)(name, size) });
+        let (content, keep) = (self.taken.as_ref().map(|_| Sha256::new()), (self.keep)(name, size));
+        self.current = Some(Current { hasher: FsVerityHasher::new(), content, start: self.buffer.len(), size, keep });
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Err(anyhow!("content of no file")) };
+        if let Some(content) = &mut current.content {
+            content.update(bytes);
+        }
         if current.is_whole() {
             self.buffer.extend_from_slice(bytes);
         } else {
@@ -220,6 +231,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         let Some(mut current) = self.current.take() else { return Err(anyhow!("the end of no file")) };
         self.buffer[current.start..].chunks(BLOCK).for_each(|block| current.hasher.add_block(block));
         let id = current.hasher.digest();
+        if let (Some(taken), Some(content)) = (&mut self.taken, current.content.take()) {
+            taken.0.push(Record { content: content.finish(), object: raw(&id), size: current.size });
+        }
         if current.is_whole() {
             self.settle(&id, &current)?;
         } else {

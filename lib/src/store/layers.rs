@@ -9,6 +9,7 @@ use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 
+use super::content::Taken;
 use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
@@ -62,19 +63,35 @@ impl Store {
     /// in an entry that is no file.
     pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar));
+        let imported = with_repository!(self, repository => import(repository, &digest, tar, false));
+        Ok(imported.with_context(|| format!("importing layer {digest}"))?.0)
+    }
+
+    /// Like [`import_layer`](Self::import_layer), and computes the digests of the contents of its files, for [`remember`](Self::remember).
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl BufRead) -> Result<(ImportStats, Taken)> {
+        let digest = parse_digest(diff_id)?;
+        let imported = with_repository!(self, repository => import(repository, &digest, tar, true));
         imported.with_context(|| format!("importing layer {digest}"))
     }
 }
 
-fn import<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, diff_id: &OciDigest, tar: impl BufRead) -> Result<ImportStats> {
+fn import<H: FsVerityHashValue>(
+    repository: &Arc<Repository<H>>,
+    diff_id: &OciDigest,
+    tar: impl BufRead,
+    contents: bool,
+) -> Result<(ImportStats, Taken)> {
     if complete_layer(repository, diff_id)?.is_some() {
-        return Ok(ImportStats::REUSED);
+        return Ok((ImportStats::REUSED, Taken::default()));
     }
-    let (stream, stats) = take(repository, tar, |_, _| true)?;
+    let (stream, stats, taken) = take(repository, tar, |_, _| true, contents)?;
     repository.sync()?;
     name(repository, diff_id, &stream)?;
-    Ok(stats)
+    Ok((stats, taken))
 }
 
 /// [`incoming::take`], with errors that say whose they are.
@@ -82,9 +99,10 @@ pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: impl BufRead,
     keep: impl Fn(&[u8], u64) -> bool,
-) -> Result<(H, ImportStats)> {
+    contents: bool,
+) -> Result<(H, ImportStats, Taken)> {
     let mut watched = Watched { inner: tar, failed: None };
-    incoming::take(repository, &mut watched, keep).map_err(|error| explain(error, watched))
+    incoming::take(repository, &mut watched, keep, contents).map_err(|error| explain(error, watched))
 }
 
 /// Registers a split stream as this layer.

@@ -19,6 +19,7 @@ mod boot_image;
 mod changeset;
 mod commit;
 mod compare;
+mod content;
 mod deposit;
 mod directory;
 mod fitness;
@@ -45,6 +46,7 @@ pub use boot_files::{
 pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use compare::{Change, What};
+pub use content::{CONTENT_INDEX, ContentDigest, Contents, Taken};
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use layers::{ImportStats, SparseEntries};

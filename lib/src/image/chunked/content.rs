@@ -29,7 +29,7 @@ pub(in crate::image) trait Ranged {
     /// # Errors
     ///
     /// Where that range cannot be had. All that this and its reader say means that ranges do not work here.
-    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + '_>>;
+    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>>;
 }
 
 /// Why a file was not copied to its end.
@@ -86,12 +86,13 @@ pub(in crate::image) fn copy<B: Ranged>(
     }
 }
 
-fn is_skipped(chunk: &Chunk) -> bool {
+/// Whether a piece is made here and not read.
+pub(in crate::image) fn is_skipped(chunk: &Chunk) -> bool {
     chunk.zeros && (chunk.end - chunk.offset > SMALL_HOLE || chunk.end == chunk.offset)
 }
 
 /// A hole, in pieces as they come from elsewhere.
-fn zeros(chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>) -> Result<(), Trouble> {
+pub(in crate::image) fn zeros(chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>) -> Result<(), Trouble> {
     let mut left = chunk.size;
     while left > 0 {
         let piece = &ZEROS[..usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS.len())];
@@ -102,7 +103,11 @@ fn zeros(chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>) -> Re
 }
 
 /// Decompresses the next piece. Never more than its size comes out of the decoder, and one byte to notice that there is more.
-fn decode(reader: &mut dyn Read, chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>) -> Result<(), Trouble> {
+pub(in crate::image) fn decode(
+    reader: &mut dyn Read,
+    chunk: &Chunk,
+    out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
+) -> Result<(), Trouble> {
     let compressed = BufReader::with_capacity(
         BUFFER.min(usize::try_from(chunk.end - chunk.offset).unwrap_or(BUFFER)),
         reader.take(chunk.end - chunk.offset),
@@ -135,8 +140,31 @@ fn decode(reader: &mut dyn Read, chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Re
     }
 }
 
+/// Decompresses all that `reader` has, which is no piece of a file, and no more than `limit` bytes: how many there were.
+pub(in crate::image) fn decode_all(
+    reader: &mut dyn Read,
+    limit: u64,
+    out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
+) -> Result<u64, Trouble> {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER, reader))?;
+    decoder.window_log_max(WINDOW)?;
+    let mut decoder = decoder.take(limit.saturating_add(1));
+    let (mut buffer, mut done) = (vec![0; BUFFER], 0);
+    loop {
+        let read = decoder.read(&mut buffer)?;
+        done += read as u64;
+        if done > limit {
+            return Err(Trouble::Blob(format!("there are more than {limit} bytes between files (expected fewer)")));
+        }
+        if read == 0 {
+            return Ok(done);
+        }
+        out(&buffer[..read])?;
+    }
+}
+
 /// A reader of exactly `length` bytes of `inner`: no more, and an error where there are fewer.
-pub(in crate::image) fn exactly(inner: impl Read, length: u64) -> impl Read {
+pub(in crate::image) fn exactly(inner: impl Read + Send + 'static, length: u64) -> impl Read + Send {
     Exactly { inner, left: length }
 }
 
@@ -175,10 +203,10 @@ mod tests {
             self.bytes.len() as u64
         }
 
-        fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
+        fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
             self.asked.push((offset, length));
             let there = self.bytes.get(usize::try_from(offset).unwrap()..).unwrap_or_default();
-            Ok(Box::new(exactly(there, length)))
+            Ok(Box::new(exactly(io::Cursor::new(there.to_vec()), length)))
         }
     }
 

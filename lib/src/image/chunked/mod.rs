@@ -9,8 +9,8 @@ mod position;
 mod table;
 mod write;
 
-pub(super) use content::{Ranged, Trouble, copy, exactly};
-pub(super) use position::{FOOTER, Position};
+pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, exactly, is_skipped, zeros};
+pub(super) use position::{FOOTER, Position, TarSplit};
 pub(super) use table::{File, Table};
 pub(super) use write::Writer;
 

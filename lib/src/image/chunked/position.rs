@@ -28,6 +28,9 @@ const MAX_SIZE: u64 = 50 << 20;
 /// Largest table in bytes, uncompressed.
 const MAX_UNCOMPRESSED: u64 = 192 << 20;
 
+/// Largest list of tar headers in bytes, uncompressed. It is read line by line.
+const MAX_TAR_SPLIT: u64 = 1 << 30;
+
 /// Where a table is in its blob, in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::image) struct Position {
@@ -106,6 +109,30 @@ impl Position {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Where the list of tar headers is, in the form of tar-split: what a tar has besides the contents of its files, to the last bit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::image) struct TarSplit {
+    /// Where it begins; the files end before.
+    pub(in crate::image) offset: u64,
+    /// Its size in the blob, compressed by zstd.
+    pub(in crate::image) size: u64,
+    /// Its size when uncompressed.
+    pub(in crate::image) uncompressed: u64,
+}
+
+impl TarSplit {
+    /// What the annotations of a layer of `blob` bytes say. `None` where they say nothing, or what makes no sense: the bytes between files are in the
+    /// blob, too.
+    pub(in crate::image) fn of_annotations(annotations: &HashMap<String, String>, blob: u64) -> Option<Self> {
+        let said = PREFIXES.iter().find_map(|prefix| annotations.get(&format!("{prefix}tarsplit-position")))?;
+        let numbers: Vec<u64> = said.split(':').map(number).collect::<Option<_>>()?;
+        let [offset, size, uncompressed] = numbers[..] else { return None };
+        let within = offset.checked_add(size).is_some_and(|end| end <= blob);
+        let sound = within && size > 0 && size <= MAX_SIZE && uncompressed > 0 && uncompressed <= MAX_TAR_SPLIT;
+        sound.then_some(Self { offset, size, uncompressed })
     }
 }
 

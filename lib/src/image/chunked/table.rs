@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::TableError;
 
 /// A SHA-256 digest.
-pub(super) type Sha256 = [u8; 32];
+pub(in crate::image) type Sha256 = [u8; 32];
 
 /// The files of a layer.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,21 +33,21 @@ enum Named {
 pub(in crate::image) struct File {
     /// Its size in bytes.
     pub(in crate::image) size: u64,
-    pub(super) digest: Option<Sha256>,
+    pub(in crate::image) digest: Option<Sha256>,
     /// In order, without gaps; none where it is empty.
-    pub(super) chunks: Vec<Chunk>,
+    pub(in crate::image) chunks: Vec<Chunk>,
 }
 
 /// A piece of a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub(in crate::image) struct Chunk {
     /// Where its compressed bytes begin and end in the blob.
-    pub(super) offset: u64,
-    pub(super) end: u64,
+    pub(in crate::image) offset: u64,
+    pub(in crate::image) end: u64,
     /// Its size, uncompressed.
-    pub(super) size: u64,
+    pub(in crate::image) size: u64,
     /// Nothing but zeros, so that it need not be read.
-    pub(super) zeros: bool,
+    pub(in crate::image) zeros: bool,
     pub(super) digest: Option<Sha256>,
 }
 
@@ -95,7 +95,7 @@ impl Table {
         if raw.version != 1 {
             return Err(TableError::new(format!("its table of contents is of version {} (expected 1)", raw.version)));
         }
-        let mut table = Self { files: Vec::new(), names: HashMap::new() };
+        let mut table = Self::empty();
         let mut floor = 0;
         let mut rest = raw.entries.as_slice();
         while let Some((first, after)) = rest.split_first() {
@@ -128,6 +128,16 @@ impl Table {
             }
             (None, None) => {}
         }
+    }
+
+    /// A table of nothing.
+    pub(in crate::image) fn empty() -> Self {
+        Self { files: Vec::new(), names: HashMap::new() }
+    }
+
+    /// The regular files in the order of the tar, which is that of their pieces in the blob.
+    pub(in crate::image) fn files(&self) -> &[File] {
+        &self.files
     }
 
     /// The regular file at `path`.

@@ -33,6 +33,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 const MAX_TOKEN: u64 = 1 << 20;
 
 /// A registry and what it takes to ask it.
+#[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
     host: String,
@@ -43,6 +44,7 @@ pub(super) struct Client {
 }
 
 /// What was agreed upon with the registry.
+#[derive(Clone)]
 struct Session {
     /// `https://HOST`, or `http://HOST` where that is allowed and all there is.
     base: String,
@@ -92,7 +94,7 @@ impl Client {
     /// # Errors
     ///
     /// Where the registry gives anything but this range.
-    pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read>, Unusable> {
+    pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, Unusable> {
         if self.session.is_none() {
             self.session = Some(self.connect()?);
         }

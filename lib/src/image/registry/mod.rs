@@ -34,6 +34,7 @@ impl Unusable {
 }
 
 /// A blob of a repository, in the registry itself or in a mirror.
+#[derive(Clone)]
 pub(super) struct Blob {
     digest: String,
     size: u64,
@@ -74,7 +75,7 @@ impl Blob {
     /// # Errors
     ///
     /// Where no place gives them.
-    pub(super) fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read>> {
+    pub(super) fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
         while let Some(client) = self.clients.first_mut() {
             match client.range(&self.digest, self.size, offset, length) {
                 Ok(body) => return Ok(body),

@@ -11,7 +11,7 @@ mod links;
 mod metadata;
 mod objects;
 mod place;
-mod pool;
+pub(super) mod pool;
 mod restore;
 mod stream;
 mod verdict;

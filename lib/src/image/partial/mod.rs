@@ -1,0 +1,194 @@
+//! Layers of which only those files are fetched that are not here: for layers in the format zstd:chunked, from sources that give ranges.
+//!
+//! The table of contents says which files there are. Those whose contents are here, by SHA-256, are read here ([`Contents`]); the others, and what the
+//! tar has between files, are fetched by ranges. What comes out is the tar of the layer to the last bit, or an error: its digest is compared with
+//! the diff_id, which the configuration has, and thereby the manifest, of which skopeo and the signature policy decided. So neither the table nor
+//! whoever knows the contents has to be believed. Whatever goes wrong is a reason to read the whole layer.
+
+use std::io::Read;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+
+use super::chunked::{Position, Ranged, Table, TarSplit};
+use super::layer::LayerReader;
+use super::manifest::Layer;
+use super::{Source, ranges};
+use crate::progress::Progress;
+
+mod pipe;
+mod plan;
+mod rebuild;
+mod runs;
+mod split;
+
+use plan::Plan;
+use rebuild::Rebuild;
+use runs::Runs;
+
+/// Smaller layers are one answer of a registry, which parts cannot beat.
+const SMALL: u64 = 64 << 10;
+
+/// A skippable frame of zstd, such as one with a table in it, has so many bytes before what is in it.
+const FRAME: u64 = 8;
+
+/// Contents of files that are here already.
+pub trait Contents: Send + Sync {
+    /// Whether there are none.
+    fn is_empty(&self) -> bool;
+
+    /// Whether there is a file with a content of this SHA-256 and size.
+    fn has(&self, sha256: &[u8; 32], size: u64) -> bool;
+
+    /// Reads it. Nobody relies on its bytes being right.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or damaged.
+    fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Box<dyn Read + Send>>;
+}
+
+/// How a layer can be read.
+pub enum Partial {
+    /// In parts.
+    Parts(PartialLayer),
+    /// Only as a whole.
+    Whole {
+        /// Why.
+        reason: String,
+        /// Bytes that were fetched to find that out.
+        bytes: u64,
+    },
+}
+
+/// A layer that is read in parts.
+pub struct PartialLayer {
+    reader: Option<LayerReader>,
+    state: Arc<State>,
+}
+
+/// What is known of a layer that is being rebuilt.
+#[derive(Default)]
+struct State {
+    reason: Mutex<Option<String>>,
+    /// Bytes for tables.
+    tables: AtomicU64,
+    /// Bytes of ranges.
+    asked: Arc<AtomicU64>,
+}
+
+impl State {
+    fn fail(&self, reason: &str) {
+        if let Ok(mut first) = self.reason.lock() {
+            first.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+}
+
+impl PartialLayer {
+    /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Once.
+    ///
+    /// # Errors
+    ///
+    /// It was taken before.
+    pub fn reader(&mut self) -> Result<LayerReader> {
+        self.reader.take().context("reading a layer in parts: it is being read already")
+    }
+
+    /// Why reading it in parts did not work, where that is why the reader failed: then the whole layer may still be good.
+    pub fn failure(&self) -> Option<String> {
+        self.state.reason.lock().ok()?.clone()
+    }
+
+    /// Bytes that were asked for so far, with tables.
+    pub fn bytes(&self) -> u64 {
+        self.state.tables.load(Ordering::Relaxed) + self.state.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Source {
+    /// Whether layer `index` says that it has a table of contents, so that the digests of its files' contents may be of use.
+    pub fn has_table(&self, index: usize) -> bool {
+        let layer = self.resolved.layers.get(index);
+        let annotations = ranges::annotations(&self.resolved, index).unwrap_or_default();
+        layer.is_some_and(|layer| matches!(Position::of_annotations(&annotations, layer.size), Ok(Some(_))))
+    }
+
+    /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays.
+    ///
+    /// # Errors
+    ///
+    /// There is no such layer. Never that parts do not work.
+    pub async fn open_partial(&self, index: usize, contents: Arc<dyn Contents>, progress: Arc<dyn Progress>) -> Result<Partial> {
+        let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
+        let annotations = ranges::annotations(&self.resolved, index)?;
+        let whole = |reason: &str| Ok(Partial::Whole { reason: reason.to_owned(), bytes: 0 });
+        let position = match Position::of_annotations(&annotations, layer.size) {
+            Ok(Some(position)) => position,
+            Ok(None) => return whole("the layer has no table of contents"),
+            Err(error) => return whole(&error.to_string()),
+        };
+        if layer.size < SMALL {
+            return whole("the layer is small");
+        }
+        if contents.is_empty() {
+            return whole("none of its files are here");
+        }
+        let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
+        let prepare = move || {
+            let state = Arc::<State>::default();
+            let headers = TarSplit::of_annotations(&annotations, layer.size);
+            let prepared = open().and_then(|mut blob| {
+                let mut fetched = 0;
+                let table = ranges::table(&mut blob, &annotations, &mut fetched);
+                state.tables.fetch_add(fetched, Ordering::Relaxed);
+                prepare(layer, blob, table?, (&position, headers), contents, &state, progress)
+            });
+            match prepared {
+                Ok(reader) => Partial::Parts(PartialLayer { reader: Some(reader.of(&alive)), state }),
+                Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
+            }
+        };
+        tokio::task::spawn_blocking(prepare).await.context("reading a table of contents")
+    }
+}
+
+/// Plans, and starts to rebuild where it pays.
+fn prepare<B: Ranged + Clone + Send + 'static>(
+    layer: Layer,
+    mut blob: B,
+    table: Table,
+    (position, headers): (&Position, Option<TarSplit>),
+    contents: Arc<dyn Contents>,
+    state: &Arc<State>,
+    progress: Arc<dyn Progress>,
+) -> Result<LayerReader, String> {
+    let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
+    let here: Vec<bool> = table.files().iter().map(here).collect();
+    let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
+    let mut plan = Plan::new(&table, here, Some(end));
+    let mut cost = plan.cost();
+    let mut list = None;
+    if let Some(headers) = headers {
+        let with = Plan::new(&table, plan.here.clone(), None);
+        if with.cost() + headers.size < cost {
+            (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
+        }
+    }
+    // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
+    if cost >= layer.size / 10 * 9 {
+        return Err("nearly all of it is missing here".to_owned());
+    }
+    let headers = match list {
+        None => None,
+        Some(list) => {
+            state.tables.fetch_add(list.size, Ordering::Relaxed);
+            Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
+        }
+    };
+    let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
+    let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+    let started = pipe::spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
+    started.map_err(|e| format!("starting a thread: {e}"))
+}

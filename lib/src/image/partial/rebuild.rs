@@ -1,0 +1,163 @@
+//! The tar stream of a layer, rebuilt of what is here and what is fetched, in bounded memory. Its last read fails unless its digest is the diff_id.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::pipe::{Left, Sink};
+use super::plan::{Plan, place};
+use super::runs::Runs;
+use super::split::{self, Entry};
+use super::{Contents, State};
+use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
+use crate::image::digest::Hasher;
+use crate::image::manifest::Layer;
+use crate::progress::{Event, Progress, Unit};
+
+/// What is read of an object at a time.
+const PIECE: usize = 256 << 10;
+
+/// Headers and padding of a layer have no more bytes than this, uncompressed.
+const MAX_BETWEEN: u64 = 1 << 30;
+
+/// Everything that it takes.
+pub(super) struct Rebuild<B> {
+    pub(super) layer: Layer,
+    pub(super) table: Table,
+    pub(super) plan: Plan,
+    /// The list of tar headers, compressed, and its size uncompressed, where the plan has no bytes between files.
+    pub(super) headers: Option<(Vec<u8>, u64)>,
+    pub(super) runs: Runs<B>,
+    pub(super) contents: Arc<dyn Contents>,
+    pub(super) state: Arc<State>,
+    pub(super) progress: Arc<dyn Progress>,
+}
+
+/// Where the tar goes: counted and hashed.
+struct Out<'a> {
+    sink: &'a mut Sink,
+    hasher: Hasher,
+}
+
+impl Out<'_> {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
+        self.hasher.update(bytes)?;
+        self.sink.push(bytes).map_err(|left| Trouble::Receiver(left.into()))
+    }
+}
+
+impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
+    /// Rebuilds it. What went wrong here, and not with whoever reads, is in the state before the error is returned.
+    pub(super) fn run(mut self, sink: &mut Sink) -> io::Result<()> {
+        let rebuilt = Hasher::like(&self.layer.diff_id).map_err(Trouble::Receiver).and_then(|hasher| {
+            let mut out = Out { sink, hasher };
+            self.parts(&mut out)?;
+            self.judge(&out.hasher.finish()?)
+        });
+        match rebuilt {
+            Ok(()) => {
+                self.report();
+                Ok(())
+            }
+            Err(Trouble::Blob(reason)) => {
+                self.state.fail(&reason);
+                Err(io::Error::other(reason))
+            }
+            Err(Trouble::Receiver(error)) if error.is::<Left>() => Err(io::ErrorKind::BrokenPipe.into()),
+            Err(Trouble::Receiver(error)) => Err(io::Error::other(error.to_string())),
+        }
+    }
+
+    fn judge(&self, found: &str) -> Result<(), Trouble> {
+        if found == self.layer.diff_id {
+            return Ok(());
+        }
+        let message = format!("what was rebuilt by its table of contents has the diff_id {found} (expected {})", self.layer.diff_id);
+        Err(Trouble::Blob(message))
+    }
+
+    fn parts(&mut self, out: &mut Out<'_>) -> Result<(), Trouble> {
+        let table = std::mem::replace(&mut self.table, Table::empty());
+        let here = std::mem::take(&mut self.plan.here);
+        let mut files = table.files().iter().zip(here).filter(|(file, _)| file.size > 0);
+        match (self.headers.take(), self.plan.between) {
+            (Some((compressed, size)), None) => {
+                split::read(&compressed, size, &mut |entry| match entry {
+                    Entry::Bytes(bytes) => out.push(&bytes),
+                    Entry::File(size) => match files.next() {
+                        Some((file, here)) if file.size == size => self.file(file, here, out),
+                        Some((file, _)) => Err(unequal(&format!("{} bytes", file.size), &format!("{size}"))),
+                        None => Err(unequal("no more files", "one more")),
+                    },
+                })?;
+                files.next().map_or(Ok(()), |_| Err(unequal("one more file", "no more")))
+            }
+            (_, between) => {
+                let (mut floor, mut left) = (0, MAX_BETWEEN);
+                for (file, here) in files {
+                    let Some(place) = place(file) else { continue };
+                    self.between(floor..place.start, &mut left, out)?;
+                    self.file(file, here, out)?;
+                    floor = place.end;
+                }
+                self.between(floor..between.unwrap_or(floor).max(floor), &mut left, out)
+            }
+        }
+    }
+
+    fn between(&mut self, span: std::ops::Range<u64>, left: &mut u64, out: &mut Out<'_>) -> Result<(), Trouble> {
+        if span.is_empty() {
+            return Ok(());
+        }
+        let mut reader = self.runs.read(span)?;
+        *left -= decode_all(&mut reader, *left, &mut |bytes| out.push(bytes))?;
+        Ok(())
+    }
+
+    fn file(&mut self, file: &File, here: bool, out: &mut Out<'_>) -> Result<(), Trouble> {
+        if here {
+            return self.object(file, out);
+        }
+        for chunk in &file.chunks {
+            if is_skipped(chunk) {
+                zeros(chunk, &mut |bytes| out.push(bytes))?;
+            } else {
+                let mut reader = self.runs.read(chunk.offset..chunk.end)?;
+                decode(&mut reader, chunk, &mut |bytes| out.push(bytes))?;
+            }
+        }
+        self.report();
+        Ok(())
+    }
+
+    /// A file that is here.
+    fn object(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
+        let digest = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
+        let mut object = self.contents.open(&digest, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?.take(file.size);
+        let mut piece = vec![0; PIECE.min(usize::try_from(file.size).unwrap_or(PIECE))];
+        let mut left = file.size;
+        while left > 0 {
+            let read = match object.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
+            };
+            if read == 0 {
+                return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
+            }
+            out.push(&piece[..read])?;
+            left -= read as u64;
+        }
+        Ok(())
+    }
+
+    /// Says how far it is, in bytes that are fetched.
+    fn report(&self) {
+        let total = self.plan.bytes();
+        let done = self.state.asked.load(Ordering::Relaxed).min(total);
+        self.progress.event(Event::Advance { item: self.layer.digest.clone(), done, total, unit: Unit::Bytes });
+    }
+}
+
+fn unequal(found: &str, expected: &str) -> Trouble {
+    Trouble::Blob(format!("its table of contents has {found} where its list of tar headers has {expected}"))
+}

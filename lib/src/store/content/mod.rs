@@ -1,0 +1,131 @@
+//! The content index: which object has the content with a given SHA-256, which is how tables of contents of layers name files, while the
+//! repository knows them by fs-verity digests.
+//!
+//! It is an economy, and safe to lose: whoever takes a file by it proves what he makes of it by a digest that does not come from here. A file
+//! that is torn or foreign counts as absent, an object that is gone as unknown. It lies beside the directories of the composefs
+//! repository, where `cfsctl` does not look.
+
+use std::fs::File;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use composefs::fsverity::FsVerityHashValue;
+use composefs::repository::Repository;
+
+use super::{Store, objects, with_repository};
+use crate::sys::dir;
+
+mod rebuild;
+mod table;
+
+pub use table::ContentDigest;
+pub(super) use table::Record;
+use table::{MAX, Table};
+
+/// The name of the index in the repository.
+pub const CONTENT_INDEX: &str = "content-index";
+
+/// Files that were taken in, with the digests of their contents as they were read; see [`Store::remember`].
+#[derive(Debug, Clone, Default)]
+pub struct Taken(pub(super) Vec<Record>);
+
+impl Taken {
+    /// Adds those of `other`.
+    pub fn append(&mut self, mut other: Self) {
+        self.0.append(&mut other.0);
+    }
+}
+
+/// The objects of a repository by the digests of their contents, as its index had them when it was read.
+#[derive(Debug, Clone)]
+pub struct Contents {
+    store: Store,
+    table: Table,
+}
+
+impl Contents {
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.table.len() == 0
+    }
+
+    /// Whether there is an object with this content and size.
+    pub fn has(&self, content: &ContentDigest, size: u64) -> bool {
+        let found = self.table.find(content).filter(|record| record.size == size);
+        found.is_some_and(|record| is_here(&self.store, &record).unwrap_or(false))
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or where it is damaged and the kernel says so.
+    pub fn open(&self, content: &ContentDigest, size: u64) -> Result<File> {
+        let unknown = || format!("no object with the content sha256:{}", hex::encode(content));
+        let record = self.table.find(content).filter(|record| record.size == size).with_context(unknown)?;
+        let opened = with_repository!(self.store, repository => repository.open_object(&object(&record)?));
+        Ok(opened.with_context(|| format!("opening object {}", hex::encode(&record.object)))?.into())
+    }
+}
+
+impl Store {
+    /// The content index. Where it is lost, nothing is known.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read.
+    pub fn contents(&self) -> Result<Contents> {
+        Ok(Contents { store: self.clone(), table: read(self)?.unwrap_or_default() })
+    }
+
+    /// Adds files to the content index, and takes out those whose objects are gone. Durable when it returns, and whole or not there at any time.
+    /// Whether it was written: it is not where it knows all of them.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written; the old one stays.
+    pub fn remember(&self, taken: Taken) -> Result<bool> {
+        let old = read(self)?;
+        let known = |record: &Record| old.as_ref().and_then(|old| old.find(&record.content)).as_ref() == Some(record);
+        if taken.0.iter().all(known) {
+            return Ok(false);
+        }
+        let mut records = taken.0;
+        records.extend(old.iter().flat_map(Table::records));
+        // What was just taken in comes first, so that it wins.
+        let mut seen = std::collections::HashSet::new();
+        records.retain(|record| seen.insert(record.content));
+        let mut here = Vec::with_capacity(records.len());
+        for record in records {
+            if is_here(self, &record)? {
+                here.push(record);
+            }
+        }
+        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(here, self.algorithm())).context("writing the content index")?;
+        Ok(true)
+    }
+}
+
+fn read(store: &Store) -> Result<Option<Table>> {
+    let Some(file) = dir::open_file_optional(store.dir(), CONTENT_INDEX).context("opening the content index")? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    File::from(file).take(MAX + 1).read_to_end(&mut bytes).context("reading the content index")?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= MAX).and_then(|bytes| Table::parse(bytes, store.algorithm())))
+}
+
+fn is_here(store: &Store, record: &Record) -> Result<bool> {
+    with_repository!(store, repository => has(repository, record))
+}
+
+fn has<H: FsVerityHashValue>(repository: &Repository<H>, record: &Record) -> Result<bool> {
+    Ok(objects::size(repository, &object::<H>(record)?)? == Some(record.size))
+}
+
+/// The digest that names an object.
+pub(super) fn raw<H: FsVerityHashValue>(id: &H) -> Box<[u8]> {
+    hex::decode(id.to_hex()).unwrap_or_default().into()
+}
+
+fn object<H: FsVerityHashValue>(record: &Record) -> Result<H> {
+    super::hash(&hex::encode(&record.object))
+}

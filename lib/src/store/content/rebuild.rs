@@ -1,0 +1,107 @@
+//! The content index made again from the objects themselves, for one that was lost.
+
+use std::collections::HashSet;
+use std::io::Read;
+
+use anyhow::{Context, Result};
+use composefs::fsverity::FsVerityHashValue;
+use composefs::repository::Repository;
+use composefs_oci::LAYER_CONTENT_TYPE;
+use oci_spec::image::ImageManifest;
+use openssl::sha::Sha256;
+
+use super::{CONTENT_INDEX, Record, Taken, raw, read};
+use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
+use crate::store::fsck::pool;
+use crate::store::{Store, objects, with_repository};
+use crate::sys::dir;
+
+/// What is read at a time.
+const PIECE: usize = 256 << 10;
+/// How the names of manifests and of layers begin in `streams/`.
+const MANIFESTS: &str = "oci-manifest-";
+const LAYERS: &str = "oci-layer-";
+/// How the annotation ends that leads to a table of contents.
+const TABLE: &str = "zstd-chunked.manifest-position";
+
+impl Store {
+    /// Whether the content index is lost: it is torn, or there is none although there are images whose layers have tables of contents.
+    ///
+    /// # Errors
+    ///
+    /// The repository cannot be read.
+    pub fn lacks_content_index(&self) -> Result<bool> {
+        if read(self)?.is_some() {
+            return Ok(false);
+        }
+        let torn = dir::open_file_optional(self.dir(), CONTENT_INDEX).context("opening the content index")?.is_some();
+        Ok(torn || with_repository!(self, repository => has_tables(repository))?)
+    }
+
+    /// Reads the files of all layers that the content index does not know, and adds them to it. Whether it was written.
+    ///
+    /// # Errors
+    ///
+    /// An object or a stream cannot be read, or the index cannot be written.
+    pub fn rebuild_content_index(&self) -> Result<bool> {
+        let known: HashSet<Box<[u8]>> = read(self)?.iter().flat_map(super::Table::records).map(|record| record.object).collect();
+        let taken = with_repository!(self, repository => hash_all(repository, &known)).context("rebuilding the content index")?;
+        self.remember(Taken(taken))
+    }
+}
+
+/// Whether the layers of any image have tables of contents.
+fn has_tables<H: FsVerityHashValue>(repository: &Repository<H>) -> Result<bool> {
+    for name in streams(repository, MANIFESTS)? {
+        let Some(id) = repository.has_stream(&name)? else { continue };
+        let Some((manifest, _)) = read_json(repository, &id, MANIFEST_CONTENT_TYPE)? else { continue };
+        let manifest = ImageManifest::from_reader(&manifest[..]).with_context(|| format!("reading {name}"))?;
+        let annotations = manifest.layers().iter().filter_map(|layer| layer.annotations().as_ref());
+        if annotations.flat_map(|all| all.keys()).any(|name| name.ends_with(TABLE)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The names in `streams/` that begin so.
+fn streams<H: FsVerityHashValue>(repository: &Repository<H>, prefix: &str) -> Result<Vec<String>> {
+    let directory = dir::open_optional(repository.repo_fd(), "streams").context("opening streams")?;
+    let names = directory.map_or_else(|| Ok(Vec::new()), dir::names).context("listing streams")?;
+    Ok(names.into_iter().filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with(prefix)).collect())
+}
+
+fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Box<[u8]>>) -> Result<Vec<Record>> {
+    let mut wanted = HashSet::new();
+    for name in streams(repository, LAYERS)? {
+        let Some(id) = repository.has_stream(&name)? else { continue };
+        if objects::exists(repository, &id)? {
+            let mut stream = repository.open_stream(&name, Some(&id), Some(LAYER_CONTENT_TYPE))?;
+            stream.get_object_refs(|object| {
+                wanted.insert(object.clone());
+            })?;
+        }
+    }
+    let wanted: Vec<H> = wanted.into_iter().filter(|object| !known.contains(&raw(object))).collect();
+    let records = pool::each(&wanted, || vec![0; PIECE], |piece, object| record(repository, object, piece))?;
+    Ok(records.into_iter().flatten().collect())
+}
+
+/// `None` for an object that is not there.
+fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &mut [u8]) -> Result<Option<Record>> {
+    if !objects::exists(repository, object)? {
+        return Ok(None);
+    }
+    let reading = || format!("reading object {}", object.to_hex());
+    let mut file = std::fs::File::from(repository.open_object(object).with_context(reading)?);
+    let (mut hasher, mut size) = (Sha256::new(), 0);
+    loop {
+        let read = file.read(piece).with_context(reading)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&piece[..read]);
+        size += read as u64;
+    }
+    Ok(Some(Record { content: hasher.finish(), object: raw(object), size }))
+}

@@ -1,0 +1,183 @@
+//! The bytes of the content index: which object has which content. Pure; `docs/formats.md` describes them.
+
+use std::ops::Range;
+
+use openssl::sha::sha256;
+
+use crate::image_id::Algorithm;
+
+/// SHA-256 of the content of a file, as tables of contents of layers have it.
+pub type ContentDigest = [u8; 32];
+
+const MAGIC: &[u8; 16] = b"selkie-contents\n";
+const VERSION: u32 = 1;
+/// Magic, version, bytes of an object's digest, number of records.
+const HEADER: usize = 32;
+const CHECKSUM: usize = 32;
+const SIZE: usize = 8;
+
+/// Largest index in bytes, which is read as a whole: that of 600,000 files.
+pub(super) const MAX: u64 = 64 << 20;
+
+/// What is known of one file.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::store) struct Record {
+    /// The digest of its content.
+    pub(in crate::store) content: ContentDigest,
+    /// The fs-verity digest of its content, which names the object.
+    pub(in crate::store) object: Box<[u8]>,
+    /// Its size in bytes.
+    pub(in crate::store) size: u64,
+}
+
+/// An index that was read and found whole: records of one size, sorted by the digest of the content.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    bytes: Vec<u8>,
+    object: usize,
+    records: Range<usize>,
+}
+
+impl Table {
+    /// Reads an index; `None` for what is none, is torn, or is that of a repository of another algorithm.
+    pub(super) fn parse(bytes: Vec<u8>, algorithm: Algorithm) -> Option<Self> {
+        let object = digest_size(algorithm);
+        let end = bytes.len().checked_sub(CHECKSUM).filter(|end| *end >= HEADER)?;
+        let number = |at: Range<usize>| bytes[at].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let header = bytes[..16] == MAGIC[..] && number(16..20) == u64::from(VERSION) && number(20..24) == object as u64;
+        let length = (end - HEADER) as u64;
+        let whole = number(24..32).checked_mul(record_size(object) as u64) == Some(length) && sha256(&bytes[..end]) == bytes[end..];
+        let table = Self { records: HEADER..end, object, bytes };
+        (header && whole && table.is_sorted()).then_some(table)
+    }
+
+    /// The bytes of an index of these records.
+    pub(super) fn write(mut records: Vec<Record>, algorithm: Algorithm) -> Vec<u8> {
+        let object = digest_size(algorithm);
+        records.retain(|record| record.object.len() == object);
+        records.sort_unstable();
+        records.dedup_by(|a, b| a.content == b.content);
+        records.truncate((usize::try_from(MAX).unwrap_or(usize::MAX) - HEADER - CHECKSUM) / record_size(object));
+        let mut bytes = Vec::with_capacity(HEADER + records.len() * record_size(object) + CHECKSUM);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend(VERSION.to_le_bytes());
+        bytes.extend((object as u32).to_le_bytes());
+        bytes.extend((records.len() as u64).to_le_bytes());
+        for record in records {
+            bytes.extend_from_slice(&record.content);
+            bytes.extend_from_slice(&record.object);
+            bytes.extend(record.size.to_le_bytes());
+        }
+        let checksum = sha256(&bytes);
+        bytes.extend_from_slice(&checksum);
+        bytes
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.records.len() / record_size(self.object)
+    }
+
+    pub(super) fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        (0..self.len()).map(|index| self.record(index))
+    }
+
+    pub(super) fn find(&self, content: &ContentDigest) -> Option<Record> {
+        let (mut low, mut high) = (0, self.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.content(middle).cmp(content) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+                std::cmp::Ordering::Equal => return Some(self.record(middle)),
+            }
+        }
+        None
+    }
+
+    fn is_sorted(&self) -> bool {
+        (1..self.len()).all(|index| self.content(index - 1) < self.content(index))
+    }
+
+    fn content(&self, index: usize) -> &[u8] {
+        &self.bytes[self.records.start + index * record_size(self.object)..][..32]
+    }
+
+    fn record(&self, index: usize) -> Record {
+        let bytes = &self.bytes[self.records.start + index * record_size(self.object)..][..record_size(self.object)];
+        let (content, rest) = bytes.split_at(32);
+        let (object, size) = rest.split_at(self.object);
+        let mut digest = [0; 32];
+        digest.copy_from_slice(content);
+        let size = size.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        Record { content: digest, object: object.into(), size }
+    }
+}
+
+fn digest_size(algorithm: Algorithm) -> usize {
+    match algorithm {
+        Algorithm::Sha256 => 32,
+        Algorithm::Sha512 => 64,
+    }
+}
+
+fn record_size(object: usize) -> usize {
+    32 + object + SIZE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(count: u64, object: usize) -> Vec<Record> {
+        (0..count).map(|n| Record { content: sha256(&n.to_le_bytes()), object: vec![n as u8; object].into(), size: n << 33 | 7 }).collect()
+    }
+
+    #[test]
+    fn what_was_written_is_found_again_whatever_its_order() {
+        for (algorithm, object) in [(Algorithm::Sha256, 32), (Algorithm::Sha512, 64)] {
+            for count in [0, 1, 2, 3, 100] {
+                let all = records(count, object);
+                let reversed: Vec<Record> = all.iter().rev().chain(&all).cloned().collect();
+                let bytes = Table::write(reversed, algorithm);
+                assert_eq!(bytes, Table::write(all.clone(), algorithm));
+                let table = Table::parse(bytes, algorithm).unwrap();
+                assert_eq!(table.len() as u64, count);
+                for record in &all {
+                    assert_eq!(table.find(&record.content).as_ref(), Some(record));
+                }
+                assert_eq!(table.find(&[7; 32]), None);
+                let mut sorted = all;
+                sorted.sort();
+                assert_eq!(table.records().collect::<Vec<_>>(), sorted);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_torn_or_foreign_is_no_index() {
+        let bytes = Table::write(records(5, 32), Algorithm::Sha256);
+        assert!(Table::parse(bytes.clone(), Algorithm::Sha512).is_none());
+        for length in 0..bytes.len() {
+            assert!(Table::parse(bytes[..length].to_vec(), Algorithm::Sha256).is_none(), "{length} bytes");
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(Table::parse(damaged, Algorithm::Sha256).is_none(), "byte {at}");
+        }
+        let longer = [bytes.clone(), vec![0; 72]].concat();
+        assert!(Table::parse(longer, Algorithm::Sha256).is_none());
+        // With a checksum that is right: another version, a number that overflows, records in no order.
+        let spoiled = |spoil: &dyn Fn(&mut Vec<u8>)| {
+            let mut body = bytes[..bytes.len() - CHECKSUM].to_vec();
+            spoil(&mut body);
+            let checksum = sha256(&body);
+            Table::parse([&body[..], &checksum].concat(), Algorithm::Sha256)
+        };
+        assert!(spoiled(&|_| {}).is_some());
+        assert!(spoiled(&|body| body[16] = 2).is_none());
+        assert!(spoiled(&|body| body[24..32].fill(0xff)).is_none());
+        assert!(spoiled(&|body| body.truncate(HEADER)).is_none());
+        assert!(spoiled(&|body| body[HEADER..HEADER + 32].fill(0xff)).is_none());
+    }
+}
