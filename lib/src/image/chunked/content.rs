@@ -327,6 +327,11 @@ mod tests {
         });
         assert!(matches!(stopped, Err(Trouble::Blob(reason)) if reason.contains("more than 1000 bytes")));
         assert!(most <= 1000, "{most}");
+        // What lies between files has a limit, too.
+        let small = zstd::encode_all(&[0; 1000][..], 3).unwrap();
+        let all = |limit| decode_all(&mut small.as_slice(), limit, &mut |_| Ok(()));
+        assert!(matches!(all(1000), Ok(1000)));
+        assert!(matches!(all(999), Err(Trouble::Blob(reason)) if reason.contains("more than 999 bytes between files")));
         // A frame that wants a window of 128 MiB: magic, descriptor, window.
         let wide = [&0xfd2f_b528_u32.to_le_bytes()[..], &[0x00, 0x88, 0x01, 0x00, 0x00]].concat();
         let chunk = Chunk { offset: 0, end: wide.len() as u64, size: 5, zeros: false, digest: None };

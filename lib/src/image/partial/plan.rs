@@ -82,3 +82,80 @@ fn coalesce(spans: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers that look random, the same every time.
+    fn random(state: &mut u64, below: u64) -> u64 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) % below
+    }
+
+    /// A table of files with these places in the blob, one piece each.
+    fn table(places: &[Range<u64>]) -> Table {
+        let entry = |(number, place): (usize, &Range<u64>)| {
+            format!(r#"{{"type":"reg","name":"{number}","size":7,"offset":{},"endOffset":{}}}"#, place.start, place.end)
+        };
+        let entries: Vec<String> = places.iter().enumerate().map(entry).collect();
+        Table::parse(format!("{{\"version\":1,\"entries\":[{}]}}", entries.join(",")).as_bytes(), u64::MAX).unwrap()
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are compared, some of them of one")]
+    fn what_is_asked_for() {
+        let table = table(&[1000..2000, 2100..3000, 5000..9000, 9010..9020]);
+        let plan = |here: [bool; 4], between| Plan::new(&table, here.into(), between).runs;
+        let none: [Range<u64>; 0] = [];
+        // Only files; small holes are fetched.
+        assert_eq!(plan([true; 4], None), none);
+        assert_eq!(plan([false, false, true, true], None), [1000..3000]);
+        assert_eq!(plan([false, true, true, false], None), [1000..2000, 9010..9020]);
+        assert_eq!(plan([false; 4], None), [1000..3000, 5000..9020]);
+        // Also what is between them.
+        assert_eq!(plan([false; 4], Some(9100)), [0..9100]);
+        assert_eq!(plan([true; 4], Some(9100)), [0..1000, 2000..2100, 3000..5000, 9000..9100]);
+        assert_eq!(plan([true, true, true, false], Some(9020)), [0..1000, 2000..2100, 3000..5000, 9000..9020]);
+    }
+
+    #[test]
+    fn every_byte_that_is_needed_is_asked_for_once_and_in_order() {
+        let mut state = 7;
+        for _ in 0..300 {
+            let (mut at, mut places, mut here) = (0, Vec::new(), Vec::new());
+            for _ in 0..random(&mut state, 40) {
+                let start = at + random(&mut state, 3000);
+                at = start + 1 + random(&mut state, 3000);
+                places.push(start..at);
+                here.push(random(&mut state, 2) == 0);
+            }
+            let between = (random(&mut state, 2) == 0).then(|| at + random(&mut state, 100));
+            let plan = Plan::new(&table(&places), here.clone(), between);
+            assert!(plan.runs.windows(2).all(|pair| pair[0].end + REQUEST < pair[1].start), "{:?}", plan.runs);
+            assert!(plan.runs.iter().all(|run| run.start < run.end));
+            let covered = |span: &Range<u64>| span.is_empty() || plan.runs.iter().any(|run| run.start <= span.start && span.end <= run.end);
+            let mut floor = 0;
+            for (place, here) in places.iter().zip(&here) {
+                assert!(*here || covered(place), "{place:?} of {:?}", plan.runs);
+                assert!(between.is_none() || covered(&(floor..place.start)));
+                floor = place.end;
+            }
+            assert!(between.is_none_or(|end| covered(&(floor..end))));
+            // No more than what a request costs is fetched in vain between two that are needed.
+            let needed: u64 = spans(table(&places).files(), &here, between).iter().map(|span| span.end - span.start).sum();
+            assert!(plan.bytes() <= needed + REQUEST * places.len() as u64 * 2, "{} of {needed}", plan.bytes());
+        }
+    }
+
+    #[test]
+    fn there_are_no_more_requests_than_are_allowed() {
+        let spans: Vec<Range<u64>> = (0..100).map(|n| n * 10_000..n * 10_000 + 1000 + n).collect();
+        for most in [1, 2, 7, 99, 100, 1000] {
+            let runs = coalesce(spans.clone(), most);
+            assert!(runs.len() <= most, "{} of {most}", runs.len());
+            assert_eq!((runs[0].start, runs.last().unwrap().end), (0, 991_099));
+        }
+        assert_eq!(coalesce(spans.clone(), 100), spans);
+    }
+}

@@ -11,8 +11,9 @@ impl Ranged for Memory {
         self.0.len() as u64
     }
 
-    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(exactly(&self.0[usize::try_from(offset).unwrap()..], length)))
+    fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
+        let rest = self.0[usize::try_from(offset).unwrap()..].to_vec();
+        Ok(Box::new(exactly(io::Cursor::new(rest), length)))
     }
 }
 
