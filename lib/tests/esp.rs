@@ -117,7 +117,12 @@ fn one_esp_has_nothing_to_keep_in_step() {
 fn where_nothing_is_to_be_synced_the_lock_of_another_verb_is_no_matter() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first) = with_second(temp.path());
-    let (host, other) = (machine.host(&first), machine.host(&first));
+    let path = format!("usr/lib/systemd/boot/efi/systemd-boot{}.efi", architecture());
+    let files = layout::without(layout::bootable("2"), &[&path]);
+    machine.release("stable", &layout::with(files, &path, &loader("257")));
+    let second = upgrade(&machine, &first, &["first"]);
+    boot(&machine, &second, "esp");
+    let (host, other) = (machine.host(&second), machine.host(&second));
     let _lock = other.lock().unwrap();
     let refused = loader::run(&host, &Silent).unwrap_err();
     assert_eq!(Failure::find(&refused).unwrap().kind, FailureKind::Busy, "{refused:#}");

@@ -50,7 +50,7 @@ fn one(bench: &Bench<'_>, scenario: Scenario, keep: bool) -> Result<()> {
                 let _ = std::fs::remove_dir_all(bench.lab.dir.join("vm").join(scenario.name));
             }
         }
-        Err(_) => tell.say(format!("FAILED after {} s", begin.elapsed().as_secs())),
+        Err(error) => tell.say(format!("FAILED after {} s: {error:#}", begin.elapsed().as_secs())),
     }
     outcome
 }
