@@ -29,12 +29,11 @@ pub(crate) fn write(lab: &Lab, programs: &Programs, registry: &Registry, tell: &
     Ok(disk)
 }
 
-/// Writes the same disk image for machines that follow another tag.
-pub(crate) fn write_another(lab: &Lab, programs: &Programs, registry: &Registry, tag: &str) -> Result<PathBuf> {
+/// Writes a disk image of `image` for machines that follow `target`, with more arguments of `selkie disk`, as `name` of the lab.
+pub(crate) fn write_another(lab: &Lab, programs: &Programs, image: &str, target: &str, more: &[&str], name: &str) -> Result<PathBuf> {
     let nobody = Nobody::new(programs)?;
-    let output = nobody.file("other.raw");
-    selkie::disk(&nobody, &registry.here(TAG), &registry.for_guest(tag), &output).read()?;
-    let disk = lab.dir.join(format!("{}.raw", tag.replace(':', "-")));
+    let (output, disk) = (nobody.file(name), lab.dir.join(name));
+    selkie::disk(&nobody, image, target, &output).with(more).read()?;
     Argv::new(["cp", "--sparse=always"]).with([&output, &disk]).read()?;
     Ok(disk)
 }

@@ -169,7 +169,9 @@ fn more_lanes(lanes: &mut Vec<Bench<'_>>, count: usize) -> Result<()> {
     while lanes.len() < count {
         let first = &lanes[0];
         let tag = format!("{TAG}-{}", lanes.len() + 1);
-        let disk = disk::write_another(first.lab, first.programs, first.registry, &tag)?;
+        let target = first.registry.for_guest(&tag);
+        let name = format!("{}.raw", tag.replace(':', "-"));
+        let disk = disk::write_another(first.lab, first.programs, &first.here(), &target, &[], &name)?;
         let lane = Bench { tag, disk, ..first.clone() };
         lanes.push(lane);
     }

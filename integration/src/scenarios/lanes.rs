@@ -26,10 +26,8 @@ pub(crate) fn run(lanes: &[Bench<'_>], selected: &[Scenario], keep: bool, busy: 
                     busy();
                 }
                 while let Some(scenario) = next() {
-                    let begin = Instant::now();
-                    let outcome = one(bench, scenario, keep);
-                    let title = format!("scenario {}", scenario.name);
-                    ended.lock().unwrap_or_else(PoisonError::into_inner).push((title, begin.elapsed(), outcome));
+                    let one = one(bench, scenario, keep);
+                    ended.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                 }
             });
         }
@@ -38,19 +36,20 @@ pub(crate) fn run(lanes: &[Bench<'_>], selected: &[Scenario], keep: bool, busy: 
 }
 
 /// Runs one. What went wrong is told at once, because others may go on for long.
-fn one(bench: &Bench<'_>, scenario: Scenario, keep: bool) -> Result<()> {
-    let tell = Teller::of(scenario.name);
+fn one(bench: &Bench<'_>, scenario: Scenario, keep: bool) -> Ended {
+    let (tell, title) = (Teller::of(scenario.name), format!("scenario {}", scenario.name));
     tell.say("begins");
     let begin = Instant::now();
-    let outcome = (scenario.run)(bench, &tell).with_context(|| format!("scenario {}", scenario.name));
+    let outcome = (scenario.run)(bench, &tell).with_context(|| title.clone());
+    let took = begin.elapsed();
     match &outcome {
         Ok(()) => {
-            tell.say(format!("done in {} s", begin.elapsed().as_secs()));
+            tell.say(format!("done in {} s", took.as_secs()));
             if !keep {
                 let _ = std::fs::remove_dir_all(bench.lab.dir.join("vm").join(scenario.name));
             }
         }
-        Err(error) => tell.say(format!("FAILED after {} s: {error:#}", begin.elapsed().as_secs())),
+        Err(error) => tell.say(format!("FAILED after {} s: {error:#}", took.as_secs())),
     }
-    outcome
+    (title, took, outcome)
 }

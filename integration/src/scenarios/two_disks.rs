@@ -9,13 +9,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{Bench, same};
-use crate::{
-    command::Argv,
-    disk, images,
-    selkie::{self, Nobody, Status},
-    story::Teller,
-    vm::Machine,
-};
+use crate::{command::Argv, disk, images, selkie::Status, story::Teller, vm::Machine};
 
 const MIB: u64 = 1 << 20;
 /// Start and size of the ESP on the second disk.
@@ -79,12 +73,8 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 
 /// A disk of release v1 whose root is named: `root=gpt-auto` would look for it on the disk that booted.
 fn first_disk(bench: &Bench<'_>) -> Result<PathBuf> {
-    let nobody = Nobody::new(bench.programs)?;
-    let output = nobody.file("named.raw");
-    selkie::disk(&nobody, &bench.here(), &bench.followed(), &output).with(["--karg", "root=PARTLABEL=root"]).read()?;
-    let disk = bench.lab.dir.join("two-disks.raw");
-    Argv::new(["cp", "--sparse=always"]).with([&output, &disk]).read()?;
-    Ok(disk)
+    let root = ["--karg", "root=PARTLABEL=root"];
+    disk::write_another(bench.lab, bench.programs, &bench.here(), &bench.followed(), &root, "two-disks.raw")
 }
 
 /// A disk with an empty ESP and an empty XBOOTLDR partition.
