@@ -203,6 +203,12 @@ async fn copy(source: &Source, image: &Image<'_>, sink: &mut impl Sink, progress
             written += tokio::task::block_in_place(|| sink.put(&expected, &mut reader))?;
         }
     }
+    Ok(written + put_blobs(image, sink)?)
+}
+
+/// Writes those blobs that are no layers of the source and not there; how many bytes those have.
+pub(super) fn put_blobs(image: &Image<'_>, sink: &mut impl Sink) -> Result<u64> {
+    let mut written = 0;
     for (digest, mut bytes) in image.blobs.iter().copied() {
         let expected = Expected { digest: digest.to_owned(), size: Some(bytes.len() as u64) };
         if !sink.has(&expected)? {

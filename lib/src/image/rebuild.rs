@@ -16,8 +16,8 @@ use super::entry::Entry;
 use super::layout::Layout;
 use super::layout_writer::LayoutWriter;
 use super::manifest::{Layer, Resolved};
-use super::output::{self, BUFFER, OutputOptions, STAGED, Sink, Written};
-use super::{From, Source, SourceOptions, blob, digest};
+use super::output::{self, BUFFER, OutputOptions, STAGED, Written};
+use super::{From, Source, SourceOptions, digest};
 use crate::progress::{Progress, Silent};
 use crate::reference::ImageReference;
 
@@ -153,10 +153,7 @@ impl Rebuilt {
             bail!("putting the image together: the scratch directory's name is not UTF-8");
         };
         let (mut layout, image) = (LayoutWriter::open(&path, Arc::new(Silent))?, self.image());
-        for (digest, mut bytes) in image.blobs.iter().copied() {
-            let expected = blob::Expected { digest: digest.to_owned(), size: Some(bytes.len() as u64) };
-            layout.put(&expected, &mut bytes)?;
-        }
+        output::put_blobs(&image, &mut layout)?;
         layout.publish(image.entry(Some(STAGED)), Some(STAGED))
     }
 }

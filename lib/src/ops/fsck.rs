@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::pull;
 use crate::finding;
 use crate::image::SourceOptions;
 use crate::progress::Progress;
@@ -72,19 +73,14 @@ pub fn run(target: &Target, options: &Options, progress: &Arc<dyn Progress>) -> 
         }
     }
     if let Some(store) = look.repository.store.as_ref().filter(|_| options.repair) {
-        index(store, progress.as_ref());
+        pull::tell_of_index(rebuild_index(store), progress.as_ref());
     }
     Ok(ledger.close(look, options.repair))
 }
 
-/// Makes the content index again where it is lost. It is an economy of pulls: nothing is damaged without it, and trouble is only told.
-fn index(store: &Store, progress: &dyn Progress) {
-    let rebuilt = store.lacks_content_index().and_then(|lost| if lost { store.rebuild_content_index() } else { Ok(false) });
-    match rebuilt {
-        Ok(true) => progress.step("write content index"),
-        Ok(false) => {}
-        Err(error) => progress.note(format!("{error:#}: the next update may fetch more than it needs")),
-    }
+/// Makes the content index again where it is lost; whether it was.
+fn rebuild_index(store: &Store) -> Result<bool> {
+    Ok(store.lacks_content_index()? && store.rebuild_content_index()?)
 }
 
 /// Everything that was seen.

@@ -72,13 +72,13 @@ impl Host {
         let run = dir::ensure(dir::open_path("/run").context("opening /run")?, "selkie", 0o700)?;
         let efivars = open_efivars();
         let esp = match &efivars {
-            Ok(efivars) => booted_partition(efivars).and_then(|uuid| places::mount_booted(&run, &uuid, access)),
+            Ok(efivars) => booted_partition(efivars).and_then(|uuid| places::mount(&run, &uuid, access, places::booted_is_gone)),
             Err(error) => Err(error.clone().into()),
         };
         let sysroot = dir::open_path("/sysroot").context("opening /sysroot")?;
         let mut host = {
             let directory = run.try_clone().context("duplicating the handle of /run/selkie")?;
-            Self::with_mirrors(sysroot, esp, &mut |uuid| places::mount(&directory, uuid, access), run, booted)
+            Self::with_mirrors(sysroot, esp, &mut |uuid| places::mount(&directory, uuid, access, places::absent), run, booted)
         };
         (host.efivars, host.root, host.access) = (efivars.ok(), Some(dir::open_path("/").context("opening the root")?), access);
         if access == Access::Write { host.whole() } else { Ok(host) }

@@ -95,6 +95,23 @@ pub struct Report {
     pub pulled: Option<Pulled>,
 }
 
+impl Report {
+    /// Of a call that has found this image, and has not done anything yet.
+    fn up_to_date(system: &System, image: String, to_manifest: String, version: Option<String>) -> Self {
+        Self {
+            outcome: Outcome::UpToDate,
+            image,
+            from_manifest: system.origin(followed(system)).ok().map(|origin| origin.manifest_digest.clone()),
+            to_manifest,
+            version,
+            reboot_needed: false,
+            staged: None,
+            failed: None,
+            pulled: None,
+        }
+    }
+}
+
 /// What is to be done about the image that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -177,17 +194,8 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
 async fn upgrade(host: &Host, system: &System, source: &Source, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let resolved = source.resolved();
     let image = resolved.reference.to_string();
-    let mut report = Report {
-        outcome: Outcome::UpToDate,
-        from_manifest: system.origin(followed(system)).ok().map(|origin| origin.manifest_digest.clone()),
-        to_manifest: resolved.manifest_digest.clone(),
-        version: resolved.label("org.opencontainers.image.version"),
-        reboot_needed: false,
-        staged: None,
-        failed: None,
-        pulled: None,
-        image: image.clone(),
-    };
+    let version = resolved.label("org.opencontainers.image.version");
+    let mut report = Report::up_to_date(system, image.clone(), resolved.manifest_digest.clone(), version);
     match (plan(system, &image, &resolved.manifest_digest, options.retry), options.until) {
         (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Download) => {}
         (Plan::Follow(id), Until::Stage) => {

@@ -190,6 +190,7 @@ impl<R: Read> Read for Exactly<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::random;
     use super::*;
 
     /// A blob in memory that counts what is asked of it.
@@ -214,12 +215,6 @@ mod tests {
 
     fn sha256(bytes: &[u8]) -> [u8; 32] {
         openssl::sha::sha256(bytes)
-    }
-
-    /// Numbers that look random, the same every time.
-    fn random(state: &mut u64) -> usize {
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (*state >> 33) as usize
     }
 
     /// A blob of `pieces`, each in frames of its own, with something before and after each file, and the file that it makes.

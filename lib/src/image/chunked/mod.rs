@@ -6,11 +6,15 @@
 
 mod content;
 mod position;
+#[cfg(test)]
+mod random;
 mod table;
 mod write;
 
 pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, exactly, is_skipped, zeros};
 pub(super) use position::{FOOTER, Position, TarSplit};
+#[cfg(test)]
+pub(super) use random::random;
 pub(super) use table::{File, Table};
 pub(super) use write::Writer;
 

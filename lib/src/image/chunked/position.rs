@@ -7,13 +7,13 @@ use crate::image::digest;
 use super::TableError;
 
 /// The prefixes of the annotations: as today, and as skopeo 1.9 and podman 4.3 write them.
-const PREFIXES: [&str; 2] = ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."];
+pub(super) const PREFIXES: [&str; 2] = ["io.github.containers.zstd-chunked.", "io.containers.zstd-chunked."];
 
 /// How many bytes of the end of a blob are looked at: the longest footer, as a skippable frame.
 pub(in crate::image) const FOOTER: u64 = HEADER as u64 + 64;
 
 /// What a footer ends with: as today, and as skopeo 1.9 and podman 4.3 write it.
-const FOOTER_MAGICS: [&[u8; 8]; 2] = [b"GNUlInUx", b"GnUlInUx"];
+pub(super) const FOOTER_MAGICS: [&[u8; 8]; 2] = [b"GNUlInUx", b"GnUlInUx"];
 
 /// A skippable frame of zstd begins with this and its length (RFC 8878, 3.1.2).
 pub(super) const SKIPPABLE: u32 = 0x184d_2a50;

@@ -86,12 +86,7 @@ fn coalesce(spans: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Numbers that look random, the same every time.
-    fn random(state: &mut u64, below: u64) -> u64 {
-        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (*state >> 33) % below
-    }
+    use crate::image::chunked::random;
 
     /// A table of files with these places in the blob, one piece each.
     fn table(places: &[Range<u64>]) -> Table {
@@ -122,15 +117,16 @@ mod tests {
     #[test]
     fn every_byte_that_is_needed_is_asked_for_once_and_in_order() {
         let mut state = 7;
+        let mut below = |limit: u64| random(&mut state) as u64 % limit;
         for _ in 0..300 {
             let (mut at, mut places, mut here) = (0, Vec::new(), Vec::new());
-            for _ in 0..random(&mut state, 40) {
-                let start = at + random(&mut state, 3000);
-                at = start + 1 + random(&mut state, 3000);
+            for _ in 0..below(40) {
+                let start = at + below(3000);
+                at = start + 1 + below(3000);
                 places.push(start..at);
-                here.push(random(&mut state, 2) == 0);
+                here.push(below(2) == 0);
             }
-            let between = (random(&mut state, 2) == 0).then(|| at + random(&mut state, 100));
+            let between = (below(2) == 0).then(|| at + below(100));
             let plan = Plan::new(&table(&places), here.clone(), between);
             assert!(plan.runs.windows(2).all(|pair| pair[0].end + REQUEST < pair[1].start), "{:?}", plan.runs);
             assert!(plan.runs.iter().all(|run| run.start < run.end));

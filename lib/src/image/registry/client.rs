@@ -95,18 +95,7 @@ impl Client {
     ///
     /// Where the registry gives anything but this range.
     pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, Unusable> {
-        if self.session.is_none() {
-            self.session = Some(self.connect()?);
-        }
-        let (mut answer, trusted) = self.ask(digest, offset, length)?;
-        // Where a redirect led, nobody is told how to ask for a token, or who asks.
-        if answer.status() == StatusCode::UNAUTHORIZED && trusted {
-            // The token was none for this, or is too old.
-            let challenge = challenge_of(&answer);
-            drop(answer);
-            self.authorize(challenge)?;
-            answer = self.ask(digest, offset, length)?.0;
-        }
+        let answer = self.authorized(|client| client.ask(digest, offset, length))?;
         check(&answer, size, offset, length)?;
         Ok(Box::new(Answer(answer.into_body().into_reader())))
     }
@@ -117,22 +106,30 @@ impl Client {
     ///
     /// Where the registry says no digest.
     pub(super) fn digest_of(&mut self, tag: &str) -> Result<String, Unusable> {
-        if self.session.is_none() {
-            self.session = Some(self.connect()?);
-        }
-        let mut answer = self.head(tag)?;
-        if answer.status() == StatusCode::UNAUTHORIZED {
-            let challenge = challenge_of(&answer);
-            drop(answer);
-            self.authorize(challenge)?;
-            answer = self.head(tag)?;
-        }
+        let answer = self.authorized(|client| Ok((client.head(tag)?, true)))?;
         if answer.status() != StatusCode::OK {
             return Err(Unusable::new(format!("the answer is {} (expected 200)", answer.status())));
         }
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
         let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         hex.map(|_| digest.to_owned()).ok_or_else(|| Unusable::new(format!("the answer has the digest {digest:?} (expected sha256:…)")))
+    }
+
+    /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
+    fn authorized(&mut self, ask: impl Fn(&Self) -> Result<(Response<Body>, bool), Unusable>) -> Result<Response<Body>, Unusable> {
+        if self.session.is_none() {
+            self.session = Some(self.connect()?);
+        }
+        let (answer, trusted) = ask(self)?;
+        // Where a redirect led, nobody is told how to ask for a token, or who asks.
+        if answer.status() != StatusCode::UNAUTHORIZED || !trusted {
+            return Ok(answer);
+        }
+        // The token was none for this, or is too old.
+        let challenge = challenge_of(&answer);
+        drop(answer);
+        self.authorize(challenge)?;
+        Ok(ask(self)?.0)
     }
 
     fn head(&self, tag: &str) -> Result<Response<Body>, Unusable> {

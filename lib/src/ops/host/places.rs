@@ -13,17 +13,10 @@ use crate::sys::partitions::{Devices, ESP, Partition, XBOOTLDR};
 use crate::sys::{dir, mount};
 
 /// Mounts the ESP with this partition UUID, and the XBOOTLDR partition of its disk. One that is there and cannot be read is an error: new entries belong
-/// there, and a boot loader that can read it would not see those that went elsewhere.
-pub(super) fn mount(run: &OwnedFd, uuid: &str, access: Access) -> Result<Place> {
+/// there, and a boot loader that can read it would not see those that went elsewhere. `missing` is the error where no disk has it.
+pub(super) fn mount(run: &OwnedFd, uuid: &str, access: Access, missing: fn(&str) -> Failure) -> Result<Place> {
     let devices = Devices::running();
-    let esp = devices.find(uuid)?.ok_or_else(|| absent(uuid))?;
-    mount_partitions(&devices, run, &esp, access)
-}
-
-/// The same for the ESP that the boot loader came from. One that is gone is no host's: nothing can be staged on it.
-pub(super) fn mount_booted(run: &OwnedFd, uuid: &str, access: Access) -> Result<Place> {
-    let devices = Devices::running();
-    let esp = devices.find(uuid)?.ok_or_else(|| booted_is_gone(uuid))?;
+    let esp = devices.find(uuid)?.ok_or_else(|| missing(uuid))?;
     mount_partitions(&devices, run, &esp, access)
 }
 
@@ -60,14 +53,14 @@ fn mount_partition(devices: &Devices, run: &OwnedFd, partition: &Partition, acce
     dir::open(run, &name).with_context(|| format!("opening partition {}", partition.uuid))
 }
 
-/// No disk has this partition.
+/// No disk has this partition, which is to be kept in step.
 pub(super) fn absent(uuid: &str) -> Failure {
     Failure::new(FailureKind::NotFound, format!("looking for partition {uuid}: no disk of this machine has it"))
         .hint(format!("`selkie esp remove {uuid}` if it is gone for good"))
 }
 
-/// The disk that the machine booted from has died, or lost this partition.
-fn booted_is_gone(uuid: &str) -> Failure {
+/// The disk that the machine booted from has died, or lost this partition: that is no host's, because nothing can be staged on it.
+pub(super) fn booted_is_gone(uuid: &str) -> Failure {
     let message =
         format!("looking for ESP {uuid}, which this machine booted from: there is no such device (expected it on one of its disks)");
     Failure::new(FailureKind::NotAHost, message)

@@ -72,14 +72,14 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
     if !waiting.is_empty() {
         let here = Arc::new(Here(store.contents()?));
         let taken = Layers { store, source, progress, here, fetched: &mut fetched, waiting, importing: JoinSet::new() }.run().await?;
-        remember(store, taken, progress.as_ref());
+        tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
 }
 
-/// Keeps for the next pull what is known of the files' contents. Without it, that one fetches more, so trouble here is told and is no failure.
-fn remember(store: &Store, taken: Taken, progress: &dyn Progress) {
-    match store.remember(taken) {
+/// Tells whether the content index was written. Without it the next pull fetches more and nothing is damaged, so trouble is told and is no failure.
+pub(in crate::ops) fn tell_of_index(written: Result<bool>, progress: &dyn Progress) {
+    match written {
         Ok(true) => progress.step("write content index"),
         Ok(false) => {}
         Err(error) => progress.note(format!("{error:#}: the next update may fetch more than it needs")),

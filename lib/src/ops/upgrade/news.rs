@@ -1,6 +1,6 @@
 //! Finding out that there is no news, as most upgrades do, by one request: skopeo is not started, and no manifest is fetched.
 
-use super::{Options, Outcome, Report, followed};
+use super::{Options, Plan, Report, followed, wanted};
 use crate::image;
 use crate::origin::Origin;
 use crate::reference::ImageReference;
@@ -9,25 +9,16 @@ use crate::system::System;
 /// The report where the reference names what boots next already. `None` where it does not, or where that cannot be found out in this way: then the image is
 /// resolved, and whatever is wrong is told. The signature policy is not asked; nothing is taken that it has not let pass before.
 pub(super) async fn none(system: &System, reference: &ImageReference, options: &Options) -> Option<Report> {
-    let origin = current(system, reference).filter(|_| options.source.architecture.is_none())?;
+    let origin = system.origin(followed(system)).ok()?;
+    let stays = wanted(system, &reference.to_string(), &origin.manifest_digest) == Plan::Nothing;
+    if !stays || options.source.architecture.is_some() {
+        return None;
+    }
     let digest = image::digest_of_tag(reference, &options.source).await.ok()?;
     (digest == *named(origin)).then(|| Report {
-        outcome: Outcome::UpToDate,
-        image: origin.image.clone(),
-        from_manifest: Some(origin.manifest_digest.clone()),
-        to_manifest: origin.manifest_digest.clone(),
-        version: origin.os_version.clone(),
         reboot_needed: system.staged().is_some(),
-        staged: None,
-        failed: None,
-        pulled: None,
+        ..Report::up_to_date(system, origin.image.clone(), origin.manifest_digest.clone(), origin.os_version.clone())
     })
-}
-
-/// Where what boots next came from, if it can boot and follows this reference.
-fn current<'a>(system: &'a System, reference: &ImageReference) -> Option<&'a Origin> {
-    system.default_entry().filter(|entry| system.can_boot(entry))?;
-    system.origin(followed(system)).ok().filter(|origin| origin.image == reference.to_string())
 }
 
 /// What a tag names: an index, where one led to the manifest.

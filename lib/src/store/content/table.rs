@@ -43,7 +43,7 @@ impl Table {
     pub(super) fn parse(bytes: Vec<u8>, algorithm: Algorithm) -> Option<Self> {
         let object = digest_size(algorithm);
         let end = bytes.len().checked_sub(CHECKSUM).filter(|end| *end >= HEADER)?;
-        let number = |at: Range<usize>| bytes[at].iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        let number = |at: Range<usize>| number(&bytes[at]);
         let header = bytes[..16] == MAGIC[..] && number(16..20) == u64::from(VERSION) && number(20..24) == object as u64;
         let length = (end - HEADER) as u64;
         let whole = number(24..32).checked_mul(record_size(object) as u64) == Some(length) && sha256(&bytes[..end]) == bytes[end..];
@@ -108,16 +108,18 @@ impl Table {
         let (object, size) = rest.split_at(self.object);
         let mut digest = [0; 32];
         digest.copy_from_slice(content);
-        let size = size.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
-        Record { content: digest, object: object.into(), size }
+        Record { content: digest, object: object.into(), size: number(size) }
     }
 }
 
+/// Bytes of a digest.
 fn digest_size(algorithm: Algorithm) -> usize {
-    match algorithm {
-        Algorithm::Sha256 => 32,
-        Algorithm::Sha512 => 64,
-    }
+    algorithm.hex_len() / 2
+}
+
+/// A number, its lowest byte first.
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 fn record_size(object: usize) -> usize {

@@ -63,16 +63,12 @@ fn end(bytes: &[u8]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::random;
     use super::*;
 
     fn noise(length: usize) -> Vec<u8> {
-        let mut state = 7_u64;
-        (0..length)
-            .map(|_| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                (state >> 33) as u8
-            })
-            .collect()
+        let mut state = 7;
+        (0..length).map(|_| random(&mut state) as u8).collect()
     }
 
     fn cut(bytes: &[u8]) -> Vec<Vec<u8>> {

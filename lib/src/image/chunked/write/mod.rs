@@ -13,7 +13,8 @@ use std::io::{self, Read, Write};
 use anyhow::{Context, Result, bail};
 use openssl::sha::Sha256;
 
-use super::position::{HEADER, JSON, SKIPPABLE};
+use super::position::{FOOTER_MAGICS, HEADER, JSON, PREFIXES, SKIPPABLE};
+use crate::image::digest::sha256;
 use crate::image::entry::{BLOCK, Entry};
 use tar_split::{Crc, TarSplit};
 use toc::{Content, Piece, Toc};
@@ -24,10 +25,9 @@ const LEVEL: i32 = 9;
 /// Headers that lie together are compressed together, up to so many bytes.
 const HEADS: usize = 1 << 20;
 
-/// Annotations of a layer, see [`Position`](super::Position).
-const PREFIX: &str = "io.github.containers.zstd-chunked.";
-/// What a footer ends with.
-const MAGIC: &[u8; 8] = b"GNUlInUx";
+/// As today.
+const PREFIX: &str = PREFIXES[0];
+const MAGIC: &[u8; 8] = FOOTER_MAGICS[0];
 
 type Compressed = zstd::stream::write::Encoder<'static, Vec<u8>>;
 
@@ -128,7 +128,7 @@ impl<W: Write> Writer<W> {
             whole.update(piece);
             crc.update(piece);
             let (offset, zeros) = (self.blob.written, piece.iter().all(|byte| *byte == 0));
-            let digest = format!("sha256:{}", hex::encode(openssl::sha::sha256(piece)));
+            let digest = sha256(piece).map_err(io::Error::other)?;
             pieces.push(Piece { offset, size: piece.len() as u64, zeros, digest });
             self.frame(piece)
         })?;
@@ -159,9 +159,8 @@ impl Tables {
     /// Writes both tables and the footer; what annotations say of them.
     fn write<W: Write>(self, blob: &mut Summed<W>) -> Result<Vec<(String, String)>> {
         let (split, split_size) = self.split.into_inner().finish()?;
-        let split_digest = format!("sha256:{}", hex::encode(openssl::sha::sha256(&split)));
-        let (toc, toc_size) = self.toc.finish(&split_digest)?.finish()?;
-        let toc_digest = format!("sha256:{}", hex::encode(openssl::sha::sha256(&toc)));
+        let (toc, toc_size) = self.toc.finish(&sha256(&split)?)?.finish()?;
+        let toc_digest = sha256(&toc)?;
         let (toc_at, toc_length) = (skippable(blob, &toc)?, toc.len() as u64);
         let (split_at, split_length) = (skippable(blob, &split)?, split.len() as u64);
         let numbers = [toc_at, toc_length, toc_size, JSON, split_at, split_length, split_size];

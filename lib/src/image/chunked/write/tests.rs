@@ -1,6 +1,6 @@
 //! What was written is read by other implementations: zstd, tar, and this crate's reader of tables.
 
-use super::super::{FOOTER, Position, Ranged, Table, copy, exactly};
+use super::super::{FOOTER, Position, Ranged, Table, copy, exactly, random};
 use super::*;
 use crate::image::entry::EntryKind;
 
@@ -15,11 +15,6 @@ impl Ranged for Memory {
         let rest = self.0[usize::try_from(offset).unwrap()..].to_vec();
         Ok(Box::new(exactly(io::Cursor::new(rest), length)))
     }
-}
-
-fn random(state: &mut u64) -> usize {
-    *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-    (*state >> 33) as usize
 }
 
 fn entry<'a>(path: &'a [u8], kind: EntryKind<'a>) -> Entry<'a> {
