@@ -7,10 +7,9 @@ mod registry;
 
 use std::sync::Arc;
 
-use oci::{Compression, Layout, noise};
+use oci::{Compression, Layout, header, noise, plain_http};
 use registry::{Registry, push};
 use selkie::deploy::Deployments;
-use selkie::image::SourceOptions;
 use selkie::ops::fsck::{self, Damage, Fetched, Kind, Means, Options, Outcome, Remedy, Report, Target};
 use selkie::ops::pull;
 use selkie::progress::{Progress, Silent};
@@ -23,11 +22,7 @@ const BIG: usize = 1_500_000;
 fn layer() -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
     let mut add = |path: &str, kind, content: &[u8]| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(0o755);
-        header.set_size(content.len() as u64);
-        builder.append_data(&mut header, path, content).unwrap();
+        builder.append_data(&mut header(kind, content.len()), path, content).unwrap();
     };
     add("usr/", tar::EntryType::Directory, b"");
     add("usr/big", tar::EntryType::Regular, &noise(BIG));
@@ -58,7 +53,7 @@ impl Sick {
         Deployments::open_or_create(&sysroot).unwrap();
         let store = Store::open_or_init(&sysroot, "composefs", None, Verity::IfPossible).unwrap();
         let pulled =
-            pull::run(&store, &pull::Options { image: reference.parse().unwrap(), source: source(), tag: None }, &silent()).unwrap();
+            pull::run(&store, &pull::Options { image: reference.parse().unwrap(), source: plain_http(), tag: None }, &silent()).unwrap();
         let wanted = store.tree(&pulled.boot_image).unwrap().file("/usr/wanted").unwrap().unwrap();
         let Content::Object(object) = wanted.content else { panic!("it is inline") };
         let object = object.hex().to_owned();
@@ -73,7 +68,7 @@ impl Sick {
 
     fn run(&self, repair: bool) -> Report {
         let target = Target::outside(&self.temp.path().join("sysroot"), Some(&self.temp.path().join("esp"))).unwrap();
-        let options = Options { repair, image: None, source: source(), scratch: self.temp.path().to_owned() };
+        let options = Options { repair, image: None, source: plain_http(), scratch: self.temp.path().to_owned() };
         fsck::run(&target, &options, &silent()).unwrap()
     }
 
@@ -97,10 +92,6 @@ impl Sick {
         assert_eq!(fetched.image, self.reference);
         fetched.clone()
     }
-}
-
-fn source() -> SourceOptions {
-    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
 }
 
 fn silent() -> Arc<dyn Progress> {

@@ -8,7 +8,7 @@ mod registry;
 use std::io::Read;
 use std::sync::Arc;
 
-use oci::{Compression, Damage, Layout, flip, halve, noise, read, read_all, remove, tar};
+use oci::{Compression, Damage, Layout, flip, halve, noise, plain_http, read, read_all, remove, tar};
 use registry::{Registry, breaking_line, copy, push};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Source, SourceOptions};
@@ -17,10 +17,6 @@ use selkie::progress::{Event, Recorder, Silent};
 /// `me:secret` and `me:wrong`.
 const RIGHT: &str = "bWU6c2VjcmV0";
 const WRONG: &str = "bWU6d3Jvbmc=";
-
-fn plain_http() -> SourceOptions {
-    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
-}
 
 async fn open_with(reference: &str, options: &SourceOptions) -> Result<Source, Failure> {
     let opened = Source::open(&reference.parse().unwrap(), options).await;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
-use oci::{Compression, Layout, noise};
+use oci::{Compression, Layout, header, noise, plain_http};
 use registry::{Registry, copy, push};
 use relay::{Odd, Relay};
 use selkie::image::{Fetched, Receiver, Source, SourceOptions, Wanted, Way};
@@ -64,13 +64,6 @@ impl Files {
 
     fn tar(&self) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
-        let header = |kind, size: usize| {
-            let mut header = tar::Header::new_ustar();
-            header.set_entry_type(kind);
-            header.set_mode(0o755);
-            header.set_size(size as u64);
-            header
-        };
         builder.append_data(&mut header(tar::EntryType::Directory, 0), "usr/", &b""[..]).unwrap();
         for (path, content) in &self.0 {
             builder.append_data(&mut header(tar::EntryType::Regular, content.len()), path, content.as_slice()).unwrap();
@@ -93,10 +86,6 @@ impl Files {
         layout.publish(Some("v1"), &image);
         push(&["--dest-compress-format=zstd:chunked"], layout.path(), "v1", &registry.name("acme/os:v1"));
     }
-}
-
-fn plain_http() -> SourceOptions {
-    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
 }
 
 /// Fetches files of the only layer, which must all be right then, and ends the source.

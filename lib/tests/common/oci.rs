@@ -12,7 +12,7 @@ use ocidir::oci_spec::image::{
     PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
 };
 use selkie::error::Failure;
-use selkie::image::Source;
+use selkie::image::{Source, SourceOptions};
 use selkie::progress::Progress;
 
 /// How a layer is compressed.
@@ -120,11 +120,24 @@ impl Layout {
     }
 }
 
+/// How the tests reach a registry on loopback, and which of its images they want.
+pub(crate) fn plain_http() -> SourceOptions {
+    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
+}
+
+/// The header of an entry that everybody may read and execute.
+pub(crate) fn header(kind: tar::EntryType, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(kind);
+    header.set_mode(0o755);
+    header.set_size(size as u64);
+    header
+}
+
 /// A tar with one file of this content.
 pub(crate) fn tar(content: &[u8]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_ustar();
-    header.set_size(content.len() as u64);
+    let mut header = header(tar::EntryType::Regular, content.len());
     header.set_mode(0o644);
     builder.append_data(&mut header, "usr/file", content).unwrap();
     builder.into_inner().unwrap()

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use oci::{Compression, Layout, noise};
-use selkie::image::{OutputOptions, Source, SourceOptions};
+use oci::{Compression, Layout, noise, plain_http};
+use selkie::image::{OutputOptions, Source};
 use selkie::image_id::Algorithm;
 use selkie::ops::digest::{self, Digests};
 use selkie::ops::rechunk::{self, Options, Report};
@@ -27,11 +27,8 @@ impl Tar {
     }
 
     pub(crate) fn header(kind: EntryType, size: usize) -> Header {
-        let mut header = Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_mode(0o755);
+        let mut header = oci::header(kind, size);
         header.set_mtime(1_700_000_000);
-        header.set_size(size as u64);
         header
     }
 
@@ -138,10 +135,6 @@ pub(crate) struct Desk {
     pub(crate) temp: tempfile::TempDir,
 }
 
-pub(crate) fn options() -> SourceOptions {
-    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
-}
-
 impl Desk {
     pub(crate) fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
@@ -174,7 +167,7 @@ impl Desk {
     pub(crate) fn options(&self, tag: &str) -> Options {
         Options {
             image: self.original(tag).parse().unwrap(),
-            source: options(),
+            source: plain_http(),
             output: self.new_reference(tag).parse().unwrap(),
             destination: OutputOptions { tls_verify: Some(false), ..Default::default() },
             layers: rechunk::LAYERS,
@@ -191,7 +184,7 @@ impl Desk {
     pub(crate) fn digests(&self, reference: &str) -> Digests {
         let options = digest::Options {
             image: reference.parse().unwrap(),
-            source: options(),
+            source: plain_http(),
             algorithm: Some(Algorithm::Sha256),
             scratch: self.path("scratch"),
         };
@@ -201,7 +194,7 @@ impl Desk {
     /// The root as the layers of an image give it.
     pub(crate) fn tree(&self, reference: &str) -> Tree {
         block_on(async {
-            let source = Source::open(&reference.parse().unwrap(), &options()).await.unwrap();
+            let source = Source::open(&reference.parse().unwrap(), &plain_http()).await.unwrap();
             let here = dir::open_path(self.temp.path()).unwrap();
             let store = Store::open_or_init(here, "repository", Some(Algorithm::Sha256), Verity::Never).unwrap();
             for (index, layer) in source.resolved().layers.iter().enumerate() {
