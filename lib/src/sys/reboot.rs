@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 use super::interrupt::{self, Signal};
 use super::process;
 
-/// Asks systemd to reboot and returns at once. Whatever there is to say was said before: the end of the machine is the end of this process.
+/// Asks systemd to reboot and returns at once. The end of the machine is the end of this process: what a caller says after this call may not be heard.
 pub fn reboot() -> Result<()> {
     ask(&["systemctl", "--no-block", "reboot"])
 }
