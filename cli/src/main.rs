@@ -2,6 +2,7 @@
 
 mod auto_update;
 mod boot_once;
+mod changes;
 mod config;
 mod diff;
 mod digest;

@@ -43,7 +43,7 @@ pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
-pub use partial::{Contents, Partial, PartialLayer};
+pub use partial::{Contents, LayerPreview, Partial, PartialLayer};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
@@ -213,7 +213,7 @@ impl Source {
     }
 
     /// What opens the blob of `layer` for ranges, in a thread that may wait.
-    fn ranged(&self, layer: &Layer) -> Result<impl FnOnce() -> Result<RangedBlob, String> + Send + 'static> {
+    fn ranged(&self, layer: &Layer) -> Result<impl FnOnce() -> Result<RangedBlob, String> + Send + 'static + use<>> {
         let file = match &self.from {
             From::Layout(layout) => Some(layout.file(layer)?),
             From::Proxy(_) => None,

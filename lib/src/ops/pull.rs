@@ -19,7 +19,7 @@ use crate::sys::dir;
 
 mod layers;
 
-pub(super) use layers::{Fetched, fetch_layers, tell_of_index};
+pub(super) use layers::{Fetched, fetch_layers, here, known, tell_of_index};
 pub use layers::{FetchedLayer, Way};
 
 /// What to pull.

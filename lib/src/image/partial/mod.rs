@@ -5,6 +5,7 @@
 //! the diff_id, which the configuration has, and thereby the manifest, of which skopeo and the signature policy decided. So neither the table nor
 //! whoever knows the contents has to be believed. Whatever goes wrong is a reason to read the whole layer.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,11 +20,13 @@ use crate::progress::Progress;
 
 mod pipe;
 mod plan;
+mod preview;
 mod rebuild;
 mod runs;
 mod split;
 
 use plan::Plan;
+pub use preview::LayerPreview;
 use rebuild::Rebuild;
 use runs::Runs;
 
@@ -123,18 +126,10 @@ impl Source {
     pub async fn open_partial(&self, index: usize, contents: Arc<dyn Contents>, progress: Arc<dyn Progress>) -> Result<Partial> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let whole = |reason: &str| Ok(Partial::Whole { reason: reason.to_owned(), bytes: 0 });
-        let position = match Position::of_annotations(&annotations, layer.size) {
-            Ok(Some(position)) => position,
-            Ok(None) => return whole("the layer has no table of contents"),
-            Err(error) => return whole(&error.to_string()),
+        let position = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
+            Ok(position) => position,
+            Err(reason) => return Ok(Partial::Whole { reason, bytes: 0 }),
         };
-        if layer.size < SMALL {
-            return whole("the layer is small");
-        }
-        if contents.is_empty() {
-            return whole("none of its files are here");
-        }
         let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
         let prepare = move || {
             let state = Arc::<State>::default();
@@ -154,24 +149,55 @@ impl Source {
     }
 }
 
-/// Plans, and starts to rebuild where it pays.
-fn prepare<B: Ranged + Clone + Send + 'static>(
-    layer: Layer,
-    mut blob: B,
-    table: Table,
+/// Where the table of contents is, or why there is none.
+fn position(annotations: &HashMap<String, String>, layer: &Layer) -> Result<Position, String> {
+    match Position::of_annotations(annotations, layer.size) {
+        Ok(Some(position)) => Ok(position),
+        Ok(None) => Err("the layer has no table of contents".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Why no table has to be read to know that the whole layer is to be fetched, where that is so.
+fn worth_a_look(layer: &Layer, contents: &dyn Contents) -> Result<(), String> {
+    if layer.size < SMALL {
+        return Err("the layer is small".to_owned());
+    }
+    if contents.is_empty() {
+        return Err("none of its files are here".to_owned());
+    }
+    Ok(())
+}
+
+/// What to fetch of a layer.
+struct Choice {
+    plan: Plan,
+    /// The list of tar headers, where the plan has no bytes between files.
+    headers: Option<TarSplit>,
+}
+
+impl Choice {
+    /// Bytes that are fetched besides the table of contents.
+    fn bytes(&self) -> u64 {
+        self.plan.bytes() + self.headers.as_ref().map_or(0, |headers| headers.size)
+    }
+}
+
+/// Chooses the cheapest way to have the layer in parts, where that pays.
+fn choose(
+    layer: &Layer,
+    table: &Table,
     (position, headers): (&Position, Option<TarSplit>),
-    contents: Arc<dyn Contents>,
-    state: &Arc<State>,
-    progress: Arc<dyn Progress>,
-) -> Result<LayerReader, String> {
+    contents: &dyn Contents,
+) -> Result<Choice, String> {
     let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
     let here: Vec<bool> = table.files().iter().map(here).collect();
     let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
-    let mut plan = Plan::new(&table, here, Some(end));
+    let mut plan = Plan::new(table, here, Some(end));
     let mut cost = plan.cost();
     let mut list = None;
     if let Some(headers) = headers {
-        let with = Plan::new(&table, plan.here.clone(), None);
+        let with = Plan::new(table, plan.here.clone(), None);
         if with.cost() + headers.size < cost {
             (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
         }
@@ -180,7 +206,21 @@ fn prepare<B: Ranged + Clone + Send + 'static>(
     if cost >= layer.size / 10 * 9 {
         return Err("nearly all of it is missing here".to_owned());
     }
-    let headers = match list {
+    Ok(Choice { plan, headers: list })
+}
+
+/// Starts to rebuild where that pays.
+fn prepare<B: Ranged + Clone + Send + 'static>(
+    layer: Layer,
+    mut blob: B,
+    table: Table,
+    tables: (&Position, Option<TarSplit>),
+    contents: Arc<dyn Contents>,
+    state: &Arc<State>,
+    progress: Arc<dyn Progress>,
+) -> Result<LayerReader, String> {
+    let Choice { plan, headers } = choose(&layer, &table, tables, &*contents)?;
+    let headers = match headers {
         None => None,
         Some(list) => {
             state.tables.fetch_add(list.size, Ordering::Relaxed);

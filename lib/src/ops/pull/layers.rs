@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::image::{Contents, Layer, Partial, PartialLayer, Source};
+use crate::image::{Contents, Layer, Partial, PartialLayer, Resolved, Source};
 use crate::progress::Progress;
 use crate::store::{self, ImportStats, Store, Taken};
 
@@ -56,25 +56,31 @@ pub(in crate::ops) struct Fetched {
 pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Fetched> {
     let resolved = source.resolved();
     progress.phase(format!("pulling {}", resolved.reference));
-    let mut fetched = Fetched::default();
-    let mut begun = HashSet::new();
+    let mut fetched = Fetched { layers: known(store, resolved)?, ..Fetched::default() };
     let mut waiting = VecDeque::new();
-    for (index, layer) in resolved.layers.iter().enumerate() {
-        let here = !begun.insert(&layer.diff_id) || store.has_layer(&layer.diff_id)?;
-        if here {
-            fetched.stats.merge(&ImportStats::REUSED);
-        } else {
-            waiting.push_back((index, None));
+    for (index, layer) in fetched.layers.iter().enumerate() {
+        match layer.way {
+            Way::Here => fetched.stats.merge(&ImportStats::REUSED),
+            _ => waiting.push_back((index, None)),
         }
-        let way = if here { Way::Here } else { Way::Whole };
-        fetched.layers.push(FetchedLayer { digest: layer.digest.clone(), way, bytes: 0, size: layer.size, reason: None });
     }
     if !waiting.is_empty() {
-        let here = Arc::new(Here(store.contents()?));
+        let here = here(store)?;
         let taken = Layers { store, source, progress, here, fetched: &mut fetched, waiting, importing: JoinSet::new() }.run().await?;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
+}
+
+/// The layers of an image, before anything is fetched: those that are here, or come twice, and others.
+pub(in crate::ops) fn known(store: &Store, resolved: &Resolved) -> Result<Vec<FetchedLayer>> {
+    let mut begun = HashSet::new();
+    let known = |layer: &Layer| {
+        let here = !begun.insert(layer.diff_id.clone()) || store.has_layer(&layer.diff_id)?;
+        let way = if here { Way::Here } else { Way::Whole };
+        Ok(FetchedLayer { digest: layer.digest.clone(), way, bytes: 0, size: layer.size, reason: None })
+    };
+    resolved.layers.iter().map(known).collect()
 }
 
 /// Tells whether the content index was written. Without it the next pull fetches more and nothing is damaged, so trouble is told and is no failure.
@@ -90,7 +96,7 @@ struct Layers<'a> {
     store: &'a Store,
     source: &'a Source,
     progress: &'a Arc<dyn Progress>,
-    here: Arc<Here>,
+    here: Arc<dyn Contents>,
     fetched: &'a mut Fetched,
     /// Layers to import, by index; with a reason those that have to be read as a whole.
     waiting: VecDeque<(usize, Option<String>)>,
@@ -177,7 +183,11 @@ fn import_parts(store: &Store, layer: &Layer, mut parts: PartialLayer) -> Result
     }
 }
 
-/// The objects of the repository, as the image side asks for them.
+/// The objects of a repository, as the image side asks for them.
+pub(in crate::ops) fn here(store: &Store) -> Result<Arc<dyn Contents>> {
+    Ok(Arc::new(Here(store.contents()?)))
+}
+
 struct Here(store::Contents);
 
 impl Contents for Here {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
-use super::{Store, objects, with_repository};
+use super::{ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
 
 mod rebuild;
@@ -51,8 +51,18 @@ impl Contents {
 
     /// Whether there is an object with this content and size.
     pub fn has(&self, content: &ContentDigest, size: u64) -> bool {
-        let found = self.table.find(content).filter(|record| record.size == size);
-        found.is_some_and(|record| is_here(&self.store, &record).unwrap_or(false))
+        self.object(content, size).is_some()
+    }
+
+    /// The object with this content and size, if it is here.
+    pub(in crate::store) fn object(&self, content: &ContentDigest, size: u64) -> Option<ObjectId> {
+        let record = self.table.find(content).filter(|record| record.size == size)?;
+        is_here(&self.store, &record).unwrap_or(false).then(|| ObjectId::named(hex::encode(&record.object)))
+    }
+
+    /// All objects that the index knows.
+    pub(in crate::store) fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.table.records().map(|record| ObjectId::named(hex::encode(&record.object)))
     }
 
     /// Opens it.
