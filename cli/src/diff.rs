@@ -8,6 +8,7 @@ use selkie::ops::preview;
 
 use crate::changes::{SHOWN, lists, preview_rows, rows};
 use crate::output::{Answer, Output, bytes, table};
+use crate::progress::renderer;
 use crate::pull::layers;
 use crate::source::SourceArguments;
 
@@ -40,7 +41,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let same = match to.as_deref().filter(|to| is_image(to)) {
         Some(image) => {
             let (image, source) = (image.parse()?, arguments.source.options());
-            let report = preview::run(&host, &preview::Options { from, image, source })?;
+            let report = preview::run(&host, &preview::Options { from, image, source }, &renderer(output))?;
             output.print(&report, |report| foretold(report, shown))?;
             report.preview.root.is_some_and(|root| root.changes.files.is_empty())
         }

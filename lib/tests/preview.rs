@@ -138,16 +138,16 @@ fn any_image_is_compared_with_any_root() {
         image: image.parse().unwrap(),
         source: SourceOptions::default(),
     };
-    let report = preview::run(&host, &options(None, &case.to)).unwrap();
+    let report = preview::run(&host, &options(None, &case.to), &common::host::silent()).unwrap();
     assert_eq!((&report.from.id, report.image.as_str()), (&case.booted, case.to.as_str()));
     let asked = case.preview();
     assert_eq!((report.preview.fetch, report.preview.root), (asked.fetch, asked.root));
     // What runs is no change, and nothing of it has to be fetched.
-    let same = preview::run(&host, &options(Some("2"), &case.to.replace("second", "first"))).unwrap().preview;
+    let same = preview::run(&host, &options(Some("2"), &case.to.replace("second", "first")), &common::host::silent()).unwrap().preview;
     let root = same.root.unwrap();
     assert_eq!((same.bytes, same.looked_at, same.room.needed), (0, 0, 0));
     assert_eq!((root.changes.files, root.changes.reboot, root.objects_new), (vec![], Reboot::None, 0));
-    assert!(preview::run(&host, &options(Some("77"), &case.to)).is_err());
+    assert!(preview::run(&host, &options(Some("77"), &case.to), &common::host::silent()).is_err());
 }
 
 #[test]

@@ -171,7 +171,7 @@ async fn copy_staged(
 /// Looks whether the output leads to what was written.
 async fn check_pushed(image: &Image<'_>, output: &ImageReference, options: &OutputOptions) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
-    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, architecture: None }).await?;
+    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
     let found = digest::sha256(&manifest)?;
     if found == image.manifest_digest {
         return Ok(());

@@ -123,7 +123,7 @@ impl Rebuilt {
     pub fn open(&self, reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
         let path = self.directory.join(STAGED);
         let (layout, resolved) = Layout::open(&path, Some(STAGED), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), alive: Arc::default(), _scratch: None })
+        Ok(Source::new(resolved, From::Layout(layout), options, None))
     }
 
     /// Writes the image, which `source` has open, to `output`. Otherwise like [`write`](super::write()), without a second copy for skopeo.

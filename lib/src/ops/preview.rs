@@ -15,6 +15,7 @@ use super::pull::{self, FetchedLayer, Way};
 use super::runtime::block_on;
 use crate::image::{LayerPreview, Resolved, Source, SourceOptions};
 use crate::image_id::ImageId;
+use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::{Content, File, Foretold, ForetoldLayer, Store, Tree};
 use crate::system::System;
@@ -101,12 +102,12 @@ pub struct Report {
 /// # Errors
 ///
 /// Those of [`Source::open`]; [`NotFound`](crate::error::FailureKind::NotFound) where there is no such root.
-pub fn run(host: &Host, options: &Options) -> Result<Report> {
+pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let system = host.survey();
     let from = options.from.as_deref().map(|asked| system.find(asked)).transpose()?.unwrap_or(&system.booted).clone();
     block_on(async {
         let source = Source::open(&options.image, &options.source).await?;
-        let preview = of(host, &system, &source, &from).await?;
+        let preview = of(host, &system, (&source, progress), &from).await?;
         let to_manifest = source.resolved().manifest_digest.clone();
         source.close().await?;
         Ok(Report { from: diff::side(&system, from), image: options.image.to_string(), to_manifest, preview })
@@ -114,10 +115,10 @@ pub fn run(host: &Host, options: &Options) -> Result<Report> {
 }
 
 /// What taking the image of `source` would cost and change, compared with the root `from`.
-pub(super) async fn of(host: &Host, system: &System, source: &Source, from: &ImageId) -> Result<Preview> {
+pub(super) async fn of(host: &Host, system: &System, (source, progress): (&Source, &Arc<dyn Progress>), from: &ImageId) -> Result<Preview> {
     let store = host.store()?;
     let resolved = source.resolved();
-    let (fetch, mut looks) = look(&store, source).await?;
+    let (fetch, mut looks) = look(&store, source, progress).await?;
     let foretold = foretell(&store, resolved, from, &fetch, &mut looks);
     let (root, unknown) = match foretold? {
         Ok(root) => (Some(root), None),
@@ -138,7 +139,7 @@ pub(super) async fn of(host: &Host, system: &System, source: &Source, from: &Ima
 }
 
 /// Looks at the layers that are not here.
-async fn look(store: &Store, source: &Source) -> Result<(Vec<FetchedLayer>, Vec<Option<LayerPreview>>)> {
+async fn look(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<(Vec<FetchedLayer>, Vec<Option<LayerPreview>>)> {
     let mut fetch = pull::known(store, source.resolved())?;
     let mut looks: Vec<Option<LayerPreview>> = fetch.iter().map(|_| None).collect();
     let here = pull::here(store)?;
@@ -147,7 +148,7 @@ async fn look(store: &Store, source: &Source) -> Result<(Vec<FetchedLayer>, Vec<
     loop {
         while looking.len() < TOGETHER {
             let Some(index) = waiting.pop() else { break };
-            let look = source.preview_layer(index, Arc::clone(&here))?;
+            let look = source.preview_layer(index, Arc::clone(&here), progress)?;
             looking.spawn_blocking(move || (index, look()));
         }
         let Some(looked) = looking.join_next().await else { return Ok((fetch, looks)) };

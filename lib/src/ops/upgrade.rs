@@ -223,7 +223,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
         (Plan::Stage, Until::Preview) => {
             report.outcome = Outcome::Available;
-            report.preview = Some(preview::of(host, system, source, &system.booted).await?);
+            report.preview = Some(preview::of(host, system, (source, progress), &system.booted).await?);
         }
         (Plan::Stage, until) => Fetch { host, system, source, progress, keep: options.keep }.run(until, &mut report).await?,
     }

@@ -130,11 +130,11 @@ impl Source {
             Ok(position) => position,
             Err(reason) => return Ok(Partial::Whole { reason, bytes: 0 }),
         };
-        let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
+        let (blob, alive) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive));
         let prepare = move || {
             let state = Arc::<State>::default();
             let headers = TarSplit::of_annotations(&annotations, layer.size);
-            let prepared = open().and_then(|mut blob| {
+            let prepared = blob.and_then(|mut blob| {
                 let mut fetched = 0;
                 let table = ranges::table(&mut blob, &annotations, &mut fetched);
                 state.tables.fetch_add(fetched, Ordering::Relaxed);

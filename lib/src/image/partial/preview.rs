@@ -11,6 +11,7 @@ use crate::image::chunked::{Position, Table, TarSplit, Trouble, copy, list};
 use crate::image::manifest::Layer;
 use crate::image::ranges::{self, RangedBlob};
 use crate::listing::{Listed, ListedKind};
+use crate::progress::Progress;
 
 /// What is known of a layer before it is fetched.
 pub struct LayerPreview {
@@ -88,10 +89,15 @@ impl Source {
     /// # Errors
     ///
     /// There is no such layer. Never that its table of contents cannot be had.
-    pub fn preview_layer(&self, index: usize, contents: Arc<dyn Contents>) -> Result<impl FnOnce() -> LayerPreview + Send + use<>> {
+    pub fn preview_layer(
+        &self,
+        index: usize,
+        contents: Arc<dyn Contents>,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<impl FnOnce() -> LayerPreview + Send + use<>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("looking at layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let open = self.ranged(&layer)?;
+        let blob = self.ranged(&layer, progress)?;
         Ok(move || {
             let position = match position(&annotations, &layer) {
                 Ok(position) => position,
@@ -99,7 +105,7 @@ impl Source {
             };
             let headers = TarSplit::of_annotations(&annotations, layer.size);
             let mut looked_at = 0;
-            let table = open().and_then(|mut blob| {
+            let table = blob.and_then(|mut blob| {
                 let (json, limit) = ranges::table_json(&mut blob, &annotations, &mut looked_at)?;
                 Ok((Table::parse(&json, limit).map_err(|e| e.to_string())?, list(&json).map_err(|e| e.to_string())?, blob))
             });

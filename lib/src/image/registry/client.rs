@@ -4,6 +4,8 @@
 //! read only where it is the range that was asked for.
 
 use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -32,7 +34,7 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
 
-/// A registry and what it takes to ask it.
+/// A registry and what it takes to ask it. Clones share connections and what was agreed upon.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
@@ -40,7 +42,7 @@ pub(super) struct Client {
     repository: String,
     insecure: bool,
     credentials: Option<Basic>,
-    session: Option<Session>,
+    session: Arc<Mutex<Option<Session>>>,
 }
 
 /// What was agreed upon with the registry.
@@ -80,7 +82,7 @@ impl Client {
             repository: endpoint.repository.clone(),
             insecure,
             credentials: auth::find(&places.auth, endpoint)?,
-            session: None,
+            session: Arc::default(),
         })
     }
 
@@ -89,15 +91,26 @@ impl Client {
         &self.host
     }
 
-    /// A reader of bytes `offset..offset + length` of the blob `digest` of `size` bytes. It ends early where the connection does.
+    /// A reader of bytes `range` of the blob `digest` of `size` bytes. It ends early where the connection does. Of a blob that is read as a whole, an answer with all
+    /// of it is good, too.
     ///
     /// # Errors
     ///
     /// Where the registry gives anything but this range.
-    pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, Unusable> {
-        let answer = self.authorized(|client| client.ask(digest, offset, length))?;
-        check(&answer, size, offset, length)?;
-        Ok(Box::new(Answer(answer.into_body().into_reader())))
+    pub(super) fn read(&self, digest: &str, size: u64, range: Range<u64>, whole: bool) -> Result<Box<dyn Read + Send>, Unusable> {
+        let asked = if whole && range.start == 0 { None } else { Some(&range) };
+        let answer = self.authorized(|session| self.ask(session, digest, asked))?;
+        let all = whole && answer.status() == StatusCode::OK;
+        if all {
+            has_length(&answer, size)?
+        } else {
+            check(&answer, size, &range)?
+        }
+        let mut body = Answer(answer.into_body().into_reader());
+        if all {
+            skip(&mut body, range.start)?;
+        }
+        Ok(Box::new(body))
     }
 
     /// The digest that the registry gives for a tag, by a HEAD of its manifest (OCI distribution specification, "Checking if content exists in the registry").
@@ -105,10 +118,10 @@ impl Client {
     /// # Errors
     ///
     /// Where the registry says no digest.
-    pub(super) fn digest_of(&mut self, tag: &str) -> Result<String, Unusable> {
-        let answer = self.authorized(|client| Ok((client.head(tag)?, true)))?;
+    pub(super) fn digest_of(&self, tag: &str) -> Result<String, Unusable> {
+        let answer = self.authorized(|session| Ok((self.head(session, tag)?, true)))?;
         if answer.status() != StatusCode::OK {
-            return Err(Unusable::new(format!("the answer is {} (expected 200)", answer.status())));
+            return Err(refused(&answer, "200"));
         }
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
         let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
@@ -116,29 +129,38 @@ impl Client {
     }
 
     /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
-    fn authorized(&mut self, ask: impl Fn(&Self) -> Result<(Response<Body>, bool), Unusable>) -> Result<Response<Body>, Unusable> {
-        if self.session.is_none() {
-            self.session = Some(self.connect()?);
-        }
-        let (answer, trusted) = ask(self)?;
+    fn authorized(&self, ask: impl Fn(&Session) -> Result<(Response<Body>, bool), Unusable>) -> Result<Response<Body>, Unusable> {
+        let session = self.session()?;
+        let (answer, trusted) = ask(&session)?;
         // Where a redirect led, nobody is told how to ask for a token, or who asks.
         if answer.status() != StatusCode::UNAUTHORIZED || !trusted {
             return Ok(answer);
         }
         // The token was none for this, or is too old.
-        let challenge = challenge_of(&answer);
+        let challenge = challenge_of(&answer).or(session.challenge.clone());
         drop(answer);
-        self.authorize(challenge)?;
-        Ok(ask(self)?.0)
+        let session = self.agree(Session { challenge, ..session })?;
+        Ok(ask(&session)?.0)
     }
 
-    fn head(&self, tag: &str) -> Result<Response<Body>, Unusable> {
-        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
+    /// What was agreed upon. Where nothing was, that the registry cannot be reached is for good: skopeo knows how to tell it.
+    fn session(&self) -> Result<Session, Unusable> {
+        let agreed = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        agreed.map_or_else(|| self.connect().map_err(Unusable::for_good), Ok)
+    }
+
+    fn agree(&self, session: Session) -> Result<Session, Unusable> {
+        let session = Session { authorization: self.authorization(&session)?, ..session };
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        Ok(session)
+    }
+
+    fn head(&self, session: &Session, tag: &str) -> Result<Response<Body>, Unusable> {
         let mut request = self.agent.head(format!("{}/v2/{}/manifests/{tag}", session.base, self.repository)).header("accept", MANIFESTS);
         if let Some(authorization) = &session.authorization {
             request = request.header("authorization", authorization);
         }
-        request.call().map_err(|e| Unusable::new(e.to_string()))
+        request.call().map_err(failed)
     }
 
     /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.
@@ -151,24 +173,15 @@ impl Client {
             let base = format!("{scheme}://{host}");
             match self.get(&format!("{base}/v2/"), None, None) {
                 Ok(answer) if matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED) => {
-                    let mut session = Session { base, challenge: challenge_of(&answer), authorization: None };
+                    let session = Session { base, challenge: challenge_of(&answer), authorization: None };
                     drop(answer);
-                    session.authorization = self.authorization(&session)?;
-                    return Ok(session);
+                    return self.agree(session);
                 }
                 Ok(answer) => failed.push(format!("{base}/v2/ answers {}", answer.status())),
                 Err(error) => failed.push(error.to_string()),
             }
         }
         Err(Unusable::new(failed.join(", ")))
-    }
-
-    fn authorize(&mut self, challenge: Option<Challenge>) -> Result<(), Unusable> {
-        let Some(session) = self.session.take() else { return Ok(()) };
-        let mut session = Session { challenge: challenge.or(session.challenge), ..session };
-        session.authorization = self.authorization(&session)?;
-        self.session = Some(session);
-        Ok(())
     }
 
     /// The Authorization header that a challenge calls for.
@@ -196,9 +209,10 @@ impl Client {
         if let Some(credentials) = &self.credentials {
             request = request.header("authorization", credentials.header());
         }
-        let mut answer = request.call().map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
+        let asking = |reason: Unusable| Unusable { message: format!("asking for a token: {reason}"), ..reason };
+        let mut answer = request.call().map_err(failed).map_err(asking)?;
         if answer.status() != StatusCode::OK {
-            return Err(Unusable::new(format!("asking for a token: the answer is {}", answer.status())));
+            return Err(asking(refused(&answer, "200")));
         }
         let body = answer.body_mut().with_config().limit(MAX_TOKEN).read_to_vec();
         let body = body.map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
@@ -208,16 +222,15 @@ impl Client {
         token.map(|token| format!("Bearer {token}")).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
     }
 
-    /// Asks for a range and follows redirects. Whether it was the registry itself that answered.
-    fn ask(&self, digest: &str, offset: u64, length: u64) -> Result<(Response<Body>, bool), Unusable> {
-        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
-        let range = format!("bytes={offset}-{}", offset + length - 1);
+    /// Asks for a range, or all, and follows redirects. Whether it was the registry itself that answered.
+    fn ask(&self, session: &Session, digest: &str, range: Option<&Range<u64>>) -> Result<(Response<Body>, bool), Unusable> {
+        let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let mut at = url(&format!("{}/v2/{}/blobs/{digest}", session.base, self.repository))?;
         let home = at.clone();
         for _ in 0..=MAX_REDIRECTS {
             let trusted = at.scheme() == home.scheme() && at.authority() == home.authority();
             let authorization = session.authorization.as_deref().filter(|_| trusted);
-            let answer = self.get(&at.to_string(), authorization, Some(&range))?;
+            let answer = self.get(&at.to_string(), authorization, range.as_deref())?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok((answer, trusted));
             }
@@ -240,7 +253,7 @@ impl Client {
         if let Some(range) = range {
             request = request.header("range", range);
         }
-        request.call().map_err(|e| Unusable::new(e.to_string()))
+        request.call().map_err(failed)
     }
 }
 
@@ -259,23 +272,58 @@ fn challenge_of(answer: &Response<Body>) -> Option<Challenge> {
     all.iter().find(|c| **c != Challenge::Basic).or(all.first()).cloned()
 }
 
+/// What went wrong with a request. Most of it may go well after a while.
+fn failed(error: ureq::Error) -> Unusable {
+    match error {
+        ureq::Error::Io(_)
+        | ureq::Error::Timeout(_)
+        | ureq::Error::HostNotFound
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::Protocol(_) => Unusable::for_now(error.to_string()),
+        _ => Unusable::new(error.to_string()),
+    }
+}
+
+/// What an answer means that is not the one that was expected: a registry that is busy, or starts anew, says so.
+fn refused(answer: &Response<Body>, expected: &str) -> Unusable {
+    let status = answer.status();
+    let message = format!("the answer is {status} (expected {expected})");
+    if !matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) {
+        return Unusable::new(message);
+    }
+    // The other form, a date, depends on two clocks.
+    let seconds = answer.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
+    Unusable { message, later: Some(seconds.map(Duration::from_secs)) }
+}
+
+/// Reads what is there already.
+fn skip(body: &mut impl Read, bytes: u64) -> Result<(), Unusable> {
+    let skipped = io::copy(&mut body.take(bytes), &mut io::sink()).map_err(|e| Unusable::for_now(e.to_string()))?;
+    if skipped < bytes { Err(Unusable::for_now("the connection ended too early")) } else { Ok(()) }
+}
+
 /// Whether an answer is the range that was asked for.
-fn check(answer: &Response<Body>, size: u64, offset: u64, length: u64) -> Result<(), Unusable> {
+fn check(answer: &Response<Body>, size: u64, range: &Range<u64>) -> Result<(), Unusable> {
     match answer.status() {
         StatusCode::PARTIAL_CONTENT => {}
         StatusCode::OK => return Err(Unusable::new("the registry allows no ranges: it answers with the whole blob")),
-        status => return Err(Unusable::new(format!("the answer is {status} (expected 206)"))),
+        _ => return Err(refused(answer, "206")),
     }
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let (found, last) = (header("content-range").unwrap_or_default(), offset + length - 1);
-    let expected = [size.to_string(), "*".to_owned()].map(|total| format!("bytes {offset}-{last}/{total}"));
+    let (found, length) = (header("content-range").unwrap_or_default(), range.end - range.start);
+    let expected = [size.to_string(), "*".to_owned()].map(|total| format!("bytes {}-{}/{total}", range.start, range.end - 1));
     if !expected.contains(&found.trim().to_owned()) {
         return Err(Unusable::new(format!("the answer has the range {found:?} (expected {:?})", expected[0])));
     }
     if header("content-encoding").is_some_and(|encoding| encoding != "identity") {
         return Err(Unusable::new("the answer is compressed once more"));
     }
-    match header("content-length") {
+    has_length(answer, length)
+}
+
+/// Whether an answer has so many bytes, as far as it says how many it has.
+fn has_length(answer: &Response<Body>, length: u64) -> Result<(), Unusable> {
+    match answer.headers().get("content-length").and_then(|said| said.to_str().ok()) {
         Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
         _ => Ok(()),
     }
