@@ -14,6 +14,7 @@ mod keys;
 mod lab;
 mod packages;
 mod registry;
+mod relay;
 mod replay;
 mod scenarios;
 mod selkie;
