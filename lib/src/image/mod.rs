@@ -14,6 +14,8 @@ mod decode;
 mod derive;
 mod digest;
 mod entry;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layer;
 mod layer_tar;
 mod layout;

@@ -24,6 +24,8 @@ mod deposit;
 mod directory;
 mod fitness;
 pub mod fsck;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod garbage;
 mod incoming;
 mod layers;

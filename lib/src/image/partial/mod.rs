@@ -17,6 +17,8 @@ use super::manifest::Layer;
 use super::{Source, ranges};
 use crate::progress::Progress;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod pipe;
 mod plan;
 mod rebuild;

@@ -8,6 +8,8 @@ mod certs;
 mod challenge;
 mod client;
 mod conf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod places;
 mod tag;
 #[cfg(test)]

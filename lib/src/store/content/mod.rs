@@ -16,7 +16,7 @@ use super::{Store, objects, with_repository};
 use crate::sys::dir;
 
 mod rebuild;
-mod table;
+pub(super) mod table;
 
 pub use table::ContentDigest;
 pub(super) use table::Record;
