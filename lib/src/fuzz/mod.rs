@@ -38,6 +38,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "uki", run: words::uki, seeds: seeds::ukis },
     Target { name: "signature_database", run: words::signature_database, seeds: seeds::signature_databases },
     Target { name: "packages", run: words::packages, seeds: seeds::packages },
+    Target { name: "rpm", run: words::rpm, seeds: seeds::rpms },
     Target { name: "boot_entry", run: words::boot_entry, seeds: seeds::boot_entries },
     Target { name: "reference", run: words::reference, seeds: seeds::references },
     Target { name: "record", run: words::record, seeds: seeds::records },

@@ -151,6 +151,49 @@ pub(super) fn packages() -> Vec<Vec<u8>> {
     ])
 }
 
+/// A database of two pages of 512 bytes: the list of tables, and a table with one package whose header goes on in a third page.
+pub(super) fn rpms() -> Vec<Vec<u8>> {
+    let tags: [(u32, u32, u32, &[u8]); 7] = [
+        (1000, 6, 1, b"alpha\0"),
+        (1001, 6, 1, b"1.2\0"),
+        (1002, 6, 1, b"3\0"),
+        (1030, 3, 1, &[0x81, 0xa4]),
+        (1116, 4, 1, &[0; 4]),
+        (1117, 8, 1, b"alpha\0"),
+        (1118, 8, 1, &[&b"/usr/"[..], &[b'd'; 400], b"/\0"].concat()),
+    ];
+    let (mut index, mut data) = (Vec::new(), Vec::new());
+    for (tag, kind, count, bytes) in tags {
+        [tag, kind, data.len() as u32, count].iter().for_each(|number| index.extend(number.to_be_bytes()));
+        data.extend_from_slice(bytes);
+    }
+    let header = [&(tags.len() as u32).to_be_bytes()[..], &(data.len() as u32).to_be_bytes(), &index, &data].concat();
+    let varint = |number: usize| [0x80 | (number >> 7) as u8, (number & 0x7f) as u8];
+    // The length of the record's header, no row number, bytes.
+    let row = [&[4, 0][..], &varint(12 + 2 * header.len()), &header].concat();
+    let schema = [&[6, 23, 29, 29, 1, 13][..], b"table", b"Packages", b"Packages", &[2]].concat();
+    let page = |start: &[u8], cell: &[u8]| {
+        let mut page = [start, &[0x0d, 0, 0, 0, 1]].concat();
+        let at = 512 - cell.len();
+        page.extend([(at >> 8) as u8, at as u8, 0, (at >> 8) as u8, at as u8]);
+        page.resize(at, 0);
+        page.extend_from_slice(cell);
+        page
+    };
+    let mut first = b"SQLite format 3\0\x02\x00\x01\x01\x00\x40\x20\x20".to_vec();
+    first.resize(56, 0);
+    first.extend([0, 0, 0, 1]);
+    first.resize(100, 0);
+    let least = (512 - 12) * 32 / 255 - 23;
+    let local = Some(least + (row.len() - least) % 508).filter(|local| *local <= 512 - 35).unwrap_or(least);
+    let (here, rest) = row.split_at(local);
+    let mut third = [&[0; 4][..], rest].concat();
+    third.resize(512, 0);
+    let cell = [&varint(row.len())[..], &[1], here, &[0, 0, 0, 3]].concat();
+    let schema = [&[schema.len() as u8, 1][..], &schema].concat();
+    vec![[page(&first, &schema), page(&[], &cell), third].concat()]
+}
+
 pub(super) fn boot_entries() -> Vec<Vec<u8>> {
     texts(&[
         "title Debian\nversion 13\nsort-key selkie-9999999992\nlinux /EFI/selkie/a.linux\ninitrd /ucode\noptions quiet composefs=?00\n# end\n",

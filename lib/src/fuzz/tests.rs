@@ -78,3 +78,9 @@ fn inputs_are_joined_and_split() {
     assert_eq!(split::<3>(&joined), [&b"a"[..], b"", b"c\xff--\xffd"]);
     assert_eq!(split::<2>(b"a"), [&b"a"[..], b""]);
 }
+
+#[test]
+fn the_database_of_rpm_is_a_good_one() {
+    let packages = crate::packages::rpm(&seeds::rpms()[0]).unwrap();
+    assert_eq!((packages[0].name.as_str(), packages[0].version.as_str(), packages[0].files[0].len()), ("alpha", "1.2-3", 410));
+}

@@ -65,6 +65,14 @@ pub(super) fn packages(bytes: &[u8]) {
     let _ = databases::apk_files(bytes);
 }
 
+/// A database of rpm.
+pub(super) fn rpm(bytes: &[u8]) {
+    let Ok(packages) = databases::rpm(bytes) else { return };
+    let versions = databases::rpm_versions(&packages);
+    assert!(versions.len() <= packages.len());
+    assert!(packages.iter().all(|package| !package.name.contains('\0') && package.version.contains('-')));
+}
+
 pub(super) fn boot_entry(bytes: &[u8]) {
     let _ = Tries::split(&text(bytes));
     let Ok(entry) = Entry::parse(bytes) else { return };

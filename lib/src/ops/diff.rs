@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::host::Host;
-use super::prune;
+use super::{prune, rpm};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::packages::{self, PackageChange, Packages};
@@ -14,11 +14,9 @@ use crate::system::System;
 /// Reads a database of packages.
 type Reader = fn(&str) -> Packages;
 
-/// Where dpkg and apk keep what is installed, with the reader of each. (rpm's database is no text, and is told as unread.)
+/// Where dpkg and apk keep what is installed, with the reader of each.
 const DATABASES: [(&str, Reader); 3] =
     [("/var/lib/dpkg/status", packages::dpkg), ("/lib/apk/db/installed", packages::apk), ("/usr/lib/apk/db/installed", packages::apk)];
-/// Where rpm keeps it.
-const RPM: [&str; 2] = ["/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"];
 
 /// Which roots: numbers of `selkie list`, or at least four digits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,10 +137,6 @@ fn installed(tree: &Tree) -> Result<Result<Packages, String>> {
             return Ok(Ok(read(&String::from_utf8_lossy(&text))));
         }
     }
-    for path in RPM {
-        if tree.file(path)?.is_some() {
-            return Ok(Err(format!("{path} is a database that selkie does not read; `rpm -qa` in both images tells its packages")));
-        }
-    }
-    Ok(Err("the image has no database of packages that selkie knows (dpkg, apk)".to_owned()))
+    let none = || Err("the image has no database of packages that selkie knows (dpkg, apk, rpm)".to_owned());
+    Ok(rpm::packages(tree)?.map_or_else(none, |packages| packages.map(|packages| packages::rpm_versions(&packages))))
 }
