@@ -135,7 +135,7 @@ impl Source {
             return whole("the layer is small");
         }
         if contents.is_empty() {
-            return whole("none of its files are here");
+            return whole("none of its files are known here");
         }
         let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
         let prepare = move || {
