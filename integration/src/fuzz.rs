@@ -23,7 +23,8 @@ pub(crate) fn run(options: &FuzzOptions) -> Result<()> {
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
     let programs = story.step("building the targets", |_| build(&lab))?;
     let corpus = lab.subdir("fuzz/corpus")?;
-    Argv::new([programs.join("seeds")]).with([&corpus]).read().context("writing what to begin with")?;
+    let seeds = Argv::new(["env", &format!("SELKIE_FUZZ_SEEDS={}", corpus.display())]).with([programs.join("seeds")]).with(["-runs=0"]);
+    seeds.read().context("writing what to begin with")?;
     let mut failed = Vec::new();
     for target in &targets {
         story.step(target, |tell| {
