@@ -23,7 +23,7 @@ pub struct Arguments {
     #[arg(long, value_name = "REF")]
     output: ImageReference,
     /// The private key: a PEM file, or a pkcs11: URI.
-    #[arg(long, value_name = "FILE", requires = "cert")]
+    #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// Its certificate, a PEM file. With --sign-command the one that its signatures must be by.
     #[arg(long, value_name = "FILE")]
@@ -80,7 +80,11 @@ fn signer(arguments: &Arguments) -> Result<Option<Signer>> {
         (_, Some(_), None) => Err(Failure::new(FailureKind::Usage, "reading the call: a certificate, and nothing that signs")
             .hint("name the key by --key, or a command by --sign-command")
             .into()),
-        (_, None, None) => Ok(None),
+        // Not left to clap, which would name what the environment says as if it was missing, too.
+        (Some(_), None, None) => Err(Failure::new(FailureKind::Usage, "reading the call: a key, and no certificate")
+            .hint("name its certificate, a PEM file, by --cert")
+            .into()),
+        (None, None, None) => Ok(None),
     }
 }
 

@@ -110,6 +110,56 @@ fn a_repository_of_another_algorithm_is_a_mismatch() {
 }
 
 #[test]
+fn names_of_directories_that_cannot_be_any_are_usage() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    std::fs::write(at("file"), "").unwrap();
+    std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+    let long = at(&"x".repeat(300));
+    let image = format!("oci:{}", at("none"));
+    for (name, expected) in [
+        (at("file"), "it is no directory"),
+        (at("file/below"), "it is no directory"),
+        (at("loop"), "its links lead nowhere"),
+        (long, "the name is too long"),
+    ] {
+        let layout = format!("oci:{name}");
+        for args in [
+            &["pull", &image, "--algorithm", "sha256", "--repo", &name][..],
+            &["digest", &layout],
+            &["seal", &image, "--output", &layout],
+            &["rechunk", &image, "--output", &layout],
+            &["config", "show", "--root", &name],
+        ] {
+            let output = selkie(args);
+            let (code, stderr) = (code(&output), stderr(&output));
+            assert!(code == Some(2) && stderr.contains(expected) && stderr.contains("hint: "), "{args:?}: {code:?} {stderr}");
+        }
+    }
+    for args in [&["config", "show", "--root", &at("none")][..], &["pull", &image, "--algorithm", "sha256", "--repo", &at("none/below")]] {
+        let output = selkie(args);
+        assert_eq!(code(&output), Some(3), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn credentials_that_are_named_and_not_there_are_an_error() {
+    for args in [&["digest"][..], &["pull", "--repo", "/nowhere"]] {
+        let output = selkie(&[args, &["oci:/nowhere", "--authfile", "/nowhere/auth.json"]].concat());
+        assert_eq!(code(&output), Some(3), "{}", stderr(&output));
+        assert!(stderr(&output).contains("there is no file /nowhere/auth.json"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_key_without_a_certificate_is_told_whatever_the_environment_says() {
+    let args = ["seal", "oci:/nowhere", "--output", "oci:/nowhere/sealed", "--key", "key.pem"];
+    let output = Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).env("TMPDIR", "/var/tmp").output().unwrap();
+    let told = stderr(&output);
+    assert!(code(&output) == Some(2) && told.contains("--cert") && !told.contains("--scratch"), "{told}");
+}
+
+#[test]
 fn lint_answers_by_its_exit_code() {
     let temp = tempfile::tempdir().unwrap();
     let root = temp.path().join("root");

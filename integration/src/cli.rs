@@ -26,6 +26,8 @@ pub(crate) enum Verb {
     Vm(VmOptions),
     /// Measure pulls and updates beside composefs-ctl, podman, skopeo and tar
     Bench(BenchOptions),
+    /// Search for bytes that one of selkie's readers does not bear (needs a minute or more a target)
+    Fuzz(FuzzOptions),
     /// Install the Debian packages that the other verbs need
     Packages,
 }
@@ -91,6 +93,16 @@ pub(crate) struct BenchOptions {
     /// The Debian image to build on; without it, one is made with mmdebstrap, which needs no registry
     #[arg(long, value_name = "IMAGE")]
     pub(crate) base: Option<String>,
+}
+
+/// The arguments of `fuzz`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FuzzOptions {
+    /// Search only with these targets; all of them, without any
+    pub(crate) target: Vec<String>,
+    /// How long each target searches
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub(crate) seconds: u64,
 }
 
 /// Which tests to run.

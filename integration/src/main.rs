@@ -9,11 +9,13 @@ mod command;
 mod demo;
 mod digests;
 mod disk;
+mod fuzz;
 mod images;
 mod keys;
 mod lab;
 mod packages;
 mod registry;
+mod relay;
 mod replay;
 mod scenarios;
 mod selkie;
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         cli::Verb::Images(options) => images::run(&options),
         cli::Verb::Vm(options) => vm::run(&options),
         cli::Verb::Bench(options) => bench::run(&options),
+        cli::Verb::Fuzz(options) => fuzz::run(&options),
         cli::Verb::Packages => packages::run(),
     };
     match outcome {

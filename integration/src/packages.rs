@@ -12,6 +12,7 @@ use crate::{
 const NEEDED: &[(&str, &str)] = &[
     ("libc6-dev", "linking"),
     ("gcc", "linking, and C in crates"),
+    ("g++", "libFuzzer, for cargo xtask fuzz"),
     ("pkg-config", "finding OpenSSL when building selkie"),
     ("libssl-dev", "selkie's hashes"),
     ("e2fsprogs", "mke2fs, debugfs, e2fsck: disk images and their checks"),
@@ -39,6 +40,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("time", "what commands cost, for benchmarks"),
     ("zstd", "reading layers that selkie wrote; tar beside it, for benchmarks"),
     ("sbsigntool", "signing for Secure Boot"),
+    ("rpm", "a database of packages as rpm writes it"),
     ("softhsm2", "a token in software: signing with PKCS#11"),
     ("libengine-pkcs11-openssl", "the way to tokens"),
 ];

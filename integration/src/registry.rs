@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command::Argv, lab::Lab};
+use crate::{command::Argv, lab::Lab, relay::Gate};
 
 /// A running registry; dropping it ends it.
 #[derive(Debug)]
@@ -35,6 +35,13 @@ impl Registry {
         let mut registry = Self { port, child, data, keep };
         registry.wait()?;
         Ok(registry)
+    }
+
+    /// A gate in front of it, and what a guest needs in registries.conf to go through that gate instead.
+    pub(crate) fn gate(&self) -> Result<(Gate, String)> {
+        let gate = Gate::start(self.port)?;
+        let (prefix, location) = (guest_address(self.port), guest_address(gate.port()));
+        Ok((gate, format!("[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{location}\"\ninsecure = true\n")))
     }
 
     /// A reference to a repository and tag, as seen from this machine.

@@ -8,7 +8,6 @@ mod tally;
 use std::{
     io::{BufRead, BufReader},
     process::Stdio,
-    thread::available_parallelism,
 };
 
 use anyhow::{Context, Result, bail};
@@ -146,7 +145,7 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], beside: Option<&Be
     tally.passed += 2;
     let tag = TAG.to_owned();
     let mut lanes = vec![Bench { lab, images: &images, programs: &programs, registry: &registry, tag, disk, pulled: &pulled, accel }];
-    let more = available_parallelism().map_or(1, usize::from).min(selected.len());
+    let more = scenarios::count()?.min(selected.len());
     if more > 1 {
         story.step("writing disk images for scenarios that run at the same time", |_| more_lanes(&mut lanes, more))?;
     }

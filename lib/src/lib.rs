@@ -34,3 +34,7 @@ pub mod lint;
 pub mod system;
 
 pub mod ops;
+
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzz;

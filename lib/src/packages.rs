@@ -1,12 +1,20 @@
-//! Databases of installed packages: names, versions and files, out of the text files that dpkg and apk keep.
+//! Databases of installed packages: names, versions and files, out of the text files that dpkg and apk keep, and of rpm's SQLite database.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 mod owners;
+mod rpm;
+mod sqlite;
 
 pub use owners::{apk_files, dpkg_list, dpkg_sources};
+pub use rpm::{RpmPackage, rpm, rpm_versions};
+
+/// A database that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct DatabaseError(String);
 
 /// Packages by name (with the architecture behind a colon where a system may have several), and their versions.
 pub type Packages = BTreeMap<String, String>;

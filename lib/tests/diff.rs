@@ -89,9 +89,14 @@ fn nothing_staged_is_told() {
 
 #[test]
 fn a_database_that_is_not_read_is_told() {
-    let (_temp, machine, booted, _) = machine("usr/lib/sysimage/rpm/rpmdb.sqlite");
-    let report = compare(&machine, &booted, None, None).unwrap();
-    let unread = report.changes.packages_unread.clone().unwrap();
-    assert!(unread.starts_with("/usr/lib/sysimage/rpm/rpmdb.sqlite is a database"), "{unread}");
-    assert!(paths(&report).iter().any(|(path, _)| path == "/usr/lib/sysimage/rpm/rpmdb.sqlite"));
+    for (path, expected) in [
+        ("usr/lib/sysimage/rpm/rpmdb.sqlite", "/usr/lib/sysimage/rpm/rpmdb.sqlite: it is no SQLite database"),
+        ("usr/lib/sysimage/rpm/Packages.db", "/usr/lib/sysimage/rpm/Packages.db is a database that selkie does not read"),
+    ] {
+        let (_temp, machine, booted, _) = machine(path);
+        let report = compare(&machine, &booted, None, None).unwrap();
+        let unread = report.changes.packages_unread.clone().unwrap();
+        assert!(unread.starts_with(expected), "{unread}");
+        assert!(paths(&report).iter().any(|(changed, _)| *changed == format!("/{path}")));
+    }
 }

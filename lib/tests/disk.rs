@@ -134,6 +134,8 @@ fn sizes_that_are_too_small_and_outputs_that_exist_are_refused() {
     }
     let nowhere = Options { target_image: None, ..options(temp.path(), "a.raw") };
     assert_eq!(refused(&nowhere), Some(FailureKind::Usage), "the machine could not follow a path of this one");
+    let relative = Options { target_image: Some("oci:updates:stable".parse().unwrap()), ..options(temp.path(), "a.raw") };
+    assert_eq!(refused(&relative), Some(FailureKind::Usage), "the machine has another working directory");
     let small_disk = Options { size: Some(65 << 20), ..options(temp.path(), "a.raw") };
     assert_eq!(refused(&small_disk), Some(FailureKind::NoSpace));
     assert_eq!(refused(&options(temp.path(), "none/a.raw")), Some(FailureKind::NotFound));

@@ -2,19 +2,16 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    thread,
 };
 
 use anyhow::{Context, Result};
 
-use crate::command::Argv;
+use crate::{command::Argv, relay};
 
 /// The cost of one command.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -39,17 +36,11 @@ pub(crate) struct Meter {
 impl Meter {
     /// Starts relaying to `registry`, a port on loopback; ends with this process.
     pub(crate) fn start(registry: u16) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).context("starting the relay")?;
-        let port = listener.local_addr().context("starting the relay")?.port();
         let received = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&received);
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let counter = Arc::clone(&counter);
-                // A client whose relay fails sees a closed connection, and tells that itself.
-                thread::spawn(move || relay(&client, registry, &counter));
-            }
-        });
+        let port = relay::start(registry, move |bytes| {
+            counter.fetch_add(bytes as u64, Ordering::Relaxed);
+        })?;
         Ok(Self { port, received })
     }
 
@@ -76,34 +67,14 @@ fn parse(text: &str, received: u64) -> Option<Sample> {
     Some(Sample { wall, cpu: user + system, memory: words.next()?.parse().ok()?, received })
 }
 
-fn relay(client: &TcpStream, registry: u16, counter: &AtomicU64) -> std::io::Result<()> {
-    let server = TcpStream::connect(("127.0.0.1", registry))?;
-    let (mut up, mut to_server) = (client.try_clone()?, server.try_clone()?);
-    let upwards = thread::spawn(move || {
-        let _ = std::io::copy(&mut up, &mut to_server);
-        let _ = to_server.shutdown(Shutdown::Write);
-    });
-    let copied = count(&server, client, counter);
-    let _ = client.shutdown(Shutdown::Both);
-    let _ = server.shutdown(Shutdown::Both);
-    let _ = upwards.join();
-    copied
-}
-
-fn count(mut from: &TcpStream, mut to: &TcpStream, counter: &AtomicU64) -> std::io::Result<()> {
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        let read = from.read(&mut buffer)?;
-        if read == 0 {
-            return Ok(());
-        }
-        counter.fetch_add(read as u64, Ordering::Relaxed);
-        to.write_all(&buffer[..read])?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
     use super::*;
 
     #[test]

@@ -16,13 +16,14 @@ use crate::{images, selkie::Status, story::Teller, vm::Machine};
 const RELEASE: &str = "cat /usr/share/lab/release";
 const HOLD: &str =
     "systemd-run --quiet --unit=lab-inhibitor systemd-inhibit --what=shutdown --mode=block --who=backup --why=nightly sleep infinity";
-/// How long the timer may take to find a release.
+/// How long the timer may take on hardware to find a release, and how long another process may hold the lock.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     bench.publish(&images::release("v1"))?;
     let mut machine = Machine::new(bench.lab, "automatic", &bench.disk, bench.accel)?;
+    let limit = PATIENCE * bench.accel.patience();
     machine.boot()?;
     does_nothing_unless_told(&mut machine)?;
     tell.say("nothing is configured, and nothing happens");
@@ -30,8 +31,8 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.shell(HOLD)?;
     configure(&mut machine, "1d")?;
     bench.publish(&images::release("v2"))?;
-    is_staged_by_itself(&mut machine, "v2")?;
-    waits_for_the_inhibitor(&mut machine)?;
+    is_staged_by_itself(&mut machine, "v2", limit)?;
+    waits_for_the_inhibitor(&mut machine, limit)?;
     Status::of(&mut machine)?.expect("v1", Some("v2"), Some("v1"))?;
     tell.say("the timer staged v2; the restart waits for an inhibitor");
 
@@ -42,8 +43,8 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 
     machine.shell(HOLD)?;
     bench.publish(&images::release("v1"))?;
-    is_staged_by_itself(&mut machine, "v1")?;
-    waits_for_the_inhibitor(&mut machine)?;
+    is_staged_by_itself(&mut machine, "v1", limit)?;
+    waits_for_the_inhibitor(&mut machine, limit)?;
     machine.shell("systemctl stop selkie-update.timer; while systemctl is-active --quiet selkie-update.service; do sleep 1; done")?;
     configure_file(&mut machine, "1s")?;
     machine.spawn(&["/bin/sh", "-c", "selkie auto-update --json > /var/lib/lab-report.json"])?;
@@ -94,9 +95,9 @@ fn configure_file(machine: &mut Machine, limit: &str) -> Result<()> {
 }
 
 /// Nobody but the timer does anything.
-fn is_staged_by_itself(machine: &mut Machine, release: &str) -> Result<()> {
+fn is_staged_by_itself(machine: &mut Machine, release: &str, limit: Duration) -> Result<()> {
     let begin = Instant::now();
-    while begin.elapsed() < PATIENCE {
+    while begin.elapsed() < limit {
         let status = Status::of(machine)?;
         // The entry is there a little before the record of it, and a later try may have begun already.
         let recorded = *status.get("/automatic/outcome") == "staged" && !status.get("/automatic/waiting-since").is_null();
@@ -109,8 +110,8 @@ fn is_staged_by_itself(machine: &mut Machine, release: &str) -> Result<()> {
     bail!("waiting for {release} to be staged: it was not after {} s\n{log}", begin.elapsed().as_secs())
 }
 
-fn waits_for_the_inhibitor(machine: &mut Machine) -> Result<()> {
-    let report = report(machine)?;
+fn waits_for_the_inhibitor(machine: &mut Machine, limit: Duration) -> Result<()> {
+    let report = report(machine, limit)?;
     same("what is done about the restart", &report["restart"]["action"], &json!("wait"))?;
     same("until when at most, as a moment", report["restart"]["until"].is_string(), true)?;
     says_who(&report)
@@ -122,8 +123,9 @@ fn says_who(report: &Value) -> Result<()> {
 }
 
 /// A call by hand, between two of the timer.
-fn report(machine: &mut Machine) -> Result<Value> {
-    for _ in 0..30 {
+fn report(machine: &mut Machine, limit: Duration) -> Result<Value> {
+    let begin = Instant::now();
+    while begin.elapsed() < limit {
         let report = machine.json(&["selkie", "auto-update", "--json"])?;
         let because = report["restart"]["because"].as_str().context("reading why: no text")?;
         if !because.contains("another selkie process") {

@@ -1,5 +1,5 @@
-//! Scenarios side by side. A guest has one processor and is busy most of the time, so as many run at a time as this machine has processors; a guest of two
-//! would wait for itself, because its processors wait for each other.
+//! Scenarios side by side. A guest has one processor and is busy most of the time, so as many run at a time as this machine has processors, and memory for;
+//! a guest of two would wait for itself, because its processors wait for each other.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,25 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{Bench, Scenario};
-use crate::story::Teller;
+use crate::{story::Teller, vm::MEMORY};
+
+/// What a guest takes of this machine's memory, in MiB: its own, and QEMU's for devices and translated code.
+const GUEST: u64 = MEMORY + 512;
+
+/// How many scenarios may run at a time; at least one.
+pub(crate) fn count() -> Result<usize> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(bounded(processors, &meminfo))
+}
+
+/// The same for so many processors and what `/proc/meminfo` says (proc_meminfo(5)). Kernels without an estimate of what is available set no limit.
+fn bounded(processors: usize, meminfo: &str) -> usize {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let available = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let guests = available.map_or(u64::MAX, |kib| (kib >> 10) / GUEST);
+    processors.min(usize::try_from(guests).unwrap_or(usize::MAX)).max(1)
+}
 
 /// What ran, how long, and how it ended.
 pub(crate) type Ended = (String, Duration, Result<()>);
@@ -52,4 +70,18 @@ fn one(bench: &Bench<'_>, scenario: Scenario, keep: bool) -> Ended {
         Err(error) => tell.say(format!("FAILED after {} s: {error:#}", took.as_secs())),
     }
     (title, took, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_needs_a_processor_and_memory() {
+        let meminfo = |mib: u64| format!("MemTotal:       99999999 kB\nMemAvailable:   {} kB\n", mib << 10);
+        let table = [(4, meminfo(9000), 4), (4, meminfo(5000), 2), (4, meminfo(2047), 1), (1, meminfo(9000), 1), (3, String::new(), 3)];
+        for (processors, meminfo, expected) in table {
+            assert_eq!(bounded(processors, &meminfo), expected, "{processors} processors, {meminfo}");
+        }
+    }
 }

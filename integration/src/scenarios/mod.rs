@@ -3,6 +3,7 @@
 mod automatic;
 mod bad_release;
 mod generations;
+mod held_pull;
 mod interrupted_pull;
 mod lanes;
 mod lifecycle;
@@ -18,7 +19,7 @@ use anyhow::{Result, bail};
 
 use crate::{build::Programs, images::Images, lab::Lab, registry::Registry, story::Teller, vm::Accel};
 
-pub(crate) use lanes::run;
+pub(crate) use lanes::{count, run};
 
 /// What scenarios share.
 #[derive(Debug, Clone)]
@@ -84,14 +85,16 @@ pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "tampered", run: tampered::run },
 ];
 
-/// The scenarios of these names, or all of them. An unknown name is an error that lists the known ones.
+/// The scenarios of these names, each once, or all of them. An unknown name is an error that lists the known ones.
 pub(crate) fn select(names: &[String]) -> Result<Vec<Scenario>> {
     if names.is_empty() {
         return Ok(ALL.to_vec());
     }
-    let find = |name: &String| ALL.iter().find(|scenario| scenario.name == name).copied();
+    let find = |(_, name): (usize, &String)| ALL.iter().find(|scenario| scenario.name == name).copied();
     let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-    match names.iter().map(find).collect::<Option<Vec<_>>>() {
+    // One of a name at a time: its machine has a directory of that name.
+    let once = names.iter().enumerate().filter(|(at, name)| !names[..*at].contains(name));
+    match once.map(find).collect::<Option<Vec<_>>>() {
         Some(selected) => Ok(selected),
         None => bail!("choosing scenarios {}: known are {}", names.join(", "), known.join(", ")),
     }
@@ -114,6 +117,8 @@ mod tests {
         let names = |selected: &[Scenario]| selected.iter().map(|scenario| scenario.name).collect::<Vec<_>>();
         assert_eq!(names(&select(&[]).unwrap()), names(ALL));
         assert_eq!(names(&select(&["sealed".to_owned(), "generations".to_owned()]).unwrap()), ["sealed", "generations"]);
+        let twice = ["sealed", "generations", "sealed"].map(str::to_owned);
+        assert_eq!(names(&select(&twice).unwrap()), ["sealed", "generations"]);
         let error = select(&["nothing".to_owned()]).unwrap_err().to_string();
         assert_eq!(error, format!("choosing scenarios nothing: known are {}", names(ALL).join(", ")));
     }

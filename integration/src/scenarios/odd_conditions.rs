@@ -1,16 +1,18 @@
 //! Odd conditions of one machine, one after another: two at once, ^C, SIGKILL, an ESP that is read-only or gone, a clock in 1970. Each gets a clear
 //! message and its exit code, and nothing is lost: what boots next is v1 until an upgrade has ended well.
 
-use std::{
-    thread::sleep,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Bench, MOUNT_ESP, interrupted_pull::bytes_done, same};
-use crate::{images, selkie::Status, story::Teller, vm::Machine};
+use super::{Bench, MOUNT_ESP, held_pull::HeldPull, same};
+use crate::{
+    images,
+    selkie::Status,
+    story::Teller,
+    vm::{Accel, Machine},
+};
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
@@ -20,10 +22,12 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     machine.settle()?;
     bench.publish(&images::release("v3"))?;
     let machine = &mut machine;
+    let held = HeldPull::new(bench, machine)?;
 
-    two_at_once_and_interrupted(machine).context("two at once, then SIGINT")?;
+    two_at_once_and_interrupted(machine, &held, bench.accel).context("two at once, then SIGINT")?;
     tell.say("of two at once, the second is told who is at work; ^C stops the first with exit code 130");
-    killed(machine).context("SIGKILL")?;
+    killed(machine, &held, bench.accel).context("SIGKILL")?;
+    held.release();
     tell.say("an upgrade that was killed (137) has changed nothing that boots");
     read_only_esp(machine).context("a read-only ESP")?;
     tell.say("a read-only ESP is told (9), and nothing is changed");
@@ -41,8 +45,8 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 }
 
 /// A second process is refused while one is at work; that one is then stopped by SIGINT.
-fn two_at_once_and_interrupted(machine: &mut Machine) -> Result<()> {
-    let pid = start_upgrade(machine)?;
+fn two_at_once_and_interrupted(machine: &mut Machine, held: &HeldPull, accel: Accel) -> Result<()> {
+    let pid = held.start_upgrade(machine)?;
     for words in [&["selkie", "upgrade", "--json"][..], &["selkie", "gc", "--json"], &["selkie", "rollback", "--json"]] {
         let message = refused(machine, words, 11, "busy")?;
         let holder = format!("selkie upgrade --progress json (process {pid})");
@@ -50,7 +54,7 @@ fn two_at_once_and_interrupted(machine: &mut Machine) -> Result<()> {
     }
     unchanged(machine)?;
     machine.shell(&format!("kill -INT {pid}"))?;
-    let errors = ended(machine, 130)?;
+    let errors = ended(machine, 130, accel)?;
     let last: Value = serde_json::from_str(errors.lines().last().unwrap_or_default()).with_context(|| format!("reading {errors}"))?;
     same("the event at the end", &last["event"], &Value::from("error"))?;
     same("the exit code in it", &last["exit-code"], &Value::from(130))?;
@@ -60,10 +64,10 @@ fn two_at_once_and_interrupted(machine: &mut Machine) -> Result<()> {
     unchanged(machine)
 }
 
-fn killed(machine: &mut Machine) -> Result<()> {
-    let pid = start_upgrade(machine)?;
+fn killed(machine: &mut Machine, held: &HeldPull, accel: Accel) -> Result<()> {
+    let pid = held.start_upgrade(machine)?;
     machine.shell(&format!("kill -KILL {pid}"))?;
-    ended(machine, 137)?;
+    ended(machine, 137, accel)?;
     unchanged(machine)?;
     // The lock has died with it.
     machine.read(&["selkie", "gc"]).map(drop)
@@ -132,29 +136,15 @@ fn listing() -> String {
     format!("{MOUNT_ESP}\n(cd /run/lab-esp; find . -type f -exec sha256sum {{}} + | sort)\numount -A \"$esp\"\nls -A /sysroot/state/deploy")
 }
 
-/// Starts an upgrade in the background and waits until bytes have arrived, but not all; the result is its process.
-fn start_upgrade(machine: &mut Machine) -> Result<u64> {
-    // Not in the background of a shell, which has its jobs ignore SIGINT.
-    let script = "sh -c 'echo $$ > /run/pid; exec selkie upgrade --progress json 2> /run/errors'; echo $? > /run/code";
-    machine.shell("rm -f /run/code /run/pid; : > /run/errors")?;
-    machine.spawn(&["/bin/sh", "-c", script])?;
-    let deadline = Instant::now() + Duration::from_secs(600);
-    while Instant::now() < deadline {
-        let said = machine.shell("cat /run/errors; test ! -e /run/code || echo ended: $(cat /run/code)")?;
-        if said.contains("ended:") {
-            bail!("starting an upgrade: it was over too soon\n{said}");
-        }
-        if bytes_done(&said).is_some() {
-            return machine.shell("cat /run/pid")?.parse().context("reading the number of a process");
-        }
-        sleep(Duration::from_millis(100));
+/// Waits for the end of what [`HeldPull::start_upgrade`] has started; the result is what it said.
+fn ended(machine: &mut Machine, code: u32, accel: Accel) -> Result<String> {
+    const END: Duration = Duration::from_secs(120);
+    let begin = Instant::now();
+    // The shell that waits for it writes the exit code a little after its end.
+    let mut found = String::new();
+    while found.is_empty() && begin.elapsed() < END * accel.patience() {
+        found = machine.shell("[ -s /run/code ] || sleep 0.2; cat /run/code 2> /dev/null || true")?;
     }
-    bail!("starting an upgrade: it has not begun in time\n{}", machine.console())
-}
-
-/// Waits for the end of what [`start_upgrade`] has started; the result is what it said.
-fn ended(machine: &mut Machine, code: u32) -> Result<String> {
-    let found = machine.shell("for i in $(seq 600); do [ ! -s /run/code ] || break; sleep 0.2; done; cat /run/code")?;
     let errors = machine.shell("cat /run/errors")?;
     same(&format!("the exit code of an upgrade that said\n{errors}\n"), found, code.to_string())?;
     Ok(errors)

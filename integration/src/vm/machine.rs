@@ -2,6 +2,8 @@
 
 mod hardware;
 
+pub(crate) use hardware::MEMORY;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -6,7 +6,7 @@ mod machine;
 mod monitor;
 
 pub(crate) use accel::Accel;
-pub(crate) use machine::Machine;
+pub(crate) use machine::{MEMORY, Machine};
 
 use std::{fs::File, io::Read, path::Path, time::Duration};
 

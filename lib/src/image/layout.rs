@@ -8,10 +8,12 @@ use anyhow::{Context, Result};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, PlatformBuilder};
 use ocidir::cap_std::{ambient_authority, fs::Dir};
 use ocidir::{OciDir, prelude::OciRead};
+use rustix::io::Errno;
 
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
+use crate::sys::dir;
 
 use super::blob::{Expected, Reader};
 use super::digest;
@@ -184,7 +186,11 @@ fn absent(path: &str, error: std::io::Error) -> anyhow::Error {
     if error.kind() == std::io::ErrorKind::NotFound {
         return Failure::new(FailureKind::NotFound, format!("opening OCI layout {path}: no such directory")).into();
     }
-    anyhow::Error::from(error).context(format!("opening OCI layout {path}"))
+    let doing = format!("opening OCI layout {path}");
+    match Errno::from_io_error(&error) {
+        Some(errno) => dir::unusable(doing, errno),
+        None => anyhow::Error::from(error).context(doing),
+    }
 }
 
 fn no_layout(path: &str, error: &ocidir::Error) -> anyhow::Error {

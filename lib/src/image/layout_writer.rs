@@ -28,10 +28,10 @@ pub(super) const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 ///
 /// # Errors
 ///
-/// [`FailureKind::Usage`] for a directory of something else, and where an image without a tag would not be the only one.
+/// [`FailureKind::Usage`] for what is no directory or one of something else, and where an image without a tag would not be the only one.
 pub(super) fn check(path: &str, tag: Option<&str>) -> Result<()> {
     let doing = || format!("looking at {path}");
-    let Some(directory) = dir::open_optional(CWD, path).map_err(|e| no_directory(path, e))? else {
+    let Some(directory) = dir::open_optional(CWD, path).map_err(|errno| dir::unusable(format!("writing {path}"), errno))? else {
         name(path)?;
         return check_writable(&parent(path)?, path);
     };
@@ -44,13 +44,6 @@ pub(super) fn check(path: &str, tag: Option<&str>) -> Result<()> {
             Err(Failure::new(FailureKind::Usage, message).hint("name another directory").into())
         }
     }
-}
-
-fn no_directory(path: &str, error: Errno) -> anyhow::Error {
-    if error == Errno::NOTDIR {
-        return Failure::new(FailureKind::Usage, format!("writing {path}: it is no directory")).hint("name another directory").into();
-    }
-    anyhow::Error::from(error).context(format!("opening directory {path}"))
 }
 
 /// A layout that is being written. Dropping it before [`publish`](Self::publish) takes away what was made.
@@ -67,7 +60,7 @@ impl LayoutWriter {
     /// Opens the directory `path`, or makes it.
     pub(super) fn open(path: &str, progress: Arc<dyn Progress>) -> Result<Self> {
         let mut made = Made::default();
-        let directory = match dir::open_optional(CWD, path).map_err(|e| no_directory(path, e))? {
+        let directory = match dir::open_optional(CWD, path).map_err(|errno| dir::unusable(format!("writing {path}"), errno))? {
             Some(directory) => directory,
             None => made.directory(&parent(path)?, name(path)?).with_context(|| format!("making directory {path}"))?,
         };

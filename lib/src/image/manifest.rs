@@ -145,7 +145,10 @@ pub(super) fn resolve(reference: &ImageReference, fetched: Fetched, architecture
 }
 
 fn parse_manifest(digest: &str, bytes: &[u8]) -> Result<ImageManifest> {
-    let manifest = ImageManifest::from_reader(bytes).map_err(|e| malformed(&format!("manifest {digest}"), "image manifest", &e))?;
+    let wrong = |error: &dyn std::fmt::Display| malformed(&format!("manifest {digest}"), "image manifest", error);
+    let manifest = ImageManifest::from_reader(bytes).map_err(|e| wrong(&e))?;
+    // The reader above passes over what it does not know, also where that is no text; what translates a manifest does not.
+    serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(&e))?;
     match manifest.media_type() {
         None | Some(MediaType::ImageManifest) => Ok(manifest),
         Some(MediaType::Other(name)) if name == DOCKER_MANIFEST => Ok(manifest),
@@ -277,6 +280,8 @@ mod tests {
         assert_eq!(kind(oci("text/plain", &[A])), FailureKind::Unsuitable);
         assert_eq!(kind(fetched("application/vnd.oci.image.index.v1+json", DOCKER_CONFIG, layer, &[A])), FailureKind::Unsuitable);
         assert_eq!(kind(Fetched { manifest: b"{}".to_vec(), ..oci(layer, &[A]) }), FailureKind::Unsuitable);
+        let text = String::from_utf8(oci(layer, &[A]).manifest).unwrap().replacen('{', r#"{"odd":"\ud800","#, 1);
+        assert_eq!(kind(Fetched { manifest: text.into_bytes(), ..oci(layer, &[A]) }), FailureKind::Unsuitable);
         let artifact = fetched("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.empty.v1+json", layer, &[A]);
         let failure = Failure::find(&config_descriptor(A, &artifact.manifest).unwrap_err()).unwrap();
         assert_eq!(failure.kind, FailureKind::Unsuitable);

@@ -14,6 +14,8 @@ mod decode;
 mod derive;
 mod digest;
 mod entry;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layer;
 mod layer_tar;
 mod layout;
@@ -49,6 +51,7 @@ pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
 
+use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use blob::{Expected, Reader};
@@ -86,6 +89,13 @@ impl Default for Retries {
 }
 
 impl SourceOptions {
+    /// A file of credentials that somebody named has to be there: without them, a registry may show other images, or none.
+    fn check(&self) -> Result<()> {
+        let Some(path) = self.authfile.as_ref().filter(|path| !path.exists()) else { return Ok(()) };
+        let message = format!("reading credentials: there is no file {}", path.display());
+        Err(Failure::new(FailureKind::NotFound, message).hint("`skopeo login --authfile FILE REGISTRY` makes one").into())
+    }
+
     fn architecture(&self) -> String {
         self.architecture.clone().unwrap_or_else(platform::this_machine)
     }
@@ -98,6 +108,7 @@ impl SourceOptions {
 ///
 /// Why that cannot be had in this way: [`Source::open`] then says what is really the matter.
 pub async fn digest_of_tag(reference: &ImageReference, options: &SourceOptions) -> Result<String, String> {
+    options.check().map_err(|e| e.to_string())?;
     let (reference, options) = (reference.clone(), options.clone());
     let ask = move || registry::Repository::open(&reference, &options)?.digest_of(&reference);
     let asked = tokio::task::spawn_blocking(ask);
@@ -135,8 +146,9 @@ impl Source {
     /// # Errors
     ///
     /// A [`Failure`](crate::error::Failure) where there is no such image, where it is not for this architecture, where credentials
-    /// or signature policy forbid it, where the registry cannot be reached, or where a digest does not match.
+    /// or signature policy forbid it, where the registry cannot be reached, where a digest does not match, or where the file of credentials is not there.
     pub async fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
+        options.check()?;
         let architecture = options.architecture();
         let (from, resolved) = if reference.transport() == Transport::Oci {
             let (layout, resolved) = Layout::open(Path::new(reference.name()), reference.tag(), reference, &architecture)?;
@@ -161,6 +173,7 @@ impl Source {
         if !proxy::unpacks(reference.transport()) {
             return Self::open(reference, options).await;
         }
+        options.check()?;
         let scratch = tempfile::Builder::new().prefix(".selkie-base-").tempdir_in(scratch).context("making a scratch directory")?;
         let argv = skopeo::copy_from(reference, &format!("oci:{COPY}:{COPY}"), options)?;
         let copied = skopeo::run_in(scratch.path(), argv).await;

@@ -14,6 +14,8 @@ use crate::error::Failure;
 
 mod checks;
 mod drop_ins;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod initramfs;
 mod subject;
 mod sysusers;

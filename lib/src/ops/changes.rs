@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::rpm;
 use crate::kargs;
 use crate::packages::{self, PackageChange, Packages};
 use crate::store::{self, Change, File, NodeKind, Tree, What};
@@ -10,11 +11,9 @@ use crate::store::{self, Change, File, NodeKind, Tree, What};
 /// Reads a database of packages.
 type Reader = fn(&str) -> Packages;
 
-/// Where dpkg and apk keep what is installed, with the reader of each. (rpm's database is no text, and is told as unread.)
+/// Where dpkg and apk keep what is installed, with the reader of each.
 const DATABASES: [(&str, Reader); 3] =
     [("/var/lib/dpkg/status", packages::dpkg), ("/lib/apk/db/installed", packages::apk), ("/usr/lib/apk/db/installed", packages::apk)];
-/// Where rpm keeps it.
-const RPM: [&str; 2] = ["/usr/lib/sysimage/rpm/rpmdb.sqlite", "/var/lib/rpm/rpmdb.sqlite"];
 
 /// What differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -103,10 +102,6 @@ fn installed(tree: &Tree, read: Read<'_>) -> Result<Result<Packages, String>> {
             return Ok(text.map(|text| parse(&String::from_utf8_lossy(&text))).map_err(|reason| format!("reading {path}: {reason}")));
         }
     }
-    for path in RPM {
-        if tree.file(path)?.is_some() {
-            return Ok(Err(format!("{path} is a database that selkie does not read; `rpm -qa` in both images tells its packages")));
-        }
-    }
-    Ok(Err("the image has no database of packages that selkie knows (dpkg, apk)".to_owned()))
+    let none = || Err("the image has no database of packages that selkie knows (dpkg, apk, rpm)".to_owned());
+    Ok(rpm::packages(tree, read)?.map_or_else(none, |packages| packages.map(|packages| packages::rpm_versions(&packages))))
 }

@@ -27,9 +27,9 @@ pub struct Report {
 ///
 /// # Errors
 ///
-/// [`FailureKind::Usage`] for a file that is not understood, which is named with its line.
+/// [`FailureKind::Usage`] for a file that is not understood, which is named with its line, and where `root` is no directory.
 pub fn load(root: &Path) -> Result<Effective> {
-    let opened = dir::open_path(root).with_context(|| format!("opening {}", root.display()))?;
+    let opened = dir::open_path(root).map_err(|errno| dir::unusable(format!("opening {}", root.display()), errno))?;
     let files = files(&opened, root)?;
     let zone = |name: Option<&str>| zone(&opened, name);
     config::read(&files, &zone).map_err(|error| failure(&error).into())

@@ -98,10 +98,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     disk::check_output(&options.output)?;
     let arguments = arguments::of_machine(&options.arguments)?;
     let keys = options.secure_boot.as_ref().map(Keys::read).transpose()?;
-    if options.target_image.is_none() && options.image.transport() != Transport::Registry {
-        let message = format!("making a disk: {} is a place on this machine, and the new machine could not follow it", options.image);
-        return Err(Failure::new(FailureKind::Usage, message).hint("name what it follows: --target-image quay.io/acme/os:stable").into());
-    }
+    check_target(options, progress.as_ref())?;
     let beside = options.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let scratch = Scratch::make(beside)?;
     let started = Instant::now();
@@ -144,6 +141,28 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let target_image = machine.target();
     let pulled = Pulled { verity: true, ..pulled };
     Ok(Report { output: options.output.clone(), size, target_image, pulled, seconds_pull, seconds_disk })
+}
+
+/// What the machine follows has to be something that it can follow.
+fn check_target(options: &Options, progress: &dyn Progress) -> Result<()> {
+    let refused = |found: String| {
+        let failure = Failure::new(FailureKind::Usage, format!("making a disk: {found}, and the new machine could not follow it"));
+        Err(failure.hint("name what it follows: --target-image quay.io/acme/os:stable").into())
+    };
+    let Some(target) = &options.target_image else {
+        return match options.image.transport() {
+            Transport::Registry => Ok(()),
+            _ => refused(format!("{} is a place on this machine", options.image)),
+        };
+    };
+    match target.transport() {
+        Transport::Registry => return Ok(()),
+        Transport::ContainersStorage => {}
+        Transport::Oci | Transport::OciArchive | Transport::DockerArchive if Path::new(target.name()).is_absolute() => {}
+        _ => return refused(format!("{target} is a path from a working directory (expected one from the root)")),
+    }
+    progress.note(format!("the machine follows {target}, a place of its own: it finds updates where somebody puts them there"));
+    Ok(())
 }
 
 /// With keys enrolled, the firmware starts nothing that is not signed by one of them.

@@ -24,6 +24,7 @@ pub mod prune;
 pub mod pull;
 pub mod rechunk;
 pub mod rollback;
+mod rpm;
 mod runtime;
 pub mod seal;
 pub mod setup_root;

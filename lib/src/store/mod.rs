@@ -25,6 +25,8 @@ mod directory;
 mod fitness;
 mod foresee;
 pub mod fsck;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod garbage;
 mod incoming;
 mod layers;

@@ -71,7 +71,8 @@ impl Store {
 
 /// Reads `meta.json`; `None` where there is no directory or no such file in it.
 fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
-    let opened = dir::open_optional(parent, path).with_context(|| format!("opening repository {}", path.display()))?;
+    let opened =
+        dir::open_optional(parent, path).map_err(|errno| dir::unusable(format!("opening repository {}", path.display()), errno))?;
     let Some(directory) = opened else { return Ok(None) };
     let Some(bytes) = dir::read_optional(directory, REPO_METADATA_FILENAME)? else { return Ok(None) };
     let metadata = RepoMetadata::from_json(&bytes).with_context(|| format!("reading {}/{REPO_METADATA_FILENAME}", path.display()))?;
@@ -114,7 +115,12 @@ fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
     let made = match rustix::fs::mkdirat(&parent, path, Mode::from_raw_mode(0o700)) {
         Ok(()) => true,
         Err(Errno::EXIST) => false,
-        Err(e) => return Err(e).with_context(|| format!("making repository {}", path.display())),
+        // It is the directory around it that is not there.
+        Err(Errno::NOENT) => {
+            let around = path.parent().unwrap_or(path).display();
+            return Err(dir::unusable(format!("making repository {}: opening {around}", path.display()), Errno::NOENT));
+        }
+        Err(e) => return Err(dir::unusable(format!("making repository {}", path.display()), e)),
     };
     let directory = dir::open(&parent, path).with_context(|| format!("opening repository {}", path.display()))?;
     let names = dir::names(&directory).with_context(|| format!("listing repository {}", path.display()))?;

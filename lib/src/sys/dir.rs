@@ -27,6 +27,8 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::error::{Failure, FailureKind};
+
 /// Names of temporaries begin so; nothing else of ours does.
 pub const TEMPORARY: &str = ".selkie-tmp-";
 
@@ -38,6 +40,19 @@ pub fn open(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::io::Result<Own
 /// Opens a directory by its path from the working directory.
 pub fn open_path(path: impl AsRef<Path>) -> rustix::io::Result<OwnedFd> {
     open(rustix::fs::CWD, path)
+}
+
+/// Why a directory that somebody named cannot be used, from the error of opening or making it. What the name is to blame for is [`FailureKind::Usage`], and
+/// [`FailureKind::NotFound`] where there is none.
+pub fn unusable(doing: String, error: Errno) -> anyhow::Error {
+    let (kind, found) = match error {
+        Errno::NOENT => (FailureKind::NotFound, "there is no such directory"),
+        Errno::NOTDIR => (FailureKind::Usage, "it is no directory"),
+        Errno::LOOP => (FailureKind::Usage, "its links lead nowhere (expected a directory)"),
+        Errno::NAMETOOLONG => (FailureKind::Usage, "the name is too long"),
+        other => return anyhow::Error::new(other).context(doing),
+    };
+    Failure::new(kind, format!("{doing}: {found}")).hint("name another directory").into()
 }
 
 /// Opens a directory; `None` where there is none.

@@ -4,6 +4,7 @@
 pub(crate) const TABLE: usize = 0x40 + 4 + 20 + 240;
 
 /// Where the checksum is.
+#[cfg(test)]
 pub(crate) const CHECKSUM: usize = 0x40 + 4 + 20 + 64;
 
 /// Where the entry of the certificate table is among the data directories.

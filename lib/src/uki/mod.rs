@@ -173,7 +173,7 @@ pub enum UkiError {
     NotSignedForm(String),
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,8 @@ use super::{Machine, SECOND_DISK};
 use crate::command::Argv;
 
 const FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+/// The memory of a guest, in MiB.
+pub(crate) const MEMORY: u64 = 1536;
 /// Firmware that checks signatures. It keeps its variables where only the processor's management mode can write.
 const SECURE_FIRMWARE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 
@@ -14,7 +16,7 @@ impl Machine {
         let second = self.dir.join(SECOND_DISK);
         let (machine, firmware) = if self.secure_boot { ("q35,smm=on", SECURE_FIRMWARE) } else { ("q35", FIRMWARE) };
         let guarded = ["-global", "driver=cfi.pflash01,property=secure,value=on"];
-        Argv::new(["qemu-system-x86_64", "-machine", machine, "-smp", "1", "-m", "1536", "-display", "none", "-nodefaults"])
+        Argv::new(["qemu-system-x86_64", "-machine", machine, "-smp", "1", "-m", &MEMORY.to_string(), "-display", "none", "-nodefaults"])
             .with(self.accel.words())
             .with(if self.secure_boot { &guarded[..] } else { &[] })
             .with(["-drive".to_owned(), format!("if=pflash,format=raw,unit=0,readonly=on,file={firmware}")])

@@ -114,8 +114,8 @@ pub(in crate::image) fn decode(
     );
     let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
     decoder.window_log_max(WINDOW)?;
-    let mut decoder = decoder.take(chunk.size + 1);
-    let mut buffer = vec![0; BUFFER.min(usize::try_from(chunk.size).unwrap_or(BUFFER) + 1)];
+    let mut decoder = decoder.take(chunk.size.saturating_add(1));
+    let mut buffer = vec![0; BUFFER.min(usize::try_from(chunk.size).unwrap_or(BUFFER).saturating_add(1))];
     let (mut hasher, mut done) = (Sha256::new(), 0);
     loop {
         let read = decoder.read(&mut buffer)?;
@@ -322,6 +322,10 @@ mod tests {
         });
         assert!(matches!(stopped, Err(Trouble::Blob(reason)) if reason.contains("more than 1000 bytes")));
         assert!(most <= 1000, "{most}");
+        // A size to which nothing can be added.
+        let (mut blob, mut file, _) = packed(&[(vec![0; 50], false)]);
+        (file.size, file.chunks[0].size) = (u64::MAX, u64::MAX);
+        assert_eq!(refused(&mut blob, &file), "a piece of a file has 50 bytes (expected 18446744073709551615)");
         // What lies between files has a limit, too.
         let small = zstd::encode_all(&[0; 1000][..], 3).unwrap();
         let all = |limit| decode_all(&mut small.as_slice(), limit, &mut |_| Ok(()));

@@ -18,6 +18,8 @@ use super::manifest::Layer;
 use super::{Source, ranges};
 use crate::progress::Progress;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod pipe;
 mod plan;
 mod preview;
@@ -164,7 +166,7 @@ fn worth_a_look(layer: &Layer, contents: &dyn Contents) -> Result<(), String> {
         return Err("the layer is small".to_owned());
     }
     if contents.is_empty() {
-        return Err("none of its files are here".to_owned());
+        return Err("none of its files are known here".to_owned());
     }
     Ok(())
 }

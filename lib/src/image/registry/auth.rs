@@ -22,7 +22,7 @@ impl Basic {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct File {
+pub(super) struct File {
     #[serde(default)]
     auths: BTreeMap<String, Auth>,
     #[serde(default)]
@@ -58,15 +58,20 @@ fn read(path: &Path) -> Result<Option<File>, String> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         bytes => bytes.map_err(|e| e.to_string())?,
     };
+    parse(&bytes)
+}
+
+/// Reads a file of credentials; `None` where nothing is in it.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<File>, String> {
     if bytes.trim_ascii().is_empty() {
         return Ok(None);
     }
     // Not the words of serde, which quote values: those are secret here.
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("line {} is not as containers-auth.json has it", e.line()))
+    serde_json::from_slice(bytes).map(Some).map_err(|e| format!("line {} is not as containers-auth.json has it", e.line()))
 }
 
 impl File {
-    fn basic(&self, endpoint: &Endpoint) -> Result<Option<Basic>, String> {
+    pub(super) fn basic(&self, endpoint: &Endpoint) -> Result<Option<Basic>, String> {
         if self.cred_helpers.keys().any(|key| registry(key) == registry(&endpoint.host)) {
             return Err(format!("{} has a credential helper, which only skopeo calls", endpoint.host));
         }

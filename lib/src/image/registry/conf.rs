@@ -81,7 +81,8 @@ impl Config {
         Ok(config)
     }
 
-    fn add(&mut self, text: &str) -> Result<(), String> {
+    /// Adds what one file says.
+    pub(super) fn add(&mut self, text: &str) -> Result<(), String> {
         let file: File = toml::from_str(text).map_err(|e| e.message().to_owned())?;
         if file.registries.is_some() {
             return Err("it is of version 1 (expected [[registry]])".into());

@@ -9,6 +9,8 @@ mod certs;
 mod challenge;
 mod client;
 mod conf;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod places;
 mod retry;
 mod steady;

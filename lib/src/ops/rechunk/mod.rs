@@ -160,8 +160,8 @@ impl Rechunking<'_> {
         progress.phase("arranging the layers".to_owned());
         let root = Arc::new(Root::list(self.store.layers_tree(&base.config)?)?);
         if root.leaves.iter().all(|leaf| leaf.owner.is_none()) {
-            progress
-                .note("the image has no database of packages that selkie reads (dpkg, apk): files are arranged by directory".to_owned());
+            let reason = root.unread.as_deref().unwrap_or("the image has no database of packages that selkie reads (dpkg, apk, rpm)");
+            progress.note(format!("{reason}: files are arranged by directory"));
         }
         let groups = plan::groups(&root.leaves, self.options.layers);
         let written = write_layers(&root, groups, self.scratch, progress).await?;

@@ -84,7 +84,9 @@ pub(super) fn groups(leaves: &[Leaf], layers: usize) -> Vec<Group> {
     for (number, leaf) in leaves.iter().enumerate() {
         groups.entry(kind(leaf)).or_default().push(number);
     }
-    let named = |(kind, leaves)| Group { name: name(&kind, shares.buckets, packaged), leaves };
+    // Most images leave some numbers unused, and people would miss them.
+    let parts: Vec<u64> = groups.keys().filter_map(|kind| if let Kind::Packages(number) = kind { Some(*number) } else { None }).collect();
+    let named = |(kind, leaves)| Group { name: name(&kind, &parts, packaged), leaves };
     groups.into_iter().map(named).collect()
 }
 
@@ -144,11 +146,13 @@ fn neighbourhood(path: &[u8]) -> &[u8] {
     end.map_or(path, |end| &path[..*end])
 }
 
-fn name(kind: &Kind, buckets: u64, packaged: bool) -> String {
+/// The name of a group, where there are these numbers of parts.
+fn name(kind: &Kind, parts: &[u64], packaged: bool) -> String {
+    let part = |number: &u64| format!("part {} of {}", parts.partition_point(|part| part <= number), parts.len());
     match kind {
         Kind::Package(name) => format!("package {name}"),
-        Kind::Packages(number) if packaged => format!("packages, part {} of {buckets}", number + 1),
-        Kind::Packages(number) => format!("files below /usr, part {} of {buckets}", number + 1),
+        Kind::Packages(number) if packaged => format!("packages, {}", part(number)),
+        Kind::Packages(number) => format!("files below /usr, {}", part(number)),
         Kind::File(path) => format!("file /{}", String::from_utf8_lossy(path)),
         Kind::Rest(place) if packaged => format!("files of no package below {place}"),
         Kind::Rest(place) => format!("files below {place}"),

@@ -132,3 +132,11 @@ fn without_packages_neighbours_are_together() {
         assert_eq!(neighbourhood(path.as_bytes()), expected.as_bytes());
     }
 }
+
+#[test]
+fn parts_are_counted_without_holes() {
+    let few = leaves(&[("usr/a", "a", 0), ("usr/b", "b", 0), ("usr/c", "c", 0)]);
+    let names: Vec<String> = groups(&few, DEFAULT).into_iter().map(|group| group.name).collect();
+    // Two of them fall together.
+    assert_eq!(names, ["packages, part 1 of 2", "packages, part 2 of 2"]);
+}

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use super::plan::Leaf;
 use crate::error::{Failure, FailureKind};
+use crate::ops::rpm;
 use crate::packages;
 use crate::store::{Node, NodeKind, Tree};
 
@@ -24,6 +25,8 @@ pub(super) struct Root {
     /// All that is no directory, and the same for the plan.
     pub(super) nodes: Vec<Node>,
     pub(super) leaves: Vec<Leaf>,
+    /// Why packages are not known, where there is a database of them that was not read.
+    pub(super) unread: Option<String>,
 }
 
 /// Which package a path came with.
@@ -31,7 +34,7 @@ pub(super) struct Root {
 struct Owner {
     /// The name of its source.
     source: Rc<str>,
-    /// When dpkg unpacked it, and a number of its own among the packages.
+    /// When dpkg or rpm unpacked it, and a number of its own among the packages.
     unpacked: Option<((i64, u32), usize)>,
 }
 
@@ -42,7 +45,9 @@ impl Root {
     ///
     /// [`FailureKind::Unsuitable`] for what cannot be in a layer.
     pub(super) fn list(tree: Tree) -> Result<Self> {
-        let owners = owners(&tree).context("reading which files are of which package")?;
+        let doing = "reading which files are of which package";
+        let mut owners = owners(&tree).context(doing)?;
+        let unread = rpm_owners(&tree, &mut owners).context(doing)?.err();
         let (mut directories, mut nodes, mut leaves, mut owned) = (BTreeMap::new(), Vec::new(), Vec::new(), Vec::new());
         tree.walk("/", |path, node| {
             let path = relative(path);
@@ -62,7 +67,7 @@ impl Root {
         for (leaf, owner) in leaves.iter_mut().zip(came_with(&owned, &times)) {
             leaf.owner = owner;
         }
-        Ok(Self { tree, directories, nodes, leaves })
+        Ok(Self { tree, directories, nodes, leaves, unread })
     }
 }
 
@@ -112,6 +117,23 @@ fn owners(tree: &Tree) -> Result<HashMap<Vec<u8>, Owner>> {
         }
     }
     Ok(owners)
+}
+
+/// Adds those of rpm's database, or tells why it was not read.
+fn rpm_owners(tree: &Tree, owners: &mut HashMap<Vec<u8>, Owner>) -> Result<Result<(), String>> {
+    let packages = match rpm::packages(tree, &mut |tree, file| tree.read(file).map(Ok))? {
+        None => return Ok(Ok(())),
+        Some(Err(reason)) => return Ok(Err(reason)),
+        Some(Ok(packages)) => packages,
+    };
+    let aliases = aliases(tree)?;
+    // No number that dpkg's packages have.
+    for (number, package) in (usize::MAX / 2..).zip(packages) {
+        let unpacked = package.installed.map(|seconds| ((i64::from(seconds), 0), number));
+        let owner = Owner { source: package.source.into(), unpacked };
+        package.files.iter().for_each(|path| _ = owners.entry(real(&aliases, path)).or_insert_with(|| owner.clone()));
+    }
+    Ok(Ok(()))
 }
 
 /// Where the symbolic links in `/` lead: packages list files by the names that they had before `/bin` and `/usr/bin` became one.

@@ -17,7 +17,7 @@ use crate::sys::dir;
 
 mod journal;
 mod rebuild;
-mod table;
+pub(super) mod table;
 
 pub(super) use journal::Journal;
 pub use table::ContentDigest;

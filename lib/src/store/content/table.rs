@@ -32,7 +32,7 @@ pub(in crate::store) struct Record {
 
 /// An index that was read and found whole: records of one size, sorted by the digest of the content.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Table {
+pub(in crate::store) struct Table {
     bytes: Vec<u8>,
     object: usize,
     records: Range<usize>,
@@ -40,7 +40,7 @@ pub(super) struct Table {
 
 impl Table {
     /// Reads an index; `None` for what is none, is torn, or is that of a repository of another algorithm.
-    pub(super) fn parse(bytes: Vec<u8>, algorithm: Algorithm) -> Option<Self> {
+    pub(in crate::store) fn parse(bytes: Vec<u8>, algorithm: Algorithm) -> Option<Self> {
         let object = digest_size(algorithm);
         let end = bytes.len().checked_sub(CHECKSUM).filter(|end| *end >= HEADER)?;
         let number = |at: Range<usize>| number(&bytes[at]);
@@ -52,7 +52,7 @@ impl Table {
     }
 
     /// The bytes of an index of these records.
-    pub(super) fn write(mut records: Vec<Record>, algorithm: Algorithm) -> Vec<u8> {
+    pub(in crate::store) fn write(mut records: Vec<Record>, algorithm: Algorithm) -> Vec<u8> {
         let object = digest_size(algorithm);
         records.retain(|record| record.object.len() == object);
         records.sort_unstable();
@@ -73,11 +73,11 @@ impl Table {
         self.records.len() / record_size(self.object)
     }
 
-    pub(super) fn records(&self) -> impl Iterator<Item = Record> + '_ {
+    pub(in crate::store) fn records(&self) -> impl Iterator<Item = Record> + '_ {
         (0..self.len()).map(|index| self.record(index))
     }
 
-    pub(super) fn find(&self, content: &ContentDigest) -> Option<Record> {
+    pub(in crate::store) fn find(&self, content: &ContentDigest) -> Option<Record> {
         let (mut low, mut high) = (0, self.len());
         while low < high {
             let middle = low + (high - low) / 2;
