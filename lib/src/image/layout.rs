@@ -37,16 +37,21 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens the directory `path` and resolves `tag`, which together are what `reference` names.
     pub(super) fn open(path: &Path, tag: Option<&str>, reference: &ImageReference, architecture: &str) -> Result<(Self, Resolved)> {
-        let path = path.display().to_string();
-        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|e| absent(&path, e))?;
-        let dir = OciDir::open(dir).map_err(|e| no_layout(&path, &e))?;
-        let layout = Self { dir, path };
+        let layout = Self::open_directory(path)?;
         let chosen = layout.choose(reference, tag, architecture)?;
         let manifest = layout.json("manifest", &chosen.manifest)?;
         let manifest_digest = chosen.manifest.digest().to_string();
         let config = layout.json("configuration", &manifest::config_descriptor(&manifest_digest, &manifest)?)?;
         let fetched = Fetched { index_digest: chosen.index_digest, manifest_digest, manifest, config };
         Ok((layout, manifest::resolve(reference, fetched, architecture)?))
+    }
+
+    /// Opens the directory `path` and resolves nothing.
+    pub(super) fn open_directory(path: &Path) -> Result<Self> {
+        let path = path.display().to_string();
+        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|e| absent(&path, e))?;
+        let dir = OciDir::open(dir).map_err(|e| no_layout(&path, &e))?;
+        Ok(Self { dir, path })
     }
 
     /// Opens the tar of `layer`.

@@ -11,6 +11,7 @@ mod archive;
 mod blob;
 mod chunked;
 mod decode;
+mod delta;
 mod derive;
 mod digest;
 mod entry;
@@ -37,6 +38,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+pub use delta::{
+    Delta, DeltaBlob, DeltaLayer, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag, compress,
+    compress_against, prove_delta,
+};
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};
 pub use layer::LayerReader;
@@ -145,6 +150,11 @@ impl Source {
     /// What the reference led to.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// Whether the blobs that the manifest lists can be read, see [`open_to_copy`](Self::open_to_copy).
+    pub fn has_blobs(&self) -> bool {
+        matches!(self.from, From::Layout(_)) || !proxy::unpacks(self.resolved.reference.transport())
     }
 
     /// Starts reading layer `index`, lowest first. Several may be read at a time; read each to its end or drop it.

@@ -5,6 +5,7 @@ pub mod auto_update;
 pub mod boot_once;
 mod catch_up;
 pub mod config;
+pub mod delta;
 pub mod diff;
 pub mod digest;
 pub mod disk;

@@ -29,6 +29,11 @@ const MAX_REDIRECTS: usize = 5;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Largest list of what refers to a manifest, in bytes.
+const MAX_INDEX: u64 = 4 << 20;
+
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
 
@@ -113,6 +118,33 @@ impl Client {
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
         let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         hex.map(|_| digest.to_owned()).ok_or_else(|| Unusable::new(format!("the answer has the digest {digest:?} (expected sha256:…)")))
+    }
+
+    /// The index of what refers to the manifest `digest`, of this type (OCI distribution specification, "Listing Referrers"); `None` where the registry does not
+    /// know such questions.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn referrers(&mut self, digest: &str, artifact_type: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        let repository = self.repository.clone();
+        let mut answer = self.authorized(|client| {
+            let Some(session) = &client.session else { return Err(Unusable::new("not connected")) };
+            let url = format!("{}/v2/{repository}/referrers/{digest}", session.base);
+            let mut request = client.agent.get(url).query("artifactType", artifact_type).header("accept", INDEX);
+            if let Some(authorization) = &session.authorization {
+                request = request.header("authorization", authorization);
+            }
+            Ok((request.call().map_err(|e| Unusable::new(e.to_string()))?, true))
+        })?;
+        match answer.status() {
+            StatusCode::OK => {
+                let body = answer.body_mut().with_config().limit(MAX_INDEX).read_to_vec();
+                Ok(Some(body.map_err(|e| Unusable::new(format!("reading what refers to {digest}: {e}")))?))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            status => Err(Unusable::new(format!("the answer is {status} (expected 200 or 404)"))),
+        }
     }
 
     /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.

@@ -9,6 +9,7 @@ mod challenge;
 mod client;
 mod conf;
 mod places;
+mod referrers;
 mod tag;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::reference::{ImageReference, Transport};
 use super::SourceOptions;
 use client::Client;
 use places::Places;
+pub(super) use referrers::list as referrers;
 pub(super) use tag::digest as digest_of_tag;
 
 /// Why ranges cannot be had from a registry.
