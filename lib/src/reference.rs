@@ -110,16 +110,6 @@ impl ImageReference {
     }
 }
 
-impl ImageReference {
-    /// The same repository under another tag. `None` where the transport is no registry, or where `tag` is none.
-    pub fn tagged(&self, tag: &str) -> Option<ImageReference> {
-        match &self.0 {
-            Place::Registry { name, .. } => format!("{name}:{tag}").parse().ok().filter(|new: &ImageReference| new.tag() == Some(tag)),
-            _ => None,
-        }
-    }
-}
-
 impl fmt::Display for ImageReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.transport().prefix(), self.name())?;

@@ -63,14 +63,6 @@ pub(super) fn copy_to(layout: &str, reference: &str, options: &OutputOptions) ->
     Ok(argv)
 }
 
-/// The command that copies an image index and nothing that it lists, otherwise like [`copy_to`].
-pub(super) fn copy_index_to(layout: &str, reference: &str, options: &OutputOptions) -> Result<Vec<OsString>> {
-    let mut argv = copy_to(layout, reference, options)?;
-    let end = argv.len() - 2;
-    argv.insert(end, "--multi-arch=index-only".into());
-    Ok(argv)
-}
-
 /// Runs a command in `directory`, where it also keeps its temporary files: a colon in the path of a layout would end it, so layouts are named
 /// from there.
 pub(super) async fn run_in(directory: &Path, argv: Vec<OsString>) -> Result<()> {

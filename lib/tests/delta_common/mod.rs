@@ -6,7 +6,7 @@ pub(crate) mod oci;
 #[path = "../common/registry.rs"]
 pub(crate) mod registry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -70,11 +70,16 @@ pub(crate) fn second() -> Files {
 
 pub(crate) fn tar(files: &Files) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
-    builder.append_data(&mut header(tar::EntryType::Directory, 0), "usr/", &b""[..]).unwrap();
+    let parents = |path: &str| path.match_indices('/').map(|(at, _)| path[..=at].to_owned()).collect::<Vec<_>>();
+    let directories: BTreeSet<String> = files.keys().flat_map(|path| parents(path)).collect();
+    for directory in directories {
+        builder.append_data(&mut header(tar::EntryType::Directory, 0), directory, &b""[..]).unwrap();
+    }
     for (path, content) in files {
         builder.append_data(&mut header(tar::EntryType::Regular, content.len()), path, content.as_slice()).unwrap();
     }
-    builder.append_link(&mut header(tar::EntryType::Link, 0), "usr/link", "usr/lib/00").unwrap();
+    let first = files.keys().next().unwrap();
+    builder.append_link(&mut header(tar::EntryType::Link, 0), "usr/link", first).unwrap();
     builder.append_link(&mut header(tar::EntryType::Symlink, 0), "usr/sym", "link").unwrap();
     builder.into_inner().unwrap()
 }

@@ -120,7 +120,7 @@ impl Delta {
         let written = output::write_image(&source, &self.image(), output, options, &self.directory, progress).await?;
         if output.transport() == Transport::Registry {
             let entry = self.image().entry(None);
-            referrers::publish(output, &self.target.manifest_digest, entry, options, &self.directory, progress).await?;
+            referrers::publish(output, &self.target.manifest_digest, entry, options, progress).await?;
         }
         Ok(written)
     }

@@ -1,19 +1,15 @@
 //! The tag by which a delta is found where a registry cannot be asked what refers to a manifest (OCI distribution specification, "Referrers Tag
 //! Schema"): an image index that lists it.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use oci_spec::image::MediaType;
 use serde_json::{Value, json};
 
-use super::patch;
 use crate::error::{Failure, FailureKind};
-use crate::image::derive::descriptor;
-use crate::image::layout::MAX_JSON;
-use crate::image::output::{OutputOptions, STAGED};
-use crate::image::{SourceOptions, digest, proxy, proxy_error, registry, skopeo};
+use crate::image::output::OutputOptions;
+use crate::image::{SourceOptions, registry};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 
@@ -27,53 +23,51 @@ pub(in crate::image) fn tag(subject: &str) -> Option<String> {
 
 /// Lists `entry` as a referrer of the manifest `subject` in the repository of `output`, where the registry does not do so by itself. What is listed
 /// there already stays.
+///
+/// skopeo cannot do it: it writes an index anew and leaves out what it does not know.
 pub(super) async fn publish(
     output: &ImageReference,
     subject: &str,
     entry: Value,
     options: &OutputOptions,
-    directory: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
-    let source = SourceOptions { authfile, tls_verify, architecture: None };
-    let (asked, of, with) = (output.clone(), subject.to_owned(), source.clone());
-    // Where that cannot be asked here, an index too many harms nobody.
-    let listed = tokio::task::spawn_blocking(move || registry::referrers(&asked, &with, &of)).await.context("asking in a thread")?;
-    if matches!(listed, Ok(Some(_))) {
-        return Ok(());
+    let options = SourceOptions { authfile, tls_verify, architecture: None };
+    let (place, tag) = (output.clone(), tag(subject).with_context(|| format!("writing {output}: {subject} is no digest"))?);
+    let (asked, named) = (subject.to_owned(), tag.clone());
+    let list = move || list(&place, &options, &asked, &named, entry);
+    let listed = tokio::task::spawn_blocking(list).await.context("listing in a thread")?;
+    let listed = listed.map_err(|found| {
+        let message = format!("listing the delta under tag {tag} of {}: {found}", output.name());
+        Failure::new(FailureKind::Unreachable, message)
+            .hint("the delta is there, but hosts do not find it; remove what is in the way and try again")
+    })?;
+    if listed {
+        progress.step("list referrer");
     }
-    let place = tag(subject).and_then(|tag| output.tagged(&tag)).with_context(|| format!("writing {output}: {subject} is no digest"))?;
-    let before = match proxy::raw(&place, &source).await {
-        Ok(bytes) => Some(bytes),
-        Err(error) if Failure::find(&error).is_some_and(|failure| failure.kind == FailureKind::NotFound) => None,
-        Err(error) => return Err(error),
-    };
-    let index = with_entry(before.as_deref(), entry).map_err(|found| no_index(&place, &found))?;
-    if before.as_ref() == Some(&index) {
-        return Ok(());
-    }
-    stage(directory, &index)?;
-    let argv = skopeo::copy_index_to(&format!("oci:{STAGED}:{TAG}"), &place.skopeo(), options)?;
-    skopeo::run_in(directory, argv).await.map_err(|e| proxy_error::explain_command(&format!("writing {place}"), e))?;
-    progress.step("list referrer");
     Ok(())
 }
 
-/// What the index is called in the layout of the scratch directory.
-const TAG: &str = "referrers";
-
-fn no_index(place: &ImageReference, found: &str) -> Failure {
-    let message = format!("reading {place}: {found} (expected an image index of what refers to the image)");
-    Failure::new(FailureKind::Corrupt, message)
-        .hint("the delta is there, and is not listed where hosts look for it; remove this tag and try again")
+/// Whether the list was written, and not up to date before or kept by the registry itself.
+fn list(output: &ImageReference, options: &SourceOptions, subject: &str, tag: &str, entry: Value) -> Result<bool, String> {
+    let mut home = registry::Home::open(output, options)?;
+    if home.lists(subject)? {
+        return Ok(false);
+    }
+    let before = home.read(tag)?;
+    let index = with_entry(before.as_deref(), entry).map_err(|found| format!("{found} (expected an image index)"))?;
+    if before.as_ref() == Some(&index) {
+        return Ok(false);
+    }
+    home.write(tag, &index)?;
+    Ok(true)
 }
 
 /// The index with one entry more, in place of one of the same digest.
 fn with_entry(index: Option<&[u8]>, entry: Value) -> Result<Vec<u8>, String> {
     let index_type = MediaType::ImageIndex.to_string();
     let mut index: Value = match index {
-        Some(bytes) if bytes.len() as u64 > MAX_JSON => return Err(format!("it has {} bytes", bytes.len())),
         Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
         None => json!({"schemaVersion": 2, "mediaType": index_type, "manifests": []}),
     };
@@ -83,17 +77,6 @@ fn with_entry(index: Option<&[u8]>, entry: Value) -> Result<Vec<u8>, String> {
         None => entries.push(entry),
     }
     serde_json::to_vec(&index).map_err(|e| e.to_string())
-}
-
-/// Writes the index into the layout, and lists it there.
-fn stage(directory: &Path, index: &[u8]) -> Result<()> {
-    let digest = digest::sha256(index)?;
-    let writing = || "writing an image index".to_owned();
-    std::fs::write(patch::blobs(directory, "sha256")?.join(digest.trim_start_matches("sha256:")), index).with_context(writing)?;
-    let mut entry = descriptor(&MediaType::ImageIndex, &digest, index.len());
-    entry["annotations"] = json!({ crate::image::layout::TAG: TAG });
-    let list = json!({"schemaVersion": 2, "manifests": [entry]});
-    std::fs::write(directory.join(STAGED).join("index.json"), serde_json::to_vec(&list)?).with_context(writing)
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, and nothing else.
+//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, what refers to a manifest, and nothing else.
 //!
 //! Credentials go to the registry and to the place that it names for tokens, never to where a redirect leads. The body of an answer is
-//! read only where it is the range that was asked for.
+//! read only where it is the range that was asked for, or a small document.
 
 use std::io::{self, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::{StatusCode, Uri};
-use ureq::{Agent, Body, BodyReader, http::Response};
+use ureq::{Agent, Body, BodyReader, RequestBuilder, http::Response};
 
 use super::auth::{self, Basic};
 use super::challenge::{self, Challenge};
@@ -31,8 +31,8 @@ const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vn
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// Largest list of what refers to a manifest, in bytes.
-const MAX_INDEX: u64 = 4 << 20;
+/// Largest manifest or index in bytes, as registries have it.
+const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
@@ -111,7 +111,10 @@ impl Client {
     ///
     /// Where the registry says no digest.
     pub(super) fn digest_of(&mut self, tag: &str) -> Result<String, Unusable> {
-        let answer = self.authorized(|client| Ok((client.head(tag)?, true)))?;
+        let answer = self.authorized(|client| {
+            let request = client.prepare(|agent, url| agent.head(url), &format!("manifests/{tag}"))?;
+            Ok((request.header("accept", MANIFESTS).call()?, true))
+        })?;
         if answer.status() != StatusCode::OK {
             return Err(Unusable::new(format!("the answer is {} (expected 200)", answer.status())));
         }
@@ -127,24 +130,53 @@ impl Client {
     ///
     /// Where the registry says neither.
     pub(super) fn referrers(&mut self, digest: &str, artifact_type: &str) -> Result<Option<Vec<u8>>, Unusable> {
-        let repository = self.repository.clone();
-        let mut answer = self.authorized(|client| {
-            let Some(session) = &client.session else { return Err(Unusable::new("not connected")) };
-            let url = format!("{}/v2/{repository}/referrers/{digest}", session.base);
-            let mut request = client.agent.get(url).query("artifactType", artifact_type).header("accept", INDEX);
-            if let Some(authorization) = &session.authorization {
-                request = request.header("authorization", authorization);
-            }
-            Ok((request.call().map_err(|e| Unusable::new(e.to_string()))?, true))
-        })?;
+        self.document(&format!("referrers/{digest}?artifactType={artifact_type}"), INDEX)
+    }
+
+    /// The manifest or index that a tag or digest names; `None` where there is none. Nothing is verified.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn manifest(&mut self, name: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        self.document(&format!("manifests/{name}"), MANIFESTS)
+    }
+
+    fn document(&mut self, path: &str, accept: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        let mut answer =
+            self.authorized(|client| Ok((client.prepare(|agent, url| agent.get(url), path)?.header("accept", accept).call()?, true)))?;
         match answer.status() {
-            StatusCode::OK => {
-                let body = answer.body_mut().with_config().limit(MAX_INDEX).read_to_vec();
-                Ok(Some(body.map_err(|e| Unusable::new(format!("reading what refers to {digest}: {e}")))?))
-            }
+            StatusCode::OK => Ok(Some(answer.body_mut().with_config().limit(MAX_DOCUMENT).read_to_vec()?)),
             StatusCode::NOT_FOUND => Ok(None),
             status => Err(Unusable::new(format!("the answer is {status} (expected 200 or 404)"))),
         }
+    }
+
+    /// Has a tag name an image index.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry does not take it.
+    pub(super) fn put_index(&mut self, tag: &str, index: &[u8]) -> Result<(), Unusable> {
+        let path = format!("manifests/{tag}");
+        let answer = self.authorized(|client| {
+            let request = client.prepare(|agent, url| agent.put(url), &path)?;
+            Ok((request.header("content-type", INDEX).send(index)?, true))
+        })?;
+        match answer.status() {
+            StatusCode::CREATED => Ok(()),
+            status => Err(Unusable::new(format!("the answer is {status} (expected 201)"))),
+        }
+    }
+
+    /// A request for something of the repository.
+    fn prepare<B>(&self, method: impl FnOnce(&Agent, String) -> RequestBuilder<B>, path: &str) -> Result<RequestBuilder<B>, Unusable> {
+        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
+        let request = method(&self.agent, format!("{}/v2/{}/{path}", session.base, self.repository));
+        Ok(match &session.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        })
     }
 
     /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
@@ -162,15 +194,6 @@ impl Client {
         drop(answer);
         self.authorize(challenge)?;
         Ok(ask(self)?.0)
-    }
-
-    fn head(&self, tag: &str) -> Result<Response<Body>, Unusable> {
-        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
-        let mut request = self.agent.head(format!("{}/v2/{}/manifests/{tag}", session.base, self.repository)).header("accept", MANIFESTS);
-        if let Some(authorization) = &session.authorization {
-            request = request.header("authorization", authorization);
-        }
-        request.call().map_err(|e| Unusable::new(e.to_string()))
     }
 
     /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.

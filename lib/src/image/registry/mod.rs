@@ -21,13 +21,19 @@ use crate::reference::{ImageReference, Transport};
 use super::SourceOptions;
 use client::Client;
 use places::Places;
-pub(super) use referrers::list as referrers;
+pub(super) use referrers::Home;
 pub(super) use tag::digest as digest_of_tag;
 
 /// Why ranges cannot be had from a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 struct Unusable(String);
+
+impl From<ureq::Error> for Unusable {
+    fn from(error: ureq::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
 
 impl Unusable {
     fn new(message: impl Into<String>) -> Self {

@@ -1,4 +1,4 @@
-//! What refers to a manifest: deltas of an image are found so.
+//! What refers to a manifest: deltas of an image are found so, and listed so that they are found.
 
 use super::client::Client;
 use super::places::Places;
@@ -6,28 +6,50 @@ use super::{SourceOptions, Unusable, conf};
 use crate::image::delta;
 use crate::reference::{ImageReference, Transport};
 
-/// The index of the deltas that the registry lists for the manifest `subject` in the repository of `reference`; `None` where it keeps no such lists.
-///
-/// # Errors
-///
-/// Why that cannot be found out here.
-pub(in crate::image) fn list(reference: &ImageReference, options: &SourceOptions, subject: &str) -> Result<Option<Vec<u8>>, String> {
-    Places::of_this_process(options).and_then(|places| list_with(&places, reference, options, subject)).map_err(|e| e.to_string())
-}
+/// The registry of a repository that is written to; mirrors have no part in it.
+pub(in crate::image) struct Home(Client);
 
-fn list_with(places: &Places, reference: &ImageReference, options: &SourceOptions, subject: &str) -> Result<Option<Vec<u8>>, Unusable> {
-    if reference.transport() != Transport::Registry {
-        return Err(Unusable::new(format!("{reference} is in no registry")));
+impl Home {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be asked from here.
+    pub(in crate::image) fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Self, String> {
+        let open = || -> Result<Self, Unusable> {
+            let places = Places::of_this_process(options)?;
+            let endpoint = conf::Config::read(&places.registries, &places.drop_ins)?.destination(reference)?;
+            let insecure = options.tls_verify.map_or(endpoint.insecure, |verify| !verify);
+            Ok(Self(Client::new(&places, &endpoint, insecure)?))
+        };
+        debug_assert_eq!(reference.transport(), Transport::Registry);
+        open().map_err(|e| e.to_string())
     }
-    let endpoints = conf::Config::read(&places.registries, &places.drop_ins)?.endpoints(reference)?;
-    let mut failed = Vec::new();
-    for endpoint in endpoints {
-        let insecure = options.tls_verify.map_or(endpoint.insecure, |verify| !verify);
-        let mut client = Client::new(places, &endpoint, insecure)?;
-        match client.referrers(subject, delta::MEDIA_TYPE) {
-            Ok(list) => return Ok(list),
-            Err(reason) => failed.push(format!("{}: {reason}", client.name())),
-        }
+
+    /// Whether the registry itself lists what refers to the manifest `subject`.
+    ///
+    /// # Errors
+    ///
+    /// Why that cannot be found out.
+    pub(in crate::image) fn lists(&mut self, subject: &str) -> Result<bool, String> {
+        self.0.referrers(subject, delta::MEDIA_TYPE).map(|list| list.is_some()).map_err(|e| e.to_string())
     }
-    Err(Unusable::new(failed.join("; ")))
+
+    /// What a tag names, of which nothing is verified; `None` where there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// Why that cannot be found out.
+    pub(in crate::image) fn read(&mut self, tag: &str) -> Result<Option<Vec<u8>>, String> {
+        self.0.manifest(tag).map_err(|e| e.to_string())
+    }
+
+    /// Has a tag name an image index.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not taken.
+    pub(in crate::image) fn write(&mut self, tag: &str, index: &[u8]) -> Result<(), String> {
+        self.0.put_index(tag, index).map_err(|e| e.to_string())
+    }
 }
