@@ -56,7 +56,7 @@ pub async fn prove_delta(delta: &Delta, files: &dyn SourceFiles) -> Result<()> {
             continue;
         };
         let file = blob_file(&delta.directory, blob.digest().as_ref())?;
-        let applied = || apply_delta(file, &blob.media_type().to_string(), files, diff_id, &mut io::sink());
+        let applied = || apply_delta(file, blob.media_type().as_ref(), files, diff_id, &mut io::sink());
         tokio::task::block_in_place(applied).with_context(|| format!("making layer {} of blob {}", layer.digest(), blob.digest()))?;
     }
     Ok(())
