@@ -37,11 +37,12 @@ fn a_delta_has_what_is_new_and_is_found_by_its_subject() {
     let entries = index["manifests"].as_array().unwrap();
     assert_eq!(entries.len(), 3);
     assert_eq!((&entries[2]["artifactType"], &entries[2]["digest"]), (&DELTA.into(), &report.delta_digest.clone().into()));
-    assert!(entries[2].get("annotations").is_none() && entries[2].get("platform").is_none());
+    assert!(entries[2]["annotations"].get("org.opencontainers.image.ref.name").is_none() && entries[2].get("platform").is_none());
     let manifest = json(desk.layout.blob(&report.delta_digest));
     assert_eq!((&manifest["artifactType"], &manifest["subject"]["digest"]), (&DELTA.into(), &report.to_digest.clone().into()));
     assert_eq!(manifest["config"]["mediaType"], "application/vnd.oci.empty.v1+json");
     let v1 = json(desk.layout.blob(&report.from_digest));
+    assert_eq!(entries[2]["annotations"], manifest["annotations"]);
     let annotation = |name: &str| &manifest["annotations"][format!("io.github.containers.delta.{name}")];
     assert_eq!(annotation("source-config"), &v1["config"]["digest"]);
     assert_eq!(annotation("source"), &report.from_digest);

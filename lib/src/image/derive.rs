@@ -79,14 +79,7 @@ impl Derived {
             (self.config_digest.as_str(), self.config.as_slice()),
             (self.manifest_digest.as_str(), self.manifest.as_slice()),
         ];
-        Image {
-            base: &self.base,
-            blobs,
-            manifest_digest: &self.manifest_digest,
-            platform: &self.platform,
-            artifact_type: None,
-            staged: None,
-        }
+        Image { base: &self.base, blobs, manifest_digest: &self.manifest_digest, platform: &self.platform, artifact: None, staged: None }
     }
 }
 
@@ -99,8 +92,8 @@ pub(super) struct Image<'a> {
     pub(super) manifest_digest: &'a str,
     /// Nothing (`null`) for what is no image.
     pub(super) platform: &'a Value,
-    /// What it is, where it is no image.
-    pub(super) artifact_type: Option<&'a str>,
+    /// What it is, and its annotations, where it is no image (OCI distribution specification, "Listing Referrers").
+    pub(super) artifact: Option<(&'a str, &'a Value)>,
     /// A directory with a layout that has the image, in the way and under the tag that [`write`](super::write()) makes one by itself for skopeo.
     pub(super) staged: Option<&'a Path>,
 }
@@ -113,11 +106,12 @@ impl Image<'_> {
         if !self.platform.is_null() {
             entry["platform"] = self.platform.clone();
         }
-        if let Some(artifact_type) = self.artifact_type {
+        if let Some((artifact_type, annotations)) = self.artifact {
             entry["artifactType"] = artifact_type.into();
+            entry["annotations"] = annotations.clone();
         }
         if let Some(tag) = tag {
-            entry["annotations"] = json!({ TAG: tag });
+            entry["annotations"][TAG] = tag.into();
         }
         entry
     }

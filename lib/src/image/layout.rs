@@ -74,7 +74,7 @@ impl Layout {
     }
 
     fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {
-        let index = self.dir.read_index().map_err(|e| no_layout(&self.path, &e))?;
+        let index = self.index()?;
         let tagged = |d: &&Descriptor| tag.is_none_or(|tag| tag_of(d) == Some(tag));
         let entries: Vec<&Descriptor> = index.manifests().iter().filter(tagged).collect();
         if entries.is_empty() {
@@ -131,8 +131,13 @@ impl Layout {
         Ok(Some(Candidate { manifest: from.clone(), platform, index_digest: outermost.map(str::to_owned) }))
     }
 
+    /// What the layout lists.
+    pub(super) fn index(&self) -> Result<ImageIndex> {
+        self.dir.read_index().map_err(|e| no_layout(&self.path, &e))
+    }
+
     /// Reads a small blob, called `what` in errors, and checks size and digest.
-    fn json(&self, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    pub(super) fn json(&self, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let what_digest = format!("{what} {}", descriptor.digest());
         if descriptor.size() > MAX_JSON {
             let message = format!("reading {what_digest}: size is {} bytes (expected at most {MAX_JSON})", descriptor.size());

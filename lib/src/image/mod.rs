@@ -39,8 +39,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 pub use delta::{
-    Delta, DeltaBlob, DeltaLayer, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag, compress,
-    compress_against, prove_delta,
+    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag,
+    compress, compress_against, prove_delta,
 };
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};
@@ -48,7 +48,7 @@ pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
-pub use partial::{Contents, Partial, PartialLayer};
+pub use partial::{Contents, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};

@@ -114,7 +114,7 @@ pub(super) async fn write_image(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
-    check(output, if image.artifact_type.is_some() { Kind::Artifact } else { Kind::Image })?;
+    check(output, if image.artifact.is_some() { Kind::Artifact } else { Kind::Image })?;
     if source.resolved().manifest_digest != image.base {
         bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }

@@ -72,6 +72,7 @@ pub struct Delta {
     pub manifest: Vec<u8>,
     /// Its digest.
     pub manifest_digest: String,
+    annotations: Value,
     /// The diff_ids of the layers that are not in it, because the image to start from has them.
     pub(super) reused: Vec<String>,
     pub(super) directory: PathBuf,
@@ -88,10 +89,11 @@ impl Delta {
     /// Where there is no room.
     pub fn new(from: &Resolved, to: &Resolved, layers: Vec<DeltaLayer>, directory: &Path) -> Result<Self> {
         let reused: Vec<&Layer> = to.layers.iter().filter(|layer| layers.iter().all(|new| new.layer.diff_id != layer.diff_id)).collect();
-        let manifest = manifest(from, to, &layers, &reused).context("writing the delta's manifest")?;
+        let annotations = annotations(from, to, &reused).context("writing the delta's manifest")?;
+        let manifest = manifest(to, &layers, &annotations).context("writing the delta's manifest")?;
         let manifest_digest = digest::sha256(&manifest)?;
         let reused = reused.iter().map(|layer| layer.diff_id.clone()).collect();
-        let delta = Self { manifest, manifest_digest, reused, directory: directory.to_owned(), target: to.clone(), layers };
+        let delta = Self { manifest, manifest_digest, annotations, reused, directory: directory.to_owned(), target: to.clone(), layers };
         delta.stage()?;
         Ok(delta)
     }
@@ -149,7 +151,7 @@ impl Delta {
             blobs,
             manifest_digest: digest,
             platform: &Value::Null,
-            artifact_type: Some(MEDIA_TYPE_DELTA),
+            artifact: Some((MEDIA_TYPE_DELTA, &self.annotations)),
             staged: Some(&self.directory),
         }
     }
@@ -179,7 +181,20 @@ fn parts(digest: &str) -> Result<(&str, &str)> {
     digest.split_once(':').with_context(|| format!("reading digest {digest:?}: no algorithm"))
 }
 
-fn manifest(from: &Resolved, to: &Resolved, layers: &[DeltaLayer], reused: &[&Layer]) -> Result<Vec<u8>> {
+fn annotations(from: &Resolved, to: &Resolved, reused: &[&Layer]) -> Result<Value> {
+    let mut annotations: Map<String, Value> = Map::new();
+    annotations.insert(SOURCE.into(), from.manifest_digest.as_str().into());
+    annotations.insert(SOURCE_CONFIG.into(), from.config_digest.as_str().into());
+    annotations.insert(TARGET.into(), to.manifest_digest.as_str().into());
+    if !reused.is_empty() {
+        let list = |of: fn(&Layer) -> &str| serde_json::to_string(&reused.iter().map(|layer| of(layer)).collect::<Vec<_>>());
+        annotations.insert(REUSED.into(), list(|layer| &layer.digest)?.into());
+        annotations.insert(REUSED_DIFF_ID.into(), list(|layer| &layer.diff_id)?.into());
+    }
+    Ok(annotations.into())
+}
+
+fn manifest(to: &Resolved, layers: &[DeltaLayer], annotations: &Value) -> Result<Vec<u8>> {
     let target = ImageManifest::from_reader(to.manifest.as_slice())?;
     let manifest_type = target.media_type().clone().unwrap_or(MediaType::ImageManifest);
     let subject = descriptor(&manifest_type, &to.manifest_digest, to.manifest.len());
@@ -193,15 +208,6 @@ fn manifest(from: &Resolved, to: &Resolved, layers: &[DeltaLayer], reused: &[&La
         let described = json!({"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size});
         with(described, json!({ CONTENT: "image-layer", TO: layer.digest }))
     }));
-    let mut annotations: Map<String, Value> = Map::new();
-    annotations.insert(SOURCE.into(), from.manifest_digest.as_str().into());
-    annotations.insert(SOURCE_CONFIG.into(), from.config_digest.as_str().into());
-    annotations.insert(TARGET.into(), to.manifest_digest.as_str().into());
-    if !reused.is_empty() {
-        let list = |of: fn(&Layer) -> &str| serde_json::to_string(&reused.iter().map(|layer| of(layer)).collect::<Vec<_>>());
-        annotations.insert(REUSED.into(), list(|layer| &layer.digest)?.into());
-        annotations.insert(REUSED_DIFF_ID.into(), list(|layer| &layer.diff_id)?.into());
-    }
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": MediaType::ImageManifest.to_string(),

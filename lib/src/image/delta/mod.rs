@@ -9,13 +9,16 @@
 
 mod apply;
 mod artifact;
+mod find;
 mod frame;
 mod output;
 mod patch;
+mod read;
 mod referrers;
 
 pub use apply::{SourceFile, SourceFiles, apply_delta, prove_delta};
 pub use artifact::{Delta, DeltaBlob, DeltaLayer};
+pub use find::FoundDelta;
 pub use frame::{compress, compress_against};
 pub use output::{check_delta_output, check_delta_tag};
 pub use patch::PatchWriter;

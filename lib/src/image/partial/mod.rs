@@ -23,6 +23,7 @@ mod rebuild;
 mod runs;
 mod split;
 
+pub(super) use pipe::{Sink, spawn};
 use plan::Plan;
 use rebuild::Rebuild;
 use runs::Runs;
@@ -50,9 +51,9 @@ pub trait Contents: Send + Sync {
 }
 
 /// How a layer can be read.
-pub enum Partial {
+pub enum Partial<T> {
     /// In parts.
-    Parts(PartialLayer),
+    Parts(T),
     /// Only as a whole.
     Whole {
         /// Why.
@@ -62,24 +63,57 @@ pub enum Partial {
     },
 }
 
-/// A layer that is read in parts.
+/// How a layer would be read in parts: nothing but its table of contents was fetched for it yet.
+pub struct PartialPlan {
+    cost: u64,
+    state: Arc<State>,
+    start: Box<dyn FnOnce(Arc<dyn Progress>) -> Result<LayerReader, String> + Send>,
+}
+
+impl PartialPlan {
+    /// Bytes that starting now will take, requests included.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Bytes that were fetched to find that out.
+    pub fn spent(&self) -> u64 {
+        self.state.tables.load(Ordering::Relaxed)
+    }
+
+    /// Starts to read it.
+    ///
+    /// # Errors
+    ///
+    /// Never that parts do not work.
+    pub async fn start(self, progress: Arc<dyn Progress>) -> Result<Partial<PartialLayer>> {
+        let Self { state, start, .. } = self;
+        let started = tokio::task::spawn_blocking(move || start(progress)).await.context("reading a list of tar headers")?;
+        Ok(match started {
+            Ok(reader) => Partial::Parts(PartialLayer::new(reader, state)),
+            Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
+        })
+    }
+}
+
+/// A layer that is made of what is here and what is fetched.
 pub struct PartialLayer {
     reader: Option<LayerReader>,
     state: Arc<State>,
 }
 
-/// What is known of a layer that is being rebuilt.
+/// What is known of a layer that is being made.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     reason: Mutex<Option<String>>,
     /// Bytes for tables.
     tables: AtomicU64,
     /// Bytes of ranges.
-    asked: Arc<AtomicU64>,
+    pub(super) asked: Arc<AtomicU64>,
 }
 
 impl State {
-    fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         if let Ok(mut first) = self.reason.lock() {
             first.get_or_insert_with(|| reason.to_owned());
         }
@@ -87,6 +121,10 @@ impl State {
 }
 
 impl PartialLayer {
+    pub(super) fn new(reader: LayerReader, state: Arc<State>) -> Self {
+        Self { reader: Some(reader), state }
+    }
+
     /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Once.
     ///
     /// # Errors
@@ -115,12 +153,18 @@ impl Source {
         layer.is_some_and(|layer| matches!(Position::of_annotations(&annotations, layer.size), Ok(Some(_))))
     }
 
+    /// Bytes that have to be fetched of layer `index` to find out what parts of it cost: its table of contents, where it says that it has one.
+    pub fn table_size(&self, index: usize) -> Option<u64> {
+        let layer = self.resolved.layers.get(index)?;
+        Some(Position::of_annotations(&ranges::annotations(&self.resolved, index).ok()?, layer.size).ok()??.size)
+    }
+
     /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays.
     ///
     /// # Errors
     ///
     /// There is no such layer. Never that parts do not work.
-    pub async fn open_partial(&self, index: usize, contents: Arc<dyn Contents>, progress: Arc<dyn Progress>) -> Result<Partial> {
+    pub async fn plan_partial(&self, index: usize, contents: Arc<dyn Contents>) -> Result<Partial<PartialPlan>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
         let whole = |reason: &str| Ok(Partial::Whole { reason: reason.to_owned(), bytes: 0 });
@@ -136,59 +180,80 @@ impl Source {
             return whole("none of its files are here");
         }
         let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
-        let prepare = move || {
+        let plan = move || {
             let state = Arc::<State>::default();
-            let headers = TarSplit::of_annotations(&annotations, layer.size);
-            let prepared = open().and_then(|mut blob| {
+            let planned = open().and_then(|mut blob| {
                 let mut fetched = 0;
                 let table = ranges::table(&mut blob, &annotations, &mut fetched);
                 state.tables.fetch_add(fetched, Ordering::Relaxed);
-                prepare(layer, blob, table?, (&position, headers), contents, &state, progress)
+                let headers = TarSplit::of_annotations(&annotations, layer.size);
+                Prepared::new(layer, blob, table?, (&position, headers), contents)
             });
-            match prepared {
-                Ok(reader) => Partial::Parts(PartialLayer { reader: Some(reader.of(&alive)), state }),
+            match planned {
+                Ok(prepared) => {
+                    let (cost, of) = (prepared.cost, Arc::clone(&state));
+                    let start = move |progress| prepared.start(&of, progress).map(|reader| reader.of(&alive));
+                    Partial::Parts(PartialPlan { cost, state, start: Box::new(start) })
+                }
                 Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
             }
         };
-        tokio::task::spawn_blocking(prepare).await.context("reading a table of contents")
+        tokio::task::spawn_blocking(plan).await.context("reading a table of contents")
     }
 }
 
-/// Plans, and starts to rebuild where it pays.
-fn prepare<B: Ranged + Clone + Send + 'static>(
+/// A plan, and what it takes to follow it.
+struct Prepared<B> {
     layer: Layer,
-    mut blob: B,
+    blob: B,
     table: Table,
-    (position, headers): (&Position, Option<TarSplit>),
+    plan: Plan,
+    headers: Option<TarSplit>,
     contents: Arc<dyn Contents>,
-    state: &Arc<State>,
-    progress: Arc<dyn Progress>,
-) -> Result<LayerReader, String> {
-    let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
-    let here: Vec<bool> = table.files().iter().map(here).collect();
-    let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
-    let mut plan = Plan::new(&table, here, Some(end));
-    let mut cost = plan.cost();
-    let mut list = None;
-    if let Some(headers) = headers {
-        let with = Plan::new(&table, plan.here.clone(), None);
-        if with.cost() + headers.size < cost {
-            (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
+    cost: u64,
+}
+
+impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
+    /// Plans, where it pays.
+    fn new(
+        layer: Layer,
+        blob: B,
+        table: Table,
+        (position, headers): (&Position, Option<TarSplit>),
+        contents: Arc<dyn Contents>,
+    ) -> Result<Self, String> {
+        let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
+        let here: Vec<bool> = table.files().iter().map(here).collect();
+        let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
+        let mut plan = Plan::new(&table, here, Some(end));
+        let mut cost = plan.cost();
+        let mut list = None;
+        if let Some(headers) = headers {
+            let with = Plan::new(&table, plan.here.clone(), None);
+            if with.cost() + headers.size < cost {
+                (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
+            }
         }
-    }
-    // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
-    if cost >= layer.size / 10 * 9 {
-        return Err("nearly all of it is missing here".to_owned());
-    }
-    let headers = match list {
-        None => None,
-        Some(list) => {
-            state.tables.fetch_add(list.size, Ordering::Relaxed);
-            Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
+        // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
+        if cost >= layer.size / 10 * 9 {
+            return Err("nearly all of it is missing here".to_owned());
         }
-    };
-    let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-    let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
-    let started = pipe::spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
-    started.map_err(|e| format!("starting a thread: {e}"))
+        Ok(Self { layer, blob, table, plan, headers: list, contents, cost })
+    }
+
+    /// Starts to rebuild.
+    fn start(self, state: &Arc<State>, progress: Arc<dyn Progress>) -> Result<LayerReader, String> {
+        let Self { layer, mut blob, table, plan, headers, contents, .. } = self;
+        let headers = match headers {
+            None => None,
+            Some(list) => {
+                state.tables.fetch_add(list.size, Ordering::Relaxed);
+                Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
+            }
+        };
+        let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+        let started = spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
+        started.map_err(|e| format!("starting a thread: {e}"))
+    }
 }

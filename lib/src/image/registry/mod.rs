@@ -21,7 +21,7 @@ use crate::reference::{ImageReference, Transport};
 use super::SourceOptions;
 use client::Client;
 use places::Places;
-pub(super) use referrers::Home;
+pub(super) use referrers::{Home, Referrers};
 pub(super) use tag::digest as digest_of_tag;
 
 /// Why ranges cannot be had from a registry.

@@ -6,6 +6,63 @@ use super::{SourceOptions, Unusable, conf};
 use crate::image::delta;
 use crate::reference::{ImageReference, Transport};
 
+/// The places where a repository may be, asked for what refers to a manifest.
+pub(in crate::image) struct Referrers {
+    /// Best first; once one has a list, it is the only one.
+    clients: Vec<Client>,
+}
+
+impl Referrers {
+    /// Connects to nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// Why only skopeo can ask there.
+    pub(in crate::image) fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Self, String> {
+        let open = || -> Result<Self, Unusable> {
+            let places = Places::of_this_process(options)?;
+            let endpoints = conf::Config::read(&places.registries, &places.drop_ins)?.endpoints(reference)?;
+            let client = |endpoint: &conf::Endpoint| {
+                let insecure = options.tls_verify.map_or(endpoint.insecure, |verify| !verify);
+                Client::new(&places, endpoint, insecure)
+            };
+            Ok(Self { clients: endpoints.iter().map(client).collect::<Result<_, _>>()? })
+        };
+        open().map_err(|e| e.to_string())
+    }
+
+    /// The index of the deltas of the manifest `subject`, by the question for it or by the tag that stands in for that; `None` where there is neither.
+    ///
+    /// # Errors
+    ///
+    /// Where no place has one, and not all of them said so.
+    pub(in crate::image) fn list(&mut self, subject: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
+        let mut failed = Vec::new();
+        for mut client in std::mem::take(&mut self.clients) {
+            let asked = client.referrers(subject, delta::MEDIA_TYPE);
+            match asked.and_then(|list| list.map_or_else(|| client.manifest(tag), |list| Ok(Some(list)))) {
+                Ok(Some(list)) => {
+                    self.clients = vec![client];
+                    return Ok(Some(list));
+                }
+                Ok(None) => {}
+                Err(reason) => failed.push(format!("{}: {reason}", client.name())),
+            }
+        }
+        if failed.is_empty() { Ok(None) } else { Err(failed.join("; ")) }
+    }
+
+    /// The manifest of this digest, of which nothing is verified, from where the list came.
+    ///
+    /// # Errors
+    ///
+    /// Where it is not there.
+    pub(in crate::image) fn read(&mut self, digest: &str) -> Result<Vec<u8>, String> {
+        let client = self.clients.first_mut().ok_or("there is no list")?;
+        client.manifest(digest).map_err(|e| e.to_string())?.ok_or_else(|| "it is listed and not there".to_owned())
+    }
+}
+
 /// The registry of a repository that is written to; mirrors have no part in it.
 pub(in crate::image) struct Home(Client);
 

@@ -1,16 +1,15 @@
 //! The files in the root of the image that a delta starts from: by content, by path, and by what a path looks like without its numbers.
 
 use std::collections::HashMap;
-use std::io::Seek;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use crate::image::{SourceFile, SourceFiles};
+use super::files::Files;
 use crate::store::{Content, File, NodeKind, ObjectId, Tree};
 
 /// The root of the image that a delta starts from.
 pub(super) struct Known {
-    pub(super) tree: Tree,
+    pub(super) files: Files,
     by_object: HashMap<ObjectId, String>,
     by_path: HashMap<String, File>,
     by_shape: HashMap<String, Vec<String>>,
@@ -19,7 +18,7 @@ pub(super) struct Known {
 impl Known {
     /// Lists a root. Files with names that are not UTF-8 are left out: no patch can name them.
     pub(super) fn list(tree: Tree) -> Result<Self> {
-        let mut known = Self { tree: tree.clone(), by_object: HashMap::new(), by_path: HashMap::new(), by_shape: HashMap::new() };
+        let mut known = Self { files: Files(tree.clone()), by_object: HashMap::new(), by_path: HashMap::new(), by_shape: HashMap::new() };
         tree.walk("/", |path, node| {
             let (NodeKind::File(file), Some(path)) = (&node.kind, path.to_str()) else { return Ok(()) };
             let Content::Object(object) = &file.content else { return Ok(()) };
@@ -71,24 +70,6 @@ fn shape(path: &str) -> String {
         }
     }
     shape + &between
-}
-
-impl SourceFiles for Known {
-    fn open(&self, path: &str) -> Result<Box<dyn SourceFile>> {
-        open(&self.tree, path)
-    }
-}
-
-/// Opens the regular file at `path` in a tree, as a patch names it.
-pub(in crate::ops) fn open(tree: &Tree, path: &str) -> Result<Box<dyn SourceFile>> {
-    match tree.get_link(path)?.context("there is none")?.kind {
-        NodeKind::File(file) => {
-            let mut bytes = tree.open(&file)?;
-            bytes.rewind()?;
-            Ok(Box::new(bytes))
-        }
-        _ => bail!("it is no regular file"),
-    }
 }
 
 #[cfg(test)]

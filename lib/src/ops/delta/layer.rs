@@ -64,14 +64,14 @@ fn add(known: &Known, patch: &mut PatchWriter, origins: &mut Origins, path: &Pat
         return patch.frame(path, &frame);
     }
     origins.new += file.size;
-    patch.data(file.size, known.tree.open(file)?)
+    patch.data(file.size, known.files.0.open(file)?)
 }
 
 /// `new` in terms of `old`, where that is smaller than `new` by itself.
 fn frame(known: &Known, old: &File, new: &File) -> Result<Option<Vec<u8>>> {
     let read = |file: &File| {
         let mut bytes = Vec::new();
-        known.tree.open(file)?.read_to_end(&mut bytes)?;
+        known.files.0.open(file)?.read_to_end(&mut bytes)?;
         anyhow::Ok(bytes)
     };
     let new = read(new)?;

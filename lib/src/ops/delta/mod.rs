@@ -23,9 +23,11 @@ use crate::store::{self, Store, Verity};
 use crate::sys::dir;
 use crate::sys::scratch::Scratch;
 
+mod files;
 mod known;
 mod layer;
 
+pub(super) use files::Files;
 use known::Known;
 pub use layer::Origins;
 
@@ -160,7 +162,7 @@ impl Making<'_> {
         }
         let delta = Delta::new(self.from, to, described, self.scratch)?;
         progress.phase("proving the delta".to_owned());
-        image::prove_delta(&delta, self.known.as_ref()).await.map_err(|error| unproven(&error))?;
+        image::prove_delta(&delta, &self.known.files).await.map_err(|error| unproven(&error))?;
         let written = delta.write(&self.options.output, &self.options.destination, progress).await?;
         Ok(Report {
             output: self.options.output.to_string(),
@@ -210,7 +212,7 @@ impl Making<'_> {
         let mut reader = self.to.open_blob(index, Arc::clone(progress)).await?;
         let whole = tokio::task::block_in_place(|| DeltaBlob::whole(self.scratch, layer, &mut reader))?;
         let read =
-            || image::apply_delta(whole.open(self.scratch)?, &whole.media_type, self.known.as_ref(), &layer.diff_id, &mut std::io::sink());
+            || image::apply_delta(whole.open(self.scratch)?, &whole.media_type, &self.known.files, &layer.diff_id, &mut std::io::sink());
         // Some readers know less of gzip and zstd than others.
         Ok(if tokio::task::block_in_place(read).is_ok() { whole } else { patch })
     }
