@@ -88,6 +88,7 @@ fn layer(layer: &FetchedLayer) -> String {
     let (fetched, size) = (bytes(layer.bytes), bytes(layer.size));
     let how = match layer.way {
         Way::Here => "here".to_owned(),
+        Way::Delta => format!("delta, {fetched} for {size}"),
         Way::Partial => format!("partial, {fetched} of {size}"),
         Way::Whole => format!("whole, {fetched}"),
     };

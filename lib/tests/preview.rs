@@ -10,13 +10,13 @@ use common::host::Machine;
 use common::layout::{self, Files, What};
 use oci::noise;
 use registry::copy;
-use selkie::image::SourceOptions;
+use selkie::image::{OutputOptions, SourceOptions};
 use selkie::image_id::ImageId;
 use selkie::ops::changes::Reboot;
 use selkie::ops::preview::{self, Preview};
 use selkie::ops::pull::Way;
 use selkie::ops::upgrade::{Outcome, Until};
-use selkie::ops::{diff, upgrade};
+use selkie::ops::{delta, diff, upgrade};
 use selkie::packages::PackageChange;
 
 const STATUS: &str = "var/lib/dpkg/status";
@@ -127,6 +127,31 @@ fn without_a_table_of_contents_bytes_are_told_and_the_rest_is_said_to_be_unknown
         "{preview:?}"
     );
     assert!(preview.room.needed > preview.bytes);
+}
+
+#[test]
+fn a_delta_is_told_where_it_is_what_will_be_taken() {
+    for options in [CHUNKED, &["--dest-compress-format=zstd"]] {
+        let case = Case::new(options, options, false);
+        // A file that changed a little is what deltas are good at.
+        let mut files = next(false);
+        let Some((_, What::File(large))) = files.iter_mut().find(|(path, _)| path == "usr/lib/08") else { panic!("it is there") };
+        large[50_000] ^= 1;
+        case.machine.release("second", &files);
+        copy(options, &case.machine.reference("second"), &case.to);
+        let delta = delta::Options {
+            from: case.to.replace("second", "first").parse().unwrap(),
+            to: case.to.parse().unwrap(),
+            source: SourceOptions::default(),
+            output: case.to.replace("second", "delta").parse().unwrap(),
+            destination: OutputOptions::default(),
+            scratch: case.machine.root.clone(),
+        };
+        delta::run(&delta, &common::host::silent()).unwrap();
+        let preview = case.preview();
+        let (report, _) = case.upgrade();
+        assert_eq!((preview.fetch.as_slice(), preview.fetch[0].way), (report.pulled.unwrap().fetched.as_slice(), Way::Delta));
+    }
 }
 
 #[test]

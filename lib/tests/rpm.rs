@@ -139,7 +139,10 @@ fn diff_tells_packages_of_rpm() {
     machine.release("stable", &image(&databases[1], b"changes"));
     stage(&second);
     let report = compare();
-    assert!(report.changes.packages.is_empty() && report.changes.packages_unread.as_ref().unwrap().contains("was not closed"), "{report:?}");
+    assert!(
+        report.changes.packages.is_empty() && report.changes.packages_unread.as_ref().unwrap().contains("was not closed"),
+        "{report:?}"
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod archive;
 mod blob;
 mod chunked;
 mod decode;
+mod delta;
 mod derive;
 mod digest;
 mod entry;
@@ -40,13 +41,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use delta::{
+    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag,
+    compress, compress_against, prove_delta,
+};
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};
 pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
-pub use partial::{Contents, LayerPreview, Partial, PartialLayer};
+pub use partial::{Contents, LayerPreview, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
@@ -185,6 +190,11 @@ impl Source {
     /// What the reference led to.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// Whether the blobs that the manifest lists can be read, see [`open_to_copy`](Self::open_to_copy).
+    pub fn has_blobs(&self) -> bool {
+        matches!(self.from, From::Layout(_)) || !proxy::unpacks(self.resolved.reference.transport())
     }
 
     /// Starts reading layer `index`, lowest first. Several may be read at a time; read each to its end or drop it.

@@ -144,7 +144,7 @@ impl Rebuilt {
     fn image(&self) -> Image<'_> {
         let blobs = vec![(self.config_digest.as_str(), self.config.as_slice()), (self.manifest_digest.as_str(), self.manifest.as_slice())];
         let (digest, directory) = (self.manifest_digest.as_str(), self.directory.as_path());
-        Image { base: digest, blobs, manifest_digest: digest, platform: &self.platform, staged: Some(directory) }
+        Image { base: digest, blobs, manifest_digest: digest, platform: &self.platform, artifact: None, staged: Some(directory) }
     }
 
     /// Lists the image in the layout in which its layers are. Nothing of that outlives the process, so nobody is told of durable steps.

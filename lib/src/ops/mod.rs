@@ -6,6 +6,7 @@ pub mod boot_once;
 mod catch_up;
 pub mod changes;
 pub mod config;
+pub mod delta;
 pub mod diff;
 pub mod digest;
 pub mod disk;

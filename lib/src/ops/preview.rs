@@ -11,7 +11,7 @@ use super::changes::{self, Changes};
 use super::diff::{self, Side};
 use super::host::Host;
 use super::prune;
-use super::pull::{self, FetchedLayer, Way};
+use super::pull::{self, Delta, FetchedLayer, Way};
 use super::runtime::block_on;
 use crate::image::{LayerPreview, Resolved, Source, SourceOptions};
 use crate::image_id::ImageId;
@@ -144,6 +144,7 @@ async fn look(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> R
     let mut looks: Vec<Option<LayerPreview>> = fetch.iter().map(|_| None).collect();
     let here = pull::here(store)?;
     let mut waiting: Vec<usize> = (0..fetch.len()).filter(|index| fetch[*index].way != Way::Here).rev().collect();
+    let delta = if waiting.is_empty() { None } else { Delta::find(store, source, &waiting, progress.as_ref()).await };
     let mut looking = JoinSet::new();
     loop {
         while looking.len() < TOGETHER {
@@ -153,11 +154,22 @@ async fn look(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> R
         }
         let Some(looked) = looking.join_next().await else { return Ok((fetch, looks)) };
         let (index, look) = looked.context("looking at a layer in a thread")?;
-        let layer = &mut fetch[index];
-        layer.way = if look.whole.is_some() { Way::Whole } else { Way::Partial };
-        (layer.bytes, layer.reason) = (look.bytes, look.whole.clone());
+        let by_delta = delta.as_ref().and_then(|delta| delta.blob(&source.resolved().layers[index])).map(|blob| blob.size);
+        choose(&mut fetch[index], &look, by_delta);
         looks[index] = Some(look);
     }
+}
+
+/// The way that a pull takes.
+fn choose(layer: &mut FetchedLayer, look: &LayerPreview, by_delta: Option<u64>) {
+    (layer.way, layer.bytes, layer.reason) = match (by_delta, &look.parts) {
+        // The table alone is more: a pull does not read it then.
+        (Some(size), _) if look.table >= size => (Way::Delta, size, None),
+        (Some(size), Err(_)) => (Way::Delta, look.table + size, None),
+        (Some(size), Ok(cost)) if size <= *cost => (Way::Delta, look.table + size, None),
+        (_, Ok(_)) => (Way::Partial, look.bytes, None),
+        (None, Err(reason)) => (Way::Whole, look.bytes, Some(reason.clone())),
+    };
 }
 
 /// The root that the layers would make, or why that is not known.

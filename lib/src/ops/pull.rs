@@ -17,8 +17,10 @@ use crate::reference::ImageReference;
 use crate::store::{Store, StoredImage, Verity};
 use crate::sys::dir;
 
+mod deltas;
 mod layers;
 
+pub(super) use deltas::Delta;
 pub(super) use layers::{Fetched, fetch_layers, here, known, tell_of_index};
 pub use layers::{FetchedLayer, Way};
 
@@ -64,7 +66,7 @@ pub struct Pulled {
     pub objects_new: u64,
     /// Objects that layers brought again.
     pub objects_reused: u64,
-    /// Bytes that were fetched: of layers, which are compressed, and of tables of contents.
+    /// Bytes that were fetched: of layers, which are compressed, of tables of contents, and of deltas.
     pub bytes_fetched: u64,
     /// Bytes of the objects that were written.
     pub bytes_stored: u64,

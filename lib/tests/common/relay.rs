@@ -38,6 +38,8 @@ pub(crate) enum Odd {
     BreaksOnce(usize),
     /// Nothing but the truth, for those who bring a token; blobs are in a store of their own, to which the registry redirects.
     Token,
+    /// Nothing but the truth, and it lists what refers to a manifest.
+    Referrers,
 }
 
 /// A running relay. It stays until the end of the test process.
@@ -94,6 +96,7 @@ impl Server {
             return;
         }
         let head = head.replacen("GET /store/", "GET /v2/", 1);
+        let head = if self.odd == Odd::Referrers { by_tag(&head) } else { head };
         if lower.contains("user-agent: selkie/") && lower.contains("/blobs/") && self.breaks(&head, &mut client) {
             return;
         }
@@ -186,6 +189,13 @@ impl Server {
         upstream.write_all(head.as_bytes()).unwrap();
         upstream
     }
+}
+
+/// A question for what refers to a manifest, as one for the tag that stands in for it.
+fn by_tag(head: &str) -> String {
+    let Some((before, rest)) = head.split_once("/referrers/sha256:") else { return head.to_owned() };
+    let (asked, after) = rest.split_once(' ').unwrap();
+    format!("{before}/manifests/sha256-{} {after}", asked.split('?').next().unwrap())
 }
 
 fn flip(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {

@@ -27,6 +27,7 @@ mod rebuild;
 mod runs;
 mod split;
 
+pub(super) use pipe::{Sink, spawn};
 use plan::Plan;
 pub use preview::LayerPreview;
 use rebuild::Rebuild;
@@ -55,9 +56,9 @@ pub trait Contents: Send + Sync {
 }
 
 /// How a layer can be read.
-pub enum Partial {
+pub enum Partial<T> {
     /// In parts.
-    Parts(PartialLayer),
+    Parts(T),
     /// Only as a whole.
     Whole {
         /// Why.
@@ -67,24 +68,57 @@ pub enum Partial {
     },
 }
 
-/// A layer that is read in parts.
+/// How a layer would be read in parts: nothing but its table of contents was fetched for it yet.
+pub struct PartialPlan {
+    cost: u64,
+    state: Arc<State>,
+    start: Box<dyn FnOnce() -> Result<LayerReader, String> + Send>,
+}
+
+impl PartialPlan {
+    /// Bytes that starting now will take, requests included.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Bytes that were fetched to find that out.
+    pub fn spent(&self) -> u64 {
+        self.state.tables.load(Ordering::Relaxed)
+    }
+
+    /// Starts to read it.
+    ///
+    /// # Errors
+    ///
+    /// Never that parts do not work.
+    pub async fn start(self) -> Result<Partial<PartialLayer>> {
+        let Self { state, start, .. } = self;
+        let started = tokio::task::spawn_blocking(start).await.context("reading a list of tar headers")?;
+        Ok(match started {
+            Ok(reader) => Partial::Parts(PartialLayer::new(reader, state)),
+            Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
+        })
+    }
+}
+
+/// A layer that is made of what is here and what is fetched.
 pub struct PartialLayer {
     reader: Option<LayerReader>,
     state: Arc<State>,
 }
 
-/// What is known of a layer that is being rebuilt.
+/// What is known of a layer that is being made.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     reason: Mutex<Option<String>>,
     /// Bytes for tables.
     tables: AtomicU64,
     /// Bytes of ranges.
-    asked: Arc<AtomicU64>,
+    pub(super) asked: Arc<AtomicU64>,
 }
 
 impl State {
-    fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         if let Ok(mut first) = self.reason.lock() {
             first.get_or_insert_with(|| reason.to_owned());
         }
@@ -92,6 +126,10 @@ impl State {
 }
 
 impl PartialLayer {
+    pub(super) fn new(reader: LayerReader, state: Arc<State>) -> Self {
+        Self { reader: Some(reader), state }
+    }
+
     /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Once.
     ///
     /// # Errors
@@ -120,12 +158,23 @@ impl Source {
         layer.is_some_and(|layer| matches!(Position::of_annotations(&annotations, layer.size), Ok(Some(_))))
     }
 
+    /// Bytes that have to be fetched of layer `index` to find out what parts of it cost: its table of contents, where it says that it has one.
+    pub fn table_size(&self, index: usize) -> Option<u64> {
+        let layer = self.resolved.layers.get(index)?;
+        Some(Position::of_annotations(&ranges::annotations(&self.resolved, index).ok()?, layer.size).ok()??.size)
+    }
+
     /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays.
     ///
     /// # Errors
     ///
     /// There is no such layer. Never that parts do not work.
-    pub async fn open_partial(&self, index: usize, contents: Arc<dyn Contents>, progress: Arc<dyn Progress>) -> Result<Partial> {
+    pub async fn plan_partial(
+        &self,
+        index: usize,
+        contents: Arc<dyn Contents>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Partial<PartialPlan>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
         let position = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
@@ -133,21 +182,27 @@ impl Source {
             Err(reason) => return Ok(Partial::Whole { reason, bytes: 0 }),
         };
         let (blob, alive) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive));
-        let prepare = move || {
+        let plan = move || {
             let state = Arc::<State>::default();
-            let headers = TarSplit::of_annotations(&annotations, layer.size);
-            let prepared = blob.and_then(|mut blob| {
+            let planned = blob.and_then(|mut blob| {
                 let mut fetched = 0;
                 let table = ranges::table(&mut blob, &annotations, &mut fetched);
                 state.tables.fetch_add(fetched, Ordering::Relaxed);
-                prepare(layer, blob, table?, (&position, headers), contents, &state, progress)
+                let headers = TarSplit::of_annotations(&annotations, layer.size);
+                let table = table?;
+                let choice = choose(&layer, &table, (&position, headers), &*contents)?;
+                Ok(Prepared { layer, blob, table, choice, contents })
             });
-            match prepared {
-                Ok(reader) => Partial::Parts(PartialLayer { reader: Some(reader.of(&alive)), state }),
+            match planned {
+                Ok(prepared) => {
+                    let (cost, of) = (prepared.choice.cost, Arc::clone(&state));
+                    let start = move || prepared.start(&of, progress).map(|reader| reader.of(&alive));
+                    Partial::Parts(PartialPlan { cost, state, start: Box::new(start) })
+                }
                 Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
             }
         };
-        tokio::task::spawn_blocking(prepare).await.context("reading a table of contents")
+        tokio::task::spawn_blocking(plan).await.context("reading a table of contents")
     }
 }
 
@@ -176,6 +231,8 @@ struct Choice {
     plan: Plan,
     /// The list of tar headers, where the plan has no bytes between files.
     headers: Option<TarSplit>,
+    /// Bytes that go over the wire for it, requests included.
+    cost: u64,
 }
 
 impl Choice {
@@ -208,29 +265,32 @@ fn choose(
     if cost >= layer.size / 10 * 9 {
         return Err("nearly all of it is missing here".to_owned());
     }
-    Ok(Choice { plan, headers: list })
+    Ok(Choice { plan, headers: list, cost })
 }
 
-/// Starts to rebuild where that pays.
-fn prepare<B: Ranged + Clone + Send + 'static>(
+/// A plan, and what it takes to follow it.
+struct Prepared<B> {
     layer: Layer,
-    mut blob: B,
+    blob: B,
     table: Table,
-    tables: (&Position, Option<TarSplit>),
+    choice: Choice,
     contents: Arc<dyn Contents>,
-    state: &Arc<State>,
-    progress: Arc<dyn Progress>,
-) -> Result<LayerReader, String> {
-    let Choice { plan, headers } = choose(&layer, &table, tables, &*contents)?;
-    let headers = match headers {
-        None => None,
-        Some(list) => {
-            state.tables.fetch_add(list.size, Ordering::Relaxed);
-            Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
-        }
-    };
-    let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-    let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
-    let started = pipe::spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
-    started.map_err(|e| format!("starting a thread: {e}"))
+}
+
+impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
+    /// Starts to rebuild.
+    fn start(self, state: &Arc<State>, progress: Arc<dyn Progress>) -> Result<LayerReader, String> {
+        let Self { layer, mut blob, table, choice: Choice { plan, headers, .. }, contents } = self;
+        let headers = match headers {
+            None => None,
+            Some(list) => {
+                state.tables.fetch_add(list.size, Ordering::Relaxed);
+                Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
+            }
+        };
+        let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+        let started = spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
+        started.map_err(|e| format!("starting a thread: {e}"))
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use openssl::sha::sha256;
 
-use super::{Contents, choose, position, worth_a_look};
+use super::{Choice, Contents, choose, position, worth_a_look};
 use crate::image::Source;
 use crate::image::chunked::{Position, Table, TarSplit, Trouble, copy, list};
 use crate::image::manifest::Layer;
@@ -17,8 +17,10 @@ use crate::progress::Progress;
 pub struct LayerPreview {
     /// Bytes of the blob that a pull fetches now, with tables of contents.
     pub bytes: u64,
-    /// Why it fetches the layer as a whole, where it does.
-    pub whole: Option<String>,
+    /// Bytes of the table of contents, where a pull reads it to find that out.
+    pub table: u64,
+    /// What reading it in parts costs after that, requests included, or why the layer is fetched as a whole.
+    pub parts: Result<u64, String>,
     /// Bytes that were fetched to find that out.
     pub looked_at: u64,
     /// The table of contents, or why it is not known.
@@ -40,7 +42,7 @@ impl Known {
 
 impl LayerPreview {
     fn whole(layer: &Layer, reason: String) -> Self {
-        Self { bytes: layer.size, whole: Some(reason.clone()), looked_at: 0, known: Err(reason) }
+        Self { bytes: layer.size, table: 0, parts: Err(reason.clone()), looked_at: 0, known: Err(reason) }
     }
 
     /// What is in the layer, or why that is not known. Nobody has proven it.
@@ -121,12 +123,10 @@ impl Source {
 /// Decides as a pull does.
 fn look(layer: &Layer, tables: (&Position, Option<TarSplit>), known: Known, contents: &dyn Contents) -> LayerPreview {
     let table = tables.0.size;
-    let parts = worth_a_look(layer, contents).map_err(|reason| (reason, 0));
-    let parts = parts.and_then(|()| choose(layer, &known.table, tables, contents).map_err(|reason| (reason, table)));
-    let (bytes, whole) = match parts {
-        Ok(choice) => (table + choice.bytes(), None),
-        // The table was read in vain then.
-        Err((reason, table)) => (table + layer.size, Some(reason)),
+    let (table, choice) = match worth_a_look(layer, contents) {
+        Ok(()) => (table, choose(layer, &known.table, tables, contents)),
+        Err(reason) => (0, Err(reason)),
     };
-    LayerPreview { bytes, whole, looked_at: 0, known: Ok(known) }
+    let bytes = table + choice.as_ref().map_or(layer.size, Choice::bytes);
+    LayerPreview { bytes, table, parts: choice.map(|choice| choice.cost), looked_at: 0, known: Ok(known) }
 }

@@ -1,19 +1,20 @@
-//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, and nothing else.
+//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, what refers to a manifest, and nothing else.
 //!
 //! Credentials go to the registry and to the place that it names for tokens, never to where a redirect leads. The body of an answer is
-//! read only where it is the range that was asked for.
+//! read only where it is the range that was asked for, or a small document.
 
-use std::io::{self, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{StatusCode, Uri};
-use ureq::{Agent, Body, BodyReader, http::Response};
+use ureq::http::StatusCode;
+use ureq::{Agent, Body, RequestBuilder, http::Response};
 
+use super::answer::{Answer, challenge_of, check, failed, follow, has_length, refused, skip, url};
 use super::auth::{self, Basic};
-use super::challenge::{self, Challenge};
+use super::challenge::Challenge;
 use super::conf::Endpoint;
 use super::places::Places;
 use super::{Unusable, certs};
@@ -30,6 +31,11 @@ const MAX_REDIRECTS: usize = 5;
 /// What a tag may name, as skopeo asks for it.
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Largest manifest or index in bytes, as registries have it.
+const MAX_DOCUMENT: u64 = 4 << 20;
 
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
@@ -119,13 +125,73 @@ impl Client {
     ///
     /// Where the registry says no digest.
     pub(super) fn digest_of(&self, tag: &str) -> Result<String, Unusable> {
-        let answer = self.authorized(|session| Ok((self.head(session, tag)?, true)))?;
+        let answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.head(url), &format!("manifests/{tag}"));
+            Ok((request.header("accept", MANIFESTS).call().map_err(failed)?, true))
+        })?;
         if answer.status() != StatusCode::OK {
             return Err(refused(&answer, "200"));
         }
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
         let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         hex.map(|_| digest.to_owned()).ok_or_else(|| Unusable::new(format!("the answer has the digest {digest:?} (expected sha256:…)")))
+    }
+
+    /// The index of what refers to the manifest `digest`, of this type (OCI distribution specification, "Listing Referrers"); `None` where the registry does not
+    /// know such questions.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn referrers(&self, digest: &str, artifact_type: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        self.document(&format!("referrers/{digest}?artifactType={artifact_type}"), INDEX)
+    }
+
+    /// The manifest or index that a tag or digest names; `None` where there is none. Nothing is verified.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn manifest(&self, name: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        self.document(&format!("manifests/{name}"), MANIFESTS)
+    }
+
+    fn document(&self, path: &str, accept: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        let mut answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.get(url), path);
+            Ok((request.header("accept", accept).call().map_err(failed)?, true))
+        })?;
+        match answer.status() {
+            StatusCode::OK => answer.body_mut().with_config().limit(MAX_DOCUMENT).read_to_vec().map(Some).map_err(failed),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refused(&answer, "200 or 404")),
+        }
+    }
+
+    /// Has a tag name an image index.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry does not take it.
+    pub(super) fn put_index(&self, tag: &str, index: &[u8]) -> Result<(), Unusable> {
+        let path = format!("manifests/{tag}");
+        let answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.put(url), &path);
+            Ok((request.header("content-type", INDEX).send(index).map_err(failed)?, true))
+        })?;
+        match answer.status() {
+            StatusCode::CREATED => Ok(()),
+            _ => Err(refused(&answer, "201")),
+        }
+    }
+
+    /// A request for something of the repository.
+    fn prepare<B>(&self, session: &Session, method: impl FnOnce(&Agent, String) -> RequestBuilder<B>, path: &str) -> RequestBuilder<B> {
+        let request = method(&self.agent, format!("{}/v2/{}/{path}", session.base, self.repository));
+        match &session.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
     }
 
     /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
@@ -153,14 +219,6 @@ impl Client {
         let session = Session { authorization: self.authorization(&session)?, ..session };
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
         Ok(session)
-    }
-
-    fn head(&self, session: &Session, tag: &str) -> Result<Response<Body>, Unusable> {
-        let mut request = self.agent.head(format!("{}/v2/{}/manifests/{tag}", session.base, self.repository)).header("accept", MANIFESTS);
-        if let Some(authorization) = &session.authorization {
-            request = request.header("authorization", authorization);
-        }
-        request.call().map_err(failed)
     }
 
     /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.
@@ -255,96 +313,4 @@ impl Client {
         }
         request.call().map_err(failed)
     }
-}
-
-/// The body of an answer, with errors that say so.
-struct Answer(BodyReader<'static>);
-
-impl Read for Answer {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|e| io::Error::new(e.kind(), format!("reading the answer: {e}")))
-    }
-}
-
-fn challenge_of(answer: &Response<Body>) -> Option<Challenge> {
-    let headers = answer.headers().get_all("www-authenticate").iter();
-    let all: Vec<Challenge> = headers.filter_map(|header| challenge::parse(header.to_str().ok()?)).collect();
-    all.iter().find(|c| **c != Challenge::Basic).or(all.first()).cloned()
-}
-
-/// What went wrong with a request. Most of it may go well after a while.
-fn failed(error: ureq::Error) -> Unusable {
-    match error {
-        ureq::Error::Io(_)
-        | ureq::Error::Timeout(_)
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::Protocol(_) => Unusable::for_now(error.to_string()),
-        _ => Unusable::new(error.to_string()),
-    }
-}
-
-/// What an answer means that is not the one that was expected: a registry that is busy, or starts anew, says so.
-fn refused(answer: &Response<Body>, expected: &str) -> Unusable {
-    let status = answer.status();
-    let message = format!("the answer is {status} (expected {expected})");
-    if !matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) {
-        return Unusable::new(message);
-    }
-    // The other form, a date, depends on two clocks.
-    let seconds = answer.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
-    Unusable { message, later: Some(seconds.map(Duration::from_secs)) }
-}
-
-/// Reads what is there already.
-fn skip(body: &mut impl Read, bytes: u64) -> Result<(), Unusable> {
-    let skipped = io::copy(&mut body.take(bytes), &mut io::sink()).map_err(|e| Unusable::for_now(e.to_string()))?;
-    if skipped < bytes { Err(Unusable::for_now("the connection ended too early")) } else { Ok(()) }
-}
-
-/// Whether an answer is the range that was asked for.
-fn check(answer: &Response<Body>, size: u64, range: &Range<u64>) -> Result<(), Unusable> {
-    match answer.status() {
-        StatusCode::PARTIAL_CONTENT => {}
-        StatusCode::OK => return Err(Unusable::new("the registry allows no ranges: it answers with the whole blob")),
-        _ => return Err(refused(answer, "206")),
-    }
-    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let (found, length) = (header("content-range").unwrap_or_default(), range.end - range.start);
-    let expected = [size.to_string(), "*".to_owned()].map(|total| format!("bytes {}-{}/{total}", range.start, range.end - 1));
-    if !expected.contains(&found.trim().to_owned()) {
-        return Err(Unusable::new(format!("the answer has the range {found:?} (expected {:?})", expected[0])));
-    }
-    if header("content-encoding").is_some_and(|encoding| encoding != "identity") {
-        return Err(Unusable::new("the answer is compressed once more"));
-    }
-    has_length(answer, length)
-}
-
-/// Whether an answer has so many bytes, as far as it says how many it has.
-fn has_length(answer: &Response<Body>, length: u64) -> Result<(), Unusable> {
-    match answer.headers().get("content-length").and_then(|said| said.to_str().ok()) {
-        Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
-        _ => Ok(()),
-    }
-}
-
-fn url(text: &str) -> Result<Uri, Unusable> {
-    let uri: Option<Uri> = text.parse().ok();
-    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some());
-    // What follows a question mark may be a secret: stores of blobs are asked with signatures in it.
-    let shown = text.split('?').next().unwrap_or_default();
-    uri.ok_or_else(|| Unusable::new(format!("{shown:?} is not a URL that is understood")))
-}
-
-/// Where a redirect from `from` leads.
-fn follow(from: &Uri, to: &str) -> Result<Uri, Unusable> {
-    let (scheme, authority) = (from.scheme_str().unwrap_or_default(), from.authority().map_or("", |a| a.as_str()));
-    if to.starts_with("//") {
-        return url(&format!("{scheme}:{to}"));
-    }
-    if to.starts_with('/') {
-        return url(&format!("{scheme}://{authority}{to}"));
-    }
-    url(to)
 }

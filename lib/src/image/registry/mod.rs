@@ -4,6 +4,7 @@
 //! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work. A registry that is busy is asked again
 //! after a while, and what breaks off goes on from there.
 
+mod answer;
 mod auth;
 mod certs;
 mod challenge;
@@ -12,6 +13,7 @@ mod conf;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 mod places;
+mod referrers;
 mod retry;
 mod steady;
 #[cfg(test)]
@@ -30,6 +32,7 @@ use crate::sys::interrupt;
 use super::{Retries, SourceOptions};
 use client::Client;
 use places::Places;
+pub(super) use referrers::{Home, Referrers};
 use retry::Retry;
 use steady::Steady;
 
