@@ -71,6 +71,11 @@ pub(super) fn manifests() -> Vec<Vec<u8>> {
             &format!("{docker}.image.rootfs.diff.tar.gzip"),
         ),
     ];
+    // Lists of values in place of objects, which typed readers take.
+    let listed = format!(
+        r#"[2,"{docker}.distribution.manifest.v2+json",null,["{docker}.container.image.v1+json","{DIGEST}",2,null,null,null,null,null],[["{docker}.image.rootfs.diff.tar.gzip","{DIGEST}",7,null,null,null,null,null]],null,null]"#
+    );
+    let manifests = [&manifests[..], &[listed]].concat();
     manifests.iter().map(|manifest| join(&[manifest.as_bytes(), config.as_bytes(), index.as_bytes()])).collect()
 }
 
