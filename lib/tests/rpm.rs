@@ -14,6 +14,9 @@ use selkie::packages::{PackageChange, RpmPackage, rpm, rpm_versions};
 
 const PLACE: &str = "usr/lib/sysimage/rpm/rpmdb.sqlite";
 
+/// How many packages have no files.
+const EMPTIES: usize = 40;
+
 /// A folder with packages, and a database for each release.
 struct Desk(tempfile::TempDir);
 
@@ -26,14 +29,16 @@ impl Desk {
         self.0.path().join(name)
     }
 
-    /// Builds `alpha` of this version, with 300 files, a directory and a link, and `beta`, of the same source and with none.
+    /// Builds `alpha` of this version, with 300 files, a directory and a link, and of the same source many without any: their headers take several pages.
     fn build(&self, version: &str) {
+        let empty = |name: &str| format!("%package -n {name}\nSummary: b\n%description -n {name}\nb\n%files -n {name}\n");
+        let empty: String = empties().iter().map(|name| empty(name)).collect();
         let spec = format!(
             "Name: alpha\nVersion: {version}\nRelease: 3\nEpoch: 2\nSummary: a\nLicense: MIT\nBuildArch: noarch\n%description\na\n\
-             %package -n beta\nSummary: b\n%description -n beta\nb\n%install\nmkdir -p %{{buildroot}}/usr/bin %{{buildroot}}/usr/share/alpha/empty\n\
+             %install\nmkdir -p %{{buildroot}}/usr/bin %{{buildroot}}/usr/share/alpha/empty\n\
              echo {version} > %{{buildroot}}/usr/bin/alpha\nln -s alpha %{{buildroot}}/usr/bin/a\n\
              for i in $(seq 300); do echo $i > %{{buildroot}}/usr/share/alpha/a-rather-long-name-of-a-file-$i; done\n\
-             %files\n/usr/bin/*\n/usr/share/alpha\n%files -n beta\n"
+             %files\n/usr/bin/*\n/usr/share/alpha\n{empty}"
         );
         std::fs::write(self.path("alpha.spec"), spec).unwrap();
         let top = format!("_topdir {}", self.path("top").display());
@@ -46,13 +51,13 @@ impl Desk {
         command
     }
 
-    /// A database in which both are installed.
+    /// A database in which all are installed.
     fn install(&self, database: &str, version: &str) -> Vec<u8> {
         self.build(version);
         std::fs::create_dir(self.path(database)).unwrap();
         let package = |name: &str| self.path(&format!("top/RPMS/noarch/{name}-{version}-3.noarch.rpm"));
         let words = ["--justdb", "--nodeps", "--noscripts", "--nosignature", "-i"];
-        run(self.rpm(database).args(words).args([package("alpha"), package("beta")]));
+        run(self.rpm(database).args(words).arg(package("alpha")).args(empties().iter().map(|name| package(name))));
         // Whoever reads last closes the database.
         self.asked(database, &["-qa"]);
         std::fs::read(self.path(database).join("rpmdb.sqlite")).unwrap()
@@ -64,6 +69,11 @@ impl Desk {
         lines.sort();
         lines
     }
+}
+
+/// The names of packages without files.
+fn empties() -> Vec<String> {
+    (0..EMPTIES).map(|number| format!("beta{number:02}")).collect()
 }
 
 fn run(command: &mut Command) -> String {
@@ -93,7 +103,7 @@ fn what_rpm_writes_is_read_as_rpm_reads_it() {
     let directories = ["/usr/share/alpha", "/usr/share/alpha/empty"].map(str::to_owned);
     let expected = desk.asked("db", &["-qa", "--qf", "[%{FILENAMES}\\n]"]);
     assert_eq!(sorted(files.chain(directories)), expected);
-    assert_eq!(expected.len(), 304);
+    assert_eq!((packages.len(), expected.len()), (1 + EMPTIES, 304));
 }
 
 #[test]
@@ -131,10 +141,11 @@ fn diff_tells_packages_of_rpm() {
     machine.release("stable", &image(&databases[1], b""));
     stage(&second);
     let compare = || diff::run(&machine.host(&second), &Options::default()).unwrap();
-    let change = |name: &str| PackageChange { name: name.into(), before: Some("2:1.2-3".into()), after: Some("2:1.3-3".into()) };
+    let change = |name: String| PackageChange { name, before: Some("2:1.2-3".into()), after: Some("2:1.3-3".into()) };
     let report = compare();
-    assert_eq!((report.changes.packages, report.changes.packages_unread), (vec![change("alpha"), change("beta")], None));
-    assert_eq!(rpm_versions(&rpm(&databases[0]).unwrap()).len(), 2);
+    let expected = std::iter::once("alpha".to_owned()).chain(empties()).map(change).collect();
+    assert_eq!((report.changes.packages, report.changes.packages_unread), (expected, None));
+    assert_eq!(rpm_versions(&rpm(&databases[0]).unwrap()).len(), 1 + EMPTIES);
 
     machine.release("stable", &image(&databases[1], b"changes"));
     stage(&second);

@@ -71,6 +71,11 @@ pub(super) fn manifests() -> Vec<Vec<u8>> {
             &format!("{docker}.image.rootfs.diff.tar.gzip"),
         ),
     ];
+    // Lists of values in place of objects, which typed readers take.
+    let listed = format!(
+        r#"[2,"{docker}.distribution.manifest.v2+json",null,["{docker}.container.image.v1+json","{DIGEST}",2,null,null,null,null,null],[["{docker}.image.rootfs.diff.tar.gzip","{DIGEST}",7,null,null,null,null,null]],null,null]"#
+    );
+    let manifests = [&manifests[..], &[listed]].concat();
     manifests.iter().map(|manifest| join(&[manifest.as_bytes(), config.as_bytes(), index.as_bytes()])).collect()
 }
 
@@ -138,7 +143,8 @@ pub(super) fn signature_databases() -> Vec<Vec<u8>> {
     let kind = [0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28];
     let numbers: Vec<u8> = [28 + 48_u32, 0, 48].into_iter().flat_map(u32::to_le_bytes).collect();
     let list = [&kind[..], &numbers, &[1; 16], &[2; 32]].concat();
-    let signed = [&[0; 16][..], &24_u32.to_le_bytes(), &[0, 2, 0xf1, 0x0e], &[0; 16], &list].concat();
+    let pkcs7 = [0x9d, 0xd2, 0xaf, 0x4a, 0xdf, 0x68, 0xee, 0x49, 0x8a, 0xa9, 0x34, 0x7d, 0x37, 0x56, 0x65, 0xa7];
+    let signed = [&[0; 16][..], &24_u32.to_le_bytes(), &[0, 2, 0xf1, 0x0e], &pkcs7, &list].concat();
     let binary = &ukis()[2];
     vec![join(&[&list, binary]), join(&[&signed, binary])]
 }
@@ -214,16 +220,17 @@ pub(super) fn references() -> Vec<Vec<u8>> {
 
 pub(super) fn records() -> Vec<Vec<u8>> {
     texts(&[
-        r#"{"version":1,"image":"registry.test/os:stable","manifest_digest":"sha256:00","manifest-digest":"sha256:00","kernel-arguments":"quiet","image-arguments":[]}"#,
-        r#"{"version":1,"id":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","manifest-digest":"sha256:00"}"#,
+        r#"{"version":1,"image":"registry.test/os:stable","manifest-digest":"sha256:00","config-digest":"sha256:00","kernel-arguments":"quiet","number":7}"#,
+        r#"{"version":1,"id":"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","cause":"did-not-come-up","manifest-digest":"sha256:00","tries-left":1}"#,
+        r#"{"version":1,"last-try":7,"failures":1,"spread":9,"image":"registry.test/os:stable","staging":"sha256:00"}"#,
     ])
 }
 
 pub(super) fn configs() -> Vec<Vec<u8>> {
     texts(&[
-        "[update]\npolicy = \"apply\"\ninterval = \"1d 2h\"\nrandomized-delay = \"0s\"\nwindows = [\"Sat,Sun 02:00-04:30 Europe/Berlin\"]\n",
-        "Mon..Fri 22:00-06:00 UTC\n02:00-04:30\nSat 00:00-24:00\n1w 2d\n90min\n",
-        "kargs = [\"quiet\", \"a=b c\"]\nmatch-architectures = [\"x86_64\"]\n",
+        "[update]\npolicy = \"apply\"\ninterval = \"1d 2h\"\nrandomized-delay = \"0s\"\nwindow = [\"Sat,Sun 02:00-04:30 Europe/Berlin\"]\n",
+        "Mon..Fri 22:00-06:00 UTC\n02:00-04:30\nSat 00:00-24:00\n1d12h\n90s\n",
+        "kargs = [\"quiet\", 'a=\"b c\"']\nmatch-architectures = [\"x86_64\"]\n",
         "NAME=\"Debian\"\nPRETTY_NAME='a b'\nquiet \"a b\" composefs=?00\n",
     ])
 }

@@ -79,8 +79,32 @@ fn inputs_are_joined_and_split() {
     assert_eq!(split::<2>(b"a"), [&b"a"[..], b""]);
 }
 
+/// From bytes that no reader takes, a search begins at the beginning.
 #[test]
-fn the_database_of_rpm_is_a_good_one() {
-    let packages = crate::packages::rpm(&seeds::rpms()[0]).unwrap();
-    assert_eq!((packages[0].name.as_str(), packages[0].version.as_str(), packages[0].files[0].len()), ("alpha", "1.2-3", 410));
+fn seeds_are_good() {
+    use crate::deploy::{AutoUpdate, FailedBoot};
+    use crate::origin::Origin;
+    use crate::signing::database::Database;
+    let rpm = crate::packages::rpm(&seeds::rpms()[0]).unwrap();
+    assert_eq!((rpm[0].name.as_str(), rpm[0].version.as_str(), rpm[0].files[0].len()), ("alpha", "1.2-3", 410));
+    let records = seeds::records();
+    crate::record::read::<Origin>(&records[0]).unwrap();
+    crate::record::read::<FailedBoot>(&records[1]).unwrap();
+    crate::record::read::<AutoUpdate>(&records[2]).unwrap();
+    for reference in seeds::references() {
+        std::str::from_utf8(&reference).unwrap().parse::<crate::reference::ImageReference>().unwrap();
+    }
+    for binary in seeds::ukis() {
+        crate::uki::Uki::read(&mut std::io::Cursor::new(split::<2>(&binary)[0])).unwrap();
+    }
+    let databases = seeds::signature_databases();
+    Database::parse(split::<2>(&databases[0])[0]).unwrap();
+    Database::parse_signed(split::<2>(&databases[1])[0]).unwrap();
+    let zones = |_: Option<&str>| Some(jiff::tz::TimeZone::UTC);
+    let configs = seeds::configs().into_iter().map(|text| String::from_utf8(text).unwrap()).collect::<Vec<_>>();
+    crate::config::read(&[crate::config::File { path: "a.toml".into(), text: configs[0].clone() }], &zones).unwrap();
+    let (windows, durations): (Vec<&str>, Vec<&str>) = configs[1].lines().partition(|line| line.contains(':'));
+    windows.into_iter().for_each(|line| drop(crate::config::Window::parse(line, &zones).unwrap()));
+    durations.into_iter().for_each(|line| drop(crate::config::duration(line).unwrap()));
+    crate::kargs::parse(&configs[2], "x86_64").unwrap();
 }

@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
+use serde_json::Value;
 
 use crate::error::{Failure, FailureKind};
 use crate::reference::ImageReference;
@@ -96,7 +97,7 @@ impl Resolved {
         if manifest.config().media_type() == &MediaType::ImageConfig {
             return Ok((self.manifest_digest.clone(), self.manifest.clone()));
         }
-        let mut value: serde_json::Value = serde_json::from_slice(&self.manifest).context("reading the manifest")?;
+        let mut value: Value = serde_json::from_slice(&self.manifest).context("reading the manifest")?;
         value["mediaType"] = MediaType::ImageManifest.to_string().into();
         value["config"]["mediaType"] = MediaType::ImageConfig.to_string().into();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -144,7 +145,9 @@ pub(super) fn resolve(reference: &ImageReference, fetched: Fetched, architecture
     let manifest = parse_manifest(&manifest_digest, &manifest_bytes)?;
     let config_digest = manifest.config().digest().to_string();
     let config = ImageConfiguration::from_reader(config_bytes.as_slice())
-        .map_err(|e| malformed(&format!("configuration {config_digest}"), "image configuration", &e))?;
+        .map_err(|e| e.to_string())
+        .and_then(|config| check_form(&config_bytes, "rootfs", None).map(|()| config))
+        .map_err(|found| malformed(&format!("configuration {config_digest}"), "image configuration", &found))?;
     platform::check(&reference.to_string(), config.os(), config.architecture(), architecture)?;
     Ok(Resolved {
         reference: reference.clone(),
@@ -161,8 +164,7 @@ pub(super) fn resolve(reference: &ImageReference, fetched: Fetched, architecture
 fn parse_manifest(digest: &str, bytes: &[u8]) -> Result<ImageManifest> {
     let wrong = |error: &dyn std::fmt::Display| malformed(&format!("manifest {digest}"), "image manifest", error);
     let manifest = ImageManifest::from_reader(bytes).map_err(|e| wrong(&e))?;
-    // The reader above passes over what it does not know, also where that is no text; what translates a manifest does not.
-    serde_json::from_slice::<serde_json::Value>(bytes).map_err(|e| wrong(&e))?;
+    check_form(bytes, "config", Some("layers")).map_err(|found| wrong(&found))?;
     match manifest.media_type() {
         None | Some(MediaType::ImageManifest) => Ok(manifest),
         Some(MediaType::Other(name)) if name == DOCKER_MANIFEST => Ok(manifest),
@@ -171,6 +173,17 @@ fn parse_manifest(digest: &str, bytes: &[u8]) -> Result<ImageManifest> {
             Err(Failure::new(FailureKind::Unsuitable, message).into())
         }
     }
+}
+
+/// Checks what typed readers of JSON pass over: text that is none in what they do not know, and lists of values in place of objects. `object` is one, `list` one of
+/// them. Whoever changes a value by its names relies on that.
+fn check_form(bytes: &[u8], object: &str, list: Option<&str>) -> Result<(), String> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if !value.is_object() || !value[object].is_object() {
+        return Err(format!("it, or its {object}, is no object"));
+    }
+    let objects = |list: &str| value[list].as_array().is_some_and(|all| all.iter().all(Value::is_object));
+    list.filter(|list| !objects(list)).map_or(Ok(()), |list| Err(format!("{list} is no list of objects")))
 }
 
 fn layers(manifest_digest: &str, manifest: &ImageManifest, config: &ImageConfiguration) -> Result<Vec<Layer>> {
@@ -300,5 +313,29 @@ mod tests {
         let failure = Failure::find(&config_descriptor(A, &artifact.manifest).unwrap_err()).unwrap();
         assert_eq!(failure.kind, FailureKind::Unsuitable);
         assert!(failure.message.contains("application/vnd.oci.empty.v1+json"), "{failure}");
+    }
+
+    /// The reader of manifests takes a list of values for an object, and whoever writes into it by names then has none.
+    #[test]
+    fn lists_in_place_of_objects_are_refused() {
+        let layer = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+        let docker = || fetched(DOCKER_MANIFEST, DOCKER_CONFIG, layer, &[A]);
+        let descriptor = |kind: &str, digest: &str| serde_json::json!([kind, digest, 7, null, null, null, null, null]);
+        let (config, layers) = (descriptor(DOCKER_CONFIG, A), serde_json::json!([descriptor(layer, B)]));
+        let whole = serde_json::json!([2, DOCKER_MANIFEST, null, config, layers, null, null]);
+        let mut parts = vec![Fetched { manifest: serde_json::to_vec(&whole).unwrap(), ..docker() }];
+        for (key, part) in [("config", config), ("layers", layers)] {
+            let mut manifest: serde_json::Value = serde_json::from_slice(&docker().manifest).unwrap();
+            manifest[key] = part;
+            parts.push(Fetched { manifest: serde_json::to_vec(&manifest).unwrap(), ..docker() });
+        }
+        let mut config: serde_json::Value = serde_json::from_slice(&docker().config).unwrap();
+        config["rootfs"] = serde_json::json!(["layers", [A]]);
+        parts.push(Fetched { config: serde_json::to_vec(&config).unwrap(), ..docker() });
+        for fetched in parts {
+            let text = format!("{}\n{}", String::from_utf8_lossy(&fetched.manifest), String::from_utf8_lossy(&fetched.config));
+            let translated = resolved(fetched).map(|resolved| resolved.oci_manifest().unwrap());
+            assert_eq!(translated.map_err(|failure| failure.kind), Err(FailureKind::Unsuitable), "{text}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rustix::io::Errno;
 
 use super::dir;
 use super::lock::Lock;
@@ -26,7 +27,7 @@ impl Scratch {
     ///
     /// # Errors
     ///
-    /// [`FailureKind::NotFound`] where there is no directory `within`.
+    /// [`FailureKind::NotFound`] where there is no directory `within`, [`FailureKind::Usage`] where it is something else.
     pub fn make(within: &Path) -> Result<Self> {
         sweep(within);
         let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir_in(within).map_err(|e| refused(within, e))?;
@@ -46,7 +47,11 @@ fn refused(within: &Path, error: std::io::Error) -> anyhow::Error {
         let message = format!("making a scratch directory: there is no directory {}", within.display());
         return Failure::new(FailureKind::NotFound, message).hint("name another with --scratch DIR or TMPDIR").into();
     }
-    anyhow::Error::new(error).context(format!("making a scratch directory in {}", within.display()))
+    let doing = format!("making a scratch directory in {}", within.display());
+    match error.kind() {
+        std::io::ErrorKind::NotADirectory => dir::unusable(doing, Errno::NOTDIR),
+        _ => anyhow::Error::new(error).context(doing),
+    }
 }
 
 /// What cannot be looked at or removed is not ours, or somebody else's turn.
@@ -93,7 +98,9 @@ mod tests {
 
     #[test]
     fn a_place_that_is_not_there_is_told() {
-        let error = Scratch::make(Path::new("/nowhere/at/all")).unwrap_err();
-        assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::NotFound);
+        for (place, expected) in [("/nowhere/at/all", FailureKind::NotFound), ("/proc/version", FailureKind::Usage)] {
+            let error = Scratch::make(Path::new(place)).unwrap_err();
+            assert_eq!(Failure::find(&error).map(|failure| failure.kind), Some(expected), "{error:#}");
+        }
     }
 }
