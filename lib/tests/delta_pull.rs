@@ -7,12 +7,15 @@ mod relay;
 
 use std::io::Write;
 
-use delta_common::oci::flip;
+use delta_common::oci::{flip, plain_http};
 use delta_common::registry::{Registry, push};
-use delta_common::{Desk, base, first, json, second, tar};
+use delta_common::{Desk, base, first, json, second, silent, tar};
 use partial_common::{CHUNKED, Machine};
 use relay::{Odd, Relay};
-use selkie::ops::pull::{FetchedLayer, Pulled, Way};
+use selkie::error::{Failure, FailureKind};
+use selkie::image::SourceOptions;
+use selkie::ops::delta::Options;
+use selkie::ops::pull::{self, FetchedLayer, Pulled, Way};
 use selkie::progress::{Event, Recorder};
 use serde_json::{Value, json};
 
@@ -94,6 +97,29 @@ fn a_registry_that_lists_referrers_is_asked_for_them() {
         format!("GET /v2/acme/os/referrers/{}?artifacttype=application/vnd.io.github.containers.oci-delta.v1 ", pulled.manifest_digest);
     assert!(seen.iter().any(|head| head.starts_with(&asked)), "{seen:#?}");
     assert!(!seen.iter().any(|head| head.contains("manifests/sha256-")));
+}
+
+#[test]
+fn credentials_are_those_of_the_image() {
+    let (registry, desk) = (Registry::start_closed(), Desk::new());
+    let authfile = registry.authfile("bWU6c2VjcmV0");
+    let at = |tag: &str| registry.name(&format!("acme/os:{tag}"));
+    for tag in ["v1", "v2"] {
+        push(&["--preserve-digests", "--dest-authfile", authfile.to_str().unwrap()], desk.layout.path(), tag, &at(tag));
+    }
+    let source = SourceOptions { authfile: Some(authfile.clone()), ..plain_http() };
+    let mut options = desk.options(&at("v1"), &at("v2"), &at("delta"));
+    let refused = desk.delta(&Options { source: source.clone(), ..options.clone() }).unwrap_err();
+    assert_eq!(Failure::find(&refused).unwrap().kind, FailureKind::Denied, "{refused:#}");
+    options.destination.authfile = Some(authfile);
+    desk.delta(&Options { source: source.clone(), ..options }).unwrap();
+    let machine = Machine::new();
+    let pull = |tag: &str| {
+        let options = pull::Options { image: at(tag).parse().unwrap(), source: source.clone(), tag: Some(tag.to_owned()) };
+        pull::run(&machine.store, &options, &silent()).unwrap()
+    };
+    pull("v1");
+    assert_eq!(top(&pull("v2")).way, Way::Delta);
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::super::delta::Files;
 use crate::image::{DeltaBlob, FoundDelta, Layer, Source, SourceFiles};
+use crate::ops::delta::Files;
 use crate::progress::Progress;
 use crate::store::{Store, StoredImage};
 
