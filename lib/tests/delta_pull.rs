@@ -151,6 +151,8 @@ fn a_delta_from_an_image_that_is_not_here_is_none() {
 /// A layout with both releases and a delta, which is changed.
 struct Lying {
     desk: Desk,
+    /// It has the first release.
+    machine: Machine,
     manifest: Value,
     right: (Value, Vec<u8>),
 }
@@ -161,7 +163,9 @@ impl Lying {
         let report = desk.v1_to_v2(&desk.layout.reference(None));
         let manifest = json(desk.layout.blob(&report.delta_digest));
         let patch = std::fs::read(desk.layout.blob(&report.layers[0].delta_digest)).unwrap();
-        Self { desk, right: (manifest.clone(), patch), manifest }
+        let machine = Machine::new();
+        machine.pull(&desk.tag("v1"));
+        Self { desk, machine, right: (manifest.clone(), patch), manifest }
     }
 
     /// Makes all right again.
@@ -189,7 +193,7 @@ impl Lying {
         self.desk.layout.blob(self.manifest["layers"][2]["digest"].as_str().unwrap())
     }
 
-    /// Lists the manifest as it is now, and pulls.
+    /// Lists the manifest as it is now, and pulls; afterwards the machine is as before.
     fn pull(&self) -> (Pulled, Vec<String>) {
         let bytes = serde_json::to_vec(&self.manifest).unwrap();
         let digest = self.put(&bytes);
@@ -199,9 +203,10 @@ impl Lying {
         entry["digest"] = digest.into();
         entry["size"] = bytes.len().into();
         std::fs::write(path, serde_json::to_vec(&index).unwrap()).unwrap();
-        let (machine, recorder) = (Machine::new(), std::sync::Arc::<Recorder>::default());
-        machine.pull(&self.desk.tag("v1"));
-        let pulled = machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
+        let recorder = std::sync::Arc::<Recorder>::default();
+        let pulled = self.machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
+        self.machine.store.untag("v2").unwrap();
+        self.machine.store.gc(&[]).unwrap();
         (pulled, notes(&recorder))
     }
 }
@@ -305,9 +310,8 @@ fn a_list_that_is_wrong_is_told() {
     let mut index = json(path.clone());
     index["manifests"][2]["digest"] = json!(format!("sha256:{}", "0".repeat(64)));
     std::fs::write(path, serde_json::to_vec(&index).unwrap()).unwrap();
-    let (machine, recorder) = (Machine::new(), std::sync::Arc::<Recorder>::default());
-    machine.pull(&lying.desk.tag("v1"));
-    let pulled = machine.pull_with(&lying.desk.tag("v2"), &recorder).unwrap();
+    let recorder = std::sync::Arc::<Recorder>::default();
+    let pulled = lying.machine.pull_with(&lying.desk.tag("v2"), &recorder).unwrap();
     assert_eq!(top(&pulled).way, Way::Whole);
     let told = notes(&recorder);
     assert!(told.iter().any(|note| note.contains("looking for a delta of oci:")), "{told:?}");
