@@ -7,7 +7,7 @@ mod relay;
 
 use std::io::Write;
 
-use delta_common::oci::{flip, plain_http};
+use delta_common::oci::{Compression, flip, plain_http};
 use delta_common::registry::{Registry, push};
 use delta_common::{Desk, base, first, json, second, silent, tar};
 use partial_common::{CHUNKED, Machine};
@@ -97,6 +97,11 @@ fn a_registry_that_lists_referrers_is_asked_for_them() {
         format!("GET /v2/acme/os/referrers/{}?artifacttype=application/vnd.io.github.containers.oci-delta.v1 ", pulled.manifest_digest);
     assert!(seen.iter().any(|head| head.starts_with(&asked)), "{seen:#?}");
     assert!(!seen.iter().any(|head| head.contains("manifests/sha256-")));
+    // One that has no ranges gives the whole patch.
+    let relay = Relay::start(&registry.address, Odd::Ignored);
+    let machine = Machine::new();
+    machine.pull(&registry.name("acme/os:v1"));
+    assert_eq!(top(&machine.pull(&format!("{}/acme/os:v2", relay.address))).way, Way::Delta);
 }
 
 #[test]
@@ -120,6 +125,24 @@ fn credentials_are_those_of_the_image() {
     };
     pull("v1");
     assert_eq!(top(&pull("v2")).way, Way::Delta);
+}
+
+#[test]
+fn an_image_may_have_a_layer_twice() {
+    let mut desk = Desk::new();
+    desk.image("twice", vec![tar(&base()), tar(&second()), tar(&second())]);
+    let layers = [(Compression::Gzip, base()), (Compression::Gzip, second()), (Compression::Zstd, second())];
+    let image = desk.layout.image("amd64", &layers.map(|(compression, files)| (compression, tar(&files))));
+    desk.layout.publish(Some("other"), &image);
+    for tag in ["twice", "other"] {
+        let output = desk.layout.reference(None);
+        let report = desk.delta(&desk.options(&desk.tag("v1"), &desk.tag(tag), &output)).unwrap();
+        assert_eq!((report.layers.len(), report.layers_same), (1, 1));
+        let machine = Machine::new();
+        machine.pull(&desk.tag("v1"));
+        let ways: Vec<Way> = machine.pull(&desk.tag(tag)).fetched.iter().map(|layer| layer.way).collect();
+        assert_eq!(ways, [Way::Here, Way::Delta, Way::Here]);
+    }
 }
 
 #[test]
