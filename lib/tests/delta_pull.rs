@@ -7,12 +7,15 @@ mod relay;
 
 use std::io::Write;
 
-use delta_common::oci::flip;
+use delta_common::oci::{Compression, flip, plain_http};
 use delta_common::registry::{Registry, push};
-use delta_common::{Desk, base, first, json, second, tar};
+use delta_common::{Desk, base, first, json, second, silent, tar};
 use partial_common::{CHUNKED, Machine};
 use relay::{Odd, Relay};
-use selkie::ops::pull::{FetchedLayer, Pulled, Way};
+use selkie::error::{Failure, FailureKind};
+use selkie::image::SourceOptions;
+use selkie::ops::delta::Options;
+use selkie::ops::pull::{self, FetchedLayer, Pulled, Way};
 use selkie::progress::{Event, Recorder};
 use serde_json::{Value, json};
 
@@ -94,6 +97,52 @@ fn a_registry_that_lists_referrers_is_asked_for_them() {
         format!("GET /v2/acme/os/referrers/{}?artifacttype=application/vnd.io.github.containers.oci-delta.v1 ", pulled.manifest_digest);
     assert!(seen.iter().any(|head| head.starts_with(&asked)), "{seen:#?}");
     assert!(!seen.iter().any(|head| head.contains("manifests/sha256-")));
+    // One that has no ranges gives the whole patch.
+    let relay = Relay::start(&registry.address, Odd::Ignored);
+    let machine = Machine::new();
+    machine.pull(&registry.name("acme/os:v1"));
+    assert_eq!(top(&machine.pull(&format!("{}/acme/os:v2", relay.address))).way, Way::Delta);
+}
+
+#[test]
+fn credentials_are_those_of_the_image() {
+    let (registry, desk) = (Registry::start_closed(), Desk::new());
+    let authfile = registry.authfile("bWU6c2VjcmV0");
+    let at = |tag: &str| registry.name(&format!("acme/os:{tag}"));
+    for tag in ["v1", "v2"] {
+        push(&["--preserve-digests", "--dest-authfile", authfile.to_str().unwrap()], desk.layout.path(), tag, &at(tag));
+    }
+    let source = SourceOptions { authfile: Some(authfile.clone()), ..plain_http() };
+    let mut options = desk.options(&at("v1"), &at("v2"), &at("delta"));
+    let refused = desk.delta(&Options { source: source.clone(), ..options.clone() }).unwrap_err();
+    assert_eq!(Failure::find(&refused).unwrap().kind, FailureKind::Denied, "{refused:#}");
+    options.destination.authfile = Some(authfile);
+    desk.delta(&Options { source: source.clone(), ..options }).unwrap();
+    let machine = Machine::new();
+    let pull = |tag: &str| {
+        let options = pull::Options { image: at(tag).parse().unwrap(), source: source.clone(), tag: Some(tag.to_owned()) };
+        pull::run(&machine.store, &options, &silent()).unwrap()
+    };
+    pull("v1");
+    assert_eq!(top(&pull("v2")).way, Way::Delta);
+}
+
+#[test]
+fn an_image_may_have_a_layer_twice() {
+    let mut desk = Desk::new();
+    desk.image("twice", vec![tar(&base()), tar(&second()), tar(&second())]);
+    let layers = [(Compression::Gzip, base()), (Compression::Gzip, second()), (Compression::Zstd, second())];
+    let image = desk.layout.image("amd64", &layers.map(|(compression, files)| (compression, tar(&files))));
+    desk.layout.publish(Some("other"), &image);
+    for tag in ["twice", "other"] {
+        let output = desk.layout.reference(None);
+        let report = desk.delta(&desk.options(&desk.tag("v1"), &desk.tag(tag), &output)).unwrap();
+        assert_eq!((report.layers.len(), report.layers_same), (1, 1));
+        let machine = Machine::new();
+        machine.pull(&desk.tag("v1"));
+        let ways: Vec<Way> = machine.pull(&desk.tag(tag)).fetched.iter().map(|layer| layer.way).collect();
+        assert_eq!(ways, [Way::Here, Way::Delta, Way::Here]);
+    }
 }
 
 #[test]
@@ -125,6 +174,8 @@ fn a_delta_from_an_image_that_is_not_here_is_none() {
 /// A layout with both releases and a delta, which is changed.
 struct Lying {
     desk: Desk,
+    /// It has the first release.
+    machine: Machine,
     manifest: Value,
     right: (Value, Vec<u8>),
 }
@@ -135,7 +186,9 @@ impl Lying {
         let report = desk.v1_to_v2(&desk.layout.reference(None));
         let manifest = json(desk.layout.blob(&report.delta_digest));
         let patch = std::fs::read(desk.layout.blob(&report.layers[0].delta_digest)).unwrap();
-        Self { desk, right: (manifest.clone(), patch), manifest }
+        let machine = Machine::new();
+        machine.pull(&desk.tag("v1"));
+        Self { desk, machine, right: (manifest.clone(), patch), manifest }
     }
 
     /// Makes all right again.
@@ -163,7 +216,7 @@ impl Lying {
         self.desk.layout.blob(self.manifest["layers"][2]["digest"].as_str().unwrap())
     }
 
-    /// Lists the manifest as it is now, and pulls.
+    /// Lists the manifest as it is now, and pulls; afterwards the machine is as before.
     fn pull(&self) -> (Pulled, Vec<String>) {
         let bytes = serde_json::to_vec(&self.manifest).unwrap();
         let digest = self.put(&bytes);
@@ -173,9 +226,10 @@ impl Lying {
         entry["digest"] = digest.into();
         entry["size"] = bytes.len().into();
         std::fs::write(path, serde_json::to_vec(&index).unwrap()).unwrap();
-        let (machine, recorder) = (Machine::new(), std::sync::Arc::<Recorder>::default());
-        machine.pull(&self.desk.tag("v1"));
-        let pulled = machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
+        let recorder = std::sync::Arc::<Recorder>::default();
+        let pulled = self.machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
+        self.machine.store.untag("v2").unwrap();
+        self.machine.store.gc(&[]).unwrap();
         (pulled, notes(&recorder))
     }
 }
@@ -279,9 +333,8 @@ fn a_list_that_is_wrong_is_told() {
     let mut index = json(path.clone());
     index["manifests"][2]["digest"] = json!(format!("sha256:{}", "0".repeat(64)));
     std::fs::write(path, serde_json::to_vec(&index).unwrap()).unwrap();
-    let (machine, recorder) = (Machine::new(), std::sync::Arc::<Recorder>::default());
-    machine.pull(&lying.desk.tag("v1"));
-    let pulled = machine.pull_with(&lying.desk.tag("v2"), &recorder).unwrap();
+    let recorder = std::sync::Arc::<Recorder>::default();
+    let pulled = lying.machine.pull_with(&lying.desk.tag("v2"), &recorder).unwrap();
     assert_eq!(top(&pulled).way, Way::Whole);
     let told = notes(&recorder);
     assert!(told.iter().any(|note| note.contains("looking for a delta of oci:")), "{told:?}");

@@ -10,6 +10,9 @@ use oci_spec::image::{Descriptor, ImageManifest, MediaType};
 
 use super::artifact::{Delta, blob_file};
 
+/// The largest file that is read into memory because a patch refers to all of it.
+const MAX_WHOLE: u64 = 128 << 20;
+
 /// The files of the image that a delta starts from.
 pub trait SourceFiles: Send + Sync {
     /// Opens the regular file at a path in the root of that image. Nobody relies on its bytes being right.
@@ -103,6 +106,7 @@ impl DeltaDataSource for Files<'_> {
     fn read_current_to_end(&mut self, max_size: u64) -> Result<Vec<u8>> {
         let current = self.current()?;
         let size = current.seek(SeekFrom::End(0))?;
+        let max_size = max_size.min(MAX_WHOLE);
         ensure!(size <= max_size, "the patch refers to a file of {size} bytes (expected at most {max_size})");
         current.seek(SeekFrom::Start(0))?;
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());

@@ -101,7 +101,7 @@ impl Delta {
     /// Bytes of all that is in it, its manifest included.
     pub fn size(&self) -> u64 {
         let json = [self.manifest.len(), self.target.manifest.len(), self.target.config.len(), EMPTY_CONFIG.len()];
-        json.iter().map(|length| *length as u64).sum::<u64>() + self.layers.iter().map(|layer| layer.blob.size).sum::<u64>()
+        json.iter().map(|length| *length as u64).sum::<u64>() + self.blobs().iter().map(|blob| blob.size).sum::<u64>()
     }
 
     /// Writes it to `output`, like [`write`](crate::image::write()) an image: it is there when all of it is there. In a registry that cannot be
@@ -124,13 +124,23 @@ impl Delta {
 
     /// The artifact as if it were an image: its layers are what stands for the layers.
     fn resolved(&self, reference: &ImageReference) -> Resolved {
-        let mut layers: Vec<Layer> = Vec::new();
-        for DeltaBlob { media_type, digest, size } in self.layers.iter().map(|layer| &layer.blob) {
-            let layer =
-                Layer { digest: digest.clone(), diff_id: digest.clone(), size: *size, media_type: MediaType::from(media_type.as_str()) };
-            layers.extend((!layers.contains(&layer)).then_some(layer));
-        }
+        let layer = |DeltaBlob { media_type, digest, size }: &DeltaBlob| Layer {
+            digest: digest.clone(),
+            diff_id: digest.clone(),
+            size: *size,
+            media_type: MediaType::from(media_type.as_str()),
+        };
+        let layers = self.blobs().into_iter().map(layer).collect();
         Resolved::artifact(reference, &self.manifest_digest, &self.manifest, layers)
+    }
+
+    /// What stands for layers, each once.
+    fn blobs(&self) -> Vec<&DeltaBlob> {
+        let mut blobs: Vec<&DeltaBlob> = Vec::new();
+        for blob in self.layers.iter().map(|layer| &layer.blob) {
+            blobs.extend((!blobs.contains(&blob)).then_some(blob));
+        }
+        blobs
     }
 
     fn image(&self) -> Image<'_> {

@@ -68,14 +68,14 @@ pub(super) fn check(answer: &Response<Body>, size: u64, range: &Range<u64>) -> R
     if !expected.contains(&found.trim().to_owned()) {
         return Err(Unusable::new(format!("the answer has the range {found:?} (expected {:?})", expected[0])));
     }
-    if header("content-encoding").is_some_and(|encoding| encoding != "identity") {
-        return Err(Unusable::new("the answer is compressed once more"));
-    }
     has_length(answer, length)
 }
 
-/// Whether an answer has so many bytes, as far as it says how many it has.
+/// Whether an answer has so many bytes, as far as it says how many it has, and they are those of the blob.
 pub(super) fn has_length(answer: &Response<Body>, length: u64) -> Result<(), Unusable> {
+    if answer.headers().get("content-encoding").is_some_and(|encoding| encoding != "identity") {
+        return Err(Unusable::new("the answer is compressed once more"));
+    }
     match answer.headers().get("content-length").and_then(|said| said.to_str().ok()) {
         Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
         _ => Ok(()),

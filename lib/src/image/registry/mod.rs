@@ -139,7 +139,8 @@ impl Blob {
     ///
     /// Where no place gives them.
     pub(super) fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(Steady::open(self.clone(), offset..offset + length, false)?))
+        let whole = (offset, length) == (0, self.size);
+        Ok(Box::new(Steady::open(self.clone(), offset..offset + length, whole)?))
     }
 
     /// A reader of all of it.

@@ -77,5 +77,5 @@ fn frame(known: &Known, old: &File, new: &File) -> Result<Option<Vec<u8>>> {
     let new = read(new)?;
     let frame = compress_against(&read(old)?, &new)?;
     let length = frame.len() as u64;
-    Ok((compress(new.as_slice(), length)? == length).then_some(frame))
+    Ok((compress(&new, length)? == length).then_some(frame))
 }

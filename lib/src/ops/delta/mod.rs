@@ -4,7 +4,7 @@
 //! patch names files of is the very tree that a host has. Nothing is published before all of the delta was applied to that tree and gave the
 //! layers that the configuration of the new image names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -154,13 +154,13 @@ struct Making<'a> {
 impl Making<'_> {
     async fn run(self, progress: &Arc<dyn Progress>) -> Result<Report> {
         let to = self.to.resolved();
-        let (mut layers, mut described) = (Vec::new(), Vec::new());
+        let (mut layers, mut blobs) = (Vec::new(), HashMap::new());
         for (index, patch, origins) in self.patches(changed(self.from, to), progress).await? {
             let blob = self.smaller(index, patch, progress).await?;
             layers.push(report(&to.layers[index], &blob, origins));
-            described.push(DeltaLayer { layer: to.layers[index].clone(), blob });
+            blobs.insert(to.layers[index].diff_id.as_str(), blob);
         }
-        let delta = Delta::new(self.from, to, described, self.scratch)?;
+        let delta = Delta::new(self.from, to, described(to, &blobs), self.scratch)?;
         progress.phase("proving the delta".to_owned());
         image::prove_delta(&delta, &self.known.files).await.map_err(|error| unproven(&error))?;
         let written = delta.write(&self.options.output, &self.options.destination, progress).await?;
@@ -172,7 +172,7 @@ impl Making<'_> {
             size: delta.size(),
             size_whole: layers.iter().map(|layer| layer.size).sum(),
             origins: layers.iter().fold(Origins::default(), |all, layer| all.with(&layer.origins)),
-            layers_same: (to.layers.len() - layers.len()) as u64,
+            layers_same: to.layers.iter().filter(|layer| !blobs.contains_key(layer.diff_id.as_str())).count() as u64,
             layers,
             bytes_written: written.bytes_written,
         })
@@ -216,6 +216,14 @@ impl Making<'_> {
         // Some readers know less of gzip and zstd than others.
         Ok(if tokio::task::block_in_place(read).is_ok() { whole } else { patch })
     }
+}
+
+/// The layers for which there are blobs, each digest once. One tar may be in several layers, compressed in different ways.
+fn described(to: &Resolved, blobs: &HashMap<&str, DeltaBlob>) -> Vec<DeltaLayer> {
+    let mut seen = HashSet::new();
+    let new = to.layers.iter().filter_map(|layer| Some((layer, blobs.get(layer.diff_id.as_str())?)));
+    let once = new.filter(|(layer, _)| seen.insert(layer.digest.as_str()));
+    once.map(|(layer, blob)| DeltaLayer { layer: layer.clone(), blob: blob.clone() }).collect()
 }
 
 fn unproven(error: &anyhow::Error) -> Failure {
