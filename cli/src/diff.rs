@@ -2,88 +2,83 @@
 
 use anyhow::Result;
 use clap::Args;
-use selkie::ops::diff::{self, Options, Report, Side};
+use selkie::ops::diff::{self, Report, Side};
 use selkie::ops::host::{Access, Host};
-use selkie::packages::PackageChange;
-use selkie::store::What;
+use selkie::ops::preview;
 
+use crate::changes::{SHOWN, lists, preview_rows, rows};
 use crate::output::{Answer, Output, bytes, table};
-
-/// More lines than this of files are not shown, unless asked for.
-const SHOWN: usize = 20;
+use crate::progress::renderer;
+use crate::pull::layers;
+use crate::source::SourceArguments;
 
 /// Show what an update changes: packages, kernel, files. Without names, from the root that runs to the one that boots next.
 ///
+/// An image need not be here: its tables of contents tell what it would bring, and with how many bytes.
 /// Exit code 1 says that both roots have the same files.
 #[derive(Debug, Args)]
 pub struct Arguments {
     /// The first root: a number of `selkie list`, or at least four digits. The one that runs, by default.
     from: Option<String>,
-    /// The second root. The one that boots next, by default.
+    /// The second root, or an image as `selkie pull` takes it, with a slash or a colon in its name. The root that boots next, by default.
     #[arg(requires = "from")]
     to: Option<String>,
     /// Show all files.
     #[arg(long)]
     files: bool,
+    #[command(flatten)]
+    source: SourceArguments,
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     // One name alone is compared with what runs.
-    let options = match &arguments.to {
-        None => Options { from: None, to: arguments.from.clone() },
-        to => Options { from: arguments.from.clone(), to: to.clone() },
+    let (from, to) = match &arguments.to {
+        None => (None, arguments.from.clone()),
+        to => (arguments.from.clone(), to.clone()),
     };
-    let report = diff::run(&Host::running(Access::Read)?, &options)?;
+    let host = Host::running(Access::Read)?;
     let shown = if arguments.files { usize::MAX } else { SHOWN };
-    output.print(&report, |report| human(report, shown))?;
-    Ok(if report.files.is_empty() { Answer::No } else { Answer::Done })
+    let same = match to.as_deref().filter(|to| is_image(to)) {
+        Some(image) => {
+            let (image, source) = (image.parse()?, arguments.source.options());
+            let report = preview::run(&host, &preview::Options { from, image, source }, &renderer(output))?;
+            output.print(&report, |report| foretold(report, shown))?;
+            report.preview.root.is_some_and(|root| root.changes.files.is_empty())
+        }
+        None => {
+            let report = diff::run(&host, &diff::Options { from, to })?;
+            output.print(&report, |report| human(report, shown))?;
+            report.changes.files.is_empty()
+        }
+    };
+    Ok(if same { Answer::No } else { Answer::Done })
+}
+
+/// Roots have digits alone.
+fn is_image(name: &str) -> bool {
+    name.contains(['/', ':'])
 }
 
 fn human(report: &Report, shown: usize) -> String {
-    let kernel = |side: &Side| side.kernel.clone().unwrap_or_else(|| "unknown".to_owned());
-    let (before, after) = (kernel(&report.from), kernel(&report.to));
-    let files =
-        [(What::Added, "added"), (What::Removed, "removed"), (What::Changed, "changed"), (What::Attributes, "with other attributes")];
-    let files: Vec<String> = files.iter().map(|(what, word)| format!("{} {word}", report.count(*what))).collect();
-    let mut text = table(&[
+    let (new, size, shared) = (report.new_objects, bytes(report.new_bytes), report.shared_objects);
+    let mut all = vec![
         ("From", root(&report.from)),
         ("To", root(&report.to)),
-        ("Kernel", if before == after { format!("{before}, unchanged") } else { format!("{before} -> {after}") }),
-        (
-            "New data",
-            format!("{} in {} objects; {} objects are shared", bytes(report.new_bytes), report.new_objects, report.shared_objects),
-        ),
-        ("Files", files.join(", ")),
-        ("Packages", report.packages_unread.clone().unwrap_or_else(|| format!("{} differ", report.packages.len()))),
-    ]);
-    text.extend(report.packages.iter().map(package));
-    text.extend(report.files.iter().take(shown).map(|change| format!("  {} {}\n", mark(change.what), change.path.display())));
-    if report.files.len() > shown {
-        text.push_str(&format!("  and {} more: --files shows all\n", report.files.len() - shown));
-    }
-    text
+        ("New data", format!("{size} in {new} objects; {shared} objects are shared")),
+    ];
+    all.extend(rows(&report.changes));
+    table(&all) + &lists(&report.changes, shown)
+}
+
+fn foretold(report: &preview::Report, shown: usize) -> String {
+    let mut all = vec![("From", root(&report.from)), ("To", format!("{}, {}", report.image, report.to_manifest))];
+    all.extend(preview_rows(&report.preview));
+    let changes = report.preview.root.as_ref().map(|root| lists(&root.changes, shown)).unwrap_or_default();
+    table(&all) + &layers(&report.preview.fetch) + &changes
 }
 
 fn root(side: &Side) -> String {
     let number = side.number.map(|number| format!("{number}: ")).unwrap_or_default();
     let version = side.os_version.as_ref().map(|version| format!("{version}, ")).unwrap_or_default();
     format!("{number}{version}{}", side.id.short())
-}
-
-fn package(change: &PackageChange) -> String {
-    let PackageChange { name, before, after } = change;
-    match (before, after) {
-        (Some(before), Some(after)) => format!("  {name} {before} -> {after}\n"),
-        (None, Some(after)) => format!("  {name} {after}, new\n"),
-        (before, None) => format!("  {name} {}, gone\n", before.as_deref().unwrap_or_default()),
-    }
-}
-
-fn mark(what: What) -> char {
-    match what {
-        What::Added => '+',
-        What::Removed => '-',
-        What::Changed => 'M',
-        What::Attributes => 'm',
-    }
 }

@@ -2,7 +2,9 @@
 
 mod auto_update;
 mod boot_once;
+mod changes;
 mod config;
+mod delta;
 mod diff;
 mod digest;
 mod disk;
@@ -68,6 +70,7 @@ enum Verb {
     Pull(pull::Arguments),
     Seal(seal::Arguments),
     Rechunk(rechunk::Arguments),
+    Delta(delta::Arguments),
     Digest(digest::Arguments),
     Disk(disk::Arguments),
     Lint(lint::Arguments),
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Verb::Pull(verb) => pull::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Rechunk(verb) => rechunk::run(verb, output),
+        Verb::Delta(verb) => delta::run(verb, output),
         Verb::Digest(verb) => digest::run(verb, output),
         Verb::Disk(verb) => disk::run(verb, output),
         Verb::Lint(verb) => lint::run(verb, output),

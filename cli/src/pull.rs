@@ -74,12 +74,12 @@ fn human(pulled: &Pulled) -> String {
         ("Layers", format!("{} ({} new)", pulled.layers, pulled.layers_new)),
         ("Objects", format!("{} new, {} reused", pulled.objects_new, pulled.objects_reused)),
         ("Bytes", format!("{} fetched, {} stored", bytes(pulled.bytes_fetched), bytes(pulled.bytes_stored))),
-    ]) + &layers(pulled)
+    ]) + &layers(&pulled.fetched)
 }
 
 /// How the layers came: a line for those that were here, and one for each other, lowest first.
-pub fn layers(pulled: &Pulled) -> String {
-    let (here, fetched): (Vec<_>, Vec<_>) = pulled.fetched.iter().partition(|layer| layer.way == Way::Here);
+pub fn layers(fetched: &[FetchedLayer]) -> String {
+    let (here, fetched): (Vec<_>, Vec<_>) = fetched.iter().partition(|layer| layer.way == Way::Here);
     let here = if here.is_empty() { String::new() } else { format!("{} layers: here\n", here.len()) };
     here + &fetched.into_iter().map(layer).collect::<String>()
 }
@@ -88,6 +88,7 @@ fn layer(layer: &FetchedLayer) -> String {
     let (fetched, size) = (bytes(layer.bytes), bytes(layer.size));
     let how = match layer.way {
         Way::Here => "here".to_owned(),
+        Way::Delta => format!("delta, {fetched} for {size}"),
         Way::Partial => format!("partial, {fetched} of {size}"),
         Way::Whole => format!("whole, {fetched}"),
     };

@@ -4,10 +4,12 @@ use anyhow::Result;
 use clap::Args;
 use selkie::config::Config;
 use selkie::ops::host::{Access, Host};
+use selkie::ops::preview::Preview;
 use selkie::ops::pull::Pulled;
 use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
 
-use crate::output::{Answer, Output, bytes};
+use crate::changes::{SHOWN, lists, preview_rows};
+use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
 
@@ -16,7 +18,7 @@ use crate::source::SourceArguments;
 /// An image that failed on this machine before is left alone: exit code 1.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Only ask: exit code 0 if there is something newer, 1 if not. Nothing is written.
+    /// Only ask: exit code 0 if there is something newer, 1 if not. Tells what taking it would cost and change; nothing is written.
     #[arg(long, conflicts_with_all = ["download_only", "apply"])]
     check: bool,
     /// Fetch everything, and leave what boots next as it is.
@@ -52,7 +54,7 @@ impl KeepArguments {
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let until = match (arguments.check, arguments.download_only) {
-        (true, _) => Until::Check,
+        (true, _) => Until::Preview,
         (_, true) => Until::Download,
         _ => Until::Stage,
     };
@@ -60,13 +62,13 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     let (keep, retry) = (arguments.keep.keep(&config), arguments.retry);
     let options = Options { image: None, source: arguments.source.options(), until, keep, retry };
     let report = carry_out(&options, config, arguments.apply, output)?;
-    let no = report.outcome == Outcome::FailedBefore || until == Until::Check && report.outcome != Outcome::Available;
+    let no = report.outcome == Outcome::FailedBefore || until.only_reads() && report.outcome != Outcome::Available;
     Ok(if no { Answer::No } else { Answer::Done })
 }
 
 /// What `upgrade` and `switch` share.
 pub fn carry_out(options: &Options, config: Config, apply: bool, output: &Output) -> Result<Report> {
-    let access = if options.until == Until::Check { Access::Read } else { Access::Write };
+    let access = if options.until.only_reads() { Access::Read } else { Access::Write };
     let host = Host::running(access)?.configured(config);
     let report = upgrade::run(&host, options, &renderer(output))?;
     if apply && report.reboot_needed {
@@ -84,7 +86,8 @@ fn human(report: &Report) -> String {
         Outcome::UpToDate if report.reboot_needed => format!("{image} is up to date: {to}{version} waits for a reboot\n"),
         Outcome::UpToDate => format!("{image} is up to date: {to}{version}\n"),
         Outcome::Available => {
-            format!("{image} has an update: {to}{version}\nnow: {}\n", report.from_manifest.as_deref().unwrap_or("unknown"))
+            let now = report.from_manifest.as_deref().unwrap_or("unknown");
+            format!("{image} has an update: {to}{version}\nnow: {now}\n{}", report.preview.as_ref().map(preview).unwrap_or_default())
         }
         Outcome::Downloaded => {
             format!("{fetched}{image} is downloaded: {to}{version}\nRun `selkie upgrade` to make it the root that boots next.\n")
@@ -100,6 +103,11 @@ fn human(report: &Report) -> String {
     }
 }
 
+fn preview(preview: &Preview) -> String {
+    let changes = preview.root.as_ref().map(|root| lists(&root.changes, SHOWN)).unwrap_or_default();
+    table(&preview_rows(preview)) + &crate::pull::layers(&preview.fetch) + &changes
+}
+
 fn fetched(pulled: &Pulled) -> String {
-    format!("{}Fetched {} in {} new layers.\n", crate::pull::layers(pulled), bytes(pulled.bytes_fetched), pulled.layers_new)
+    format!("{}Fetched {} in {} new layers.\n", crate::pull::layers(&pulled.fetched), bytes(pulled.bytes_fetched), pulled.layers_new)
 }

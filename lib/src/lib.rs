@@ -12,6 +12,7 @@ pub mod error;
 pub mod finding;
 pub mod image_id;
 pub mod kargs;
+pub mod listing;
 pub mod origin;
 pub mod os_release;
 pub mod packages;

@@ -16,6 +16,7 @@ use crash_common::{Job, Scene, kill_at_every_step};
 use crash_host::assert_whole;
 use selkie::disk::Format;
 use selkie::image::{Derived, LayerFile, NewLayer, OutputOptions, Source, SourceOptions, layer_tar, write};
+use selkie::ops::delta;
 use selkie::ops::disk;
 use selkie::ops::pull::{self, Repository};
 use selkie::ops::rechunk;
@@ -33,6 +34,8 @@ fn child() {
         ("rechunk to the same layout", |job| _ = rechunk(&job.directory, "oci", "images", &job.progress)),
         ("rechunk to a new layout", |job| _ = rechunk(&job.directory, "oci", "new", &job.progress)),
         ("rechunk to an archive", |job| _ = rechunk(&job.directory, "oci-archive", "new.tar", &job.progress)),
+        ("delta to the same layout", |job| _ = delta(&job.directory, "oci", "images", &job.progress)),
+        ("delta to an archive", |job| _ = delta(&job.directory, "oci-archive", "new.tar", &job.progress)),
         ("disk", |job| disk(&job.directory, &job.progress)),
     ]);
 }
@@ -212,6 +215,89 @@ fn rechunking_an_image_survives_a_stop_after_every_step() {
     kill_at_every_step("rechunk to the same layout", 8, |directory| Sealed::rechunked(directory, "oci", "images"));
     kill_at_every_step("rechunk to a new layout", 8, |directory| Sealed::rechunked(directory, "oci", "new"));
     kill_at_every_step("rechunk to an archive", 2, |directory| Sealed::rechunked(directory, "oci-archive", "new.tar"));
+}
+
+/// Makes a delta from `old` to `new`; its digest, unless an archive is there already.
+fn delta(directory: &Path, transport: &str, name: &str, progress: &Arc<dyn Progress>) -> Option<String> {
+    let output = directory.join(name);
+    if transport == "oci-archive" && output.exists() {
+        return None;
+    }
+    let image = |tag: &str| format!("oci:{}:{tag}", images(directory).display()).parse().unwrap();
+    let options = delta::Options {
+        from: image("old"),
+        to: image("new"),
+        source: SourceOptions::default(),
+        output: format!("{transport}:{}:delta", output.display()).parse().unwrap(),
+        destination: OutputOptions::default(),
+        scratch: directory.to_owned(),
+    };
+    Some(delta::run(&options, progress).unwrap().delta_digest)
+}
+
+/// A layout with two images, and where a delta between them goes.
+struct Made {
+    directory: PathBuf,
+    transport: &'static str,
+    output: PathBuf,
+    digest: String,
+}
+
+impl Made {
+    fn new(directory: &Path, transport: &'static str, name: &str) -> Self {
+        release(directory);
+        let other = tempfile::tempdir().unwrap();
+        release(other.path());
+        let digest = delta(other.path(), transport, name, &silent()).unwrap();
+        Self { directory: directory.to_owned(), transport, output: directory.join(name), digest }
+    }
+
+    /// The digest of the delta all of whose blobs are there; `None` where there is none.
+    fn found(&self, when: &str) -> Option<String> {
+        if self.transport == "oci-archive" {
+            let unpacked = tempfile::tempdir().unwrap();
+            let archive = std::fs::File::open(&self.output).ok()?;
+            tar::Archive::new(archive).unpack(unpacked.path()).unwrap_or_else(|e| panic!("{when}: {e}"));
+            return Self::listed(unpacked.path(), when);
+        }
+        Self::listed(&self.output, when)
+    }
+
+    fn listed(layout: &Path, when: &str) -> Option<String> {
+        let json = |path: PathBuf| serde_json::from_slice::<serde_json::Value>(&std::fs::read(path).unwrap()).unwrap();
+        let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
+        let index = json(layout.join("index.json"));
+        let entry = index["manifests"].as_array().unwrap().iter().find(|entry| entry["artifactType"].is_string())?;
+        let digest = entry["digest"].as_str().unwrap();
+        let manifest = json(blob(digest));
+        for described in manifest["layers"].as_array().unwrap().iter().chain([&manifest["config"]]) {
+            let name = described["digest"].as_str().unwrap();
+            let bytes = std::fs::read(blob(name)).unwrap_or_else(|e| panic!("{when}: {name}: {e}"));
+            assert_eq!(format!("sha256:{}", hex::encode(openssl::sha::sha256(&bytes))), name, "{when}");
+        }
+        Some(digest.to_owned())
+    }
+}
+
+impl Scene for Made {
+    fn check(&self, when: &str) {
+        for tag in ["old", "new"] {
+            let image = format!("oci:{}:{tag}", images(&self.directory).display());
+            assert!(Sealed::read(&image, when).is_some(), "{when}: {tag} is gone");
+        }
+        let found = self.found(when);
+        assert!(found.is_none() || found.as_ref() == Some(&self.digest), "{when}: {found:?}");
+    }
+
+    fn check_end(&self, when: &str) {
+        assert_eq!(self.found(when).as_ref(), Some(&self.digest), "{when}");
+    }
+}
+
+#[test]
+fn making_a_delta_survives_a_stop_after_every_step() {
+    kill_at_every_step("delta to the same layout", 7, |directory| Made::new(directory, "oci", "images"));
+    kill_at_every_step("delta to an archive", 2, |directory| Made::new(directory, "oci-archive", "new.tar"));
 }
 
 fn disk(directory: &Path, progress: &Arc<dyn Progress>) {

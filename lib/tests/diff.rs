@@ -41,7 +41,7 @@ fn compare(machine: &Machine, booted: &ImageId, from: Option<&str>, to: Option<&
 }
 
 fn paths(report: &Report) -> Vec<(String, What)> {
-    report.files.iter().map(|Change { path, what }| (path.display().to_string(), *what)).collect()
+    report.changes.files.iter().map(|Change { path, what }| (path.display().to_string(), *what)).collect()
 }
 
 #[test]
@@ -50,9 +50,9 @@ fn an_update_is_told_by_packages_and_files() {
     let report = compare(&machine, &booted, None, None).unwrap();
     assert_eq!((&report.from.id, &report.to.id), (&booted, &staged));
     assert_eq!((report.from.number, report.to.number), (Some(2), Some(3)));
-    assert_eq!((report.from.kernel.as_deref(), report.to.os_version.as_deref()), (Some("6.1"), Some("1.3")));
+    assert_eq!((report.changes.kernel.before.as_deref(), report.to.os_version.as_deref()), (Some("6.1"), Some("1.3")));
     let nginx = PackageChange { name: "nginx".into(), before: Some("1.2".into()), after: Some("1.3".into()) };
-    assert_eq!((report.packages.as_slice(), &report.packages_unread), ([nginx].as_slice(), &None));
+    assert_eq!((report.changes.packages.as_slice(), &report.changes.packages_unread), ([nginx].as_slice(), &None));
     let expected = [
         ("/etc/hostname", What::Removed),
         ("/usr/lib/modules/6.1/vmlinuz", What::Changed),
@@ -72,9 +72,9 @@ fn any_two_roots_are_compared_by_name() {
     let (_temp, machine, booted, staged) = machine(STATUS);
     let back = compare(&machine, &booted, Some("3"), Some("2")).unwrap();
     assert_eq!((&back.from.id, &back.to.id), (&staged, &booted));
-    assert_eq!(back.count(What::Added), 1);
+    assert_eq!(back.changes.count(What::Added), 1);
     let same = compare(&machine, &booted, Some("3"), Some(&staged.hex()[..8])).unwrap();
-    assert_eq!((same.files, same.packages, same.new_objects), (vec![], vec![], 0));
+    assert_eq!((same.changes.files, same.changes.packages, same.new_objects), (vec![], vec![], 0));
     let error = compare(&machine, &booted, Some("77"), None).unwrap_err();
     assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NotFound));
 }
@@ -95,7 +95,7 @@ fn a_database_that_is_not_read_is_told() {
     ] {
         let (_temp, machine, booted, _) = machine(path);
         let report = compare(&machine, &booted, None, None).unwrap();
-        let unread = report.packages_unread.clone().unwrap();
+        let unread = report.changes.packages_unread.clone().unwrap();
         assert!(unread.starts_with(expected), "{unread}");
         assert!(paths(&report).iter().any(|(changed, _)| *changed == format!("/{path}")));
     }

@@ -144,13 +144,16 @@ fn diff_tells_packages_of_rpm() {
     let change = |name: String| PackageChange { name, before: Some("2:1.2-3".into()), after: Some("2:1.3-3".into()) };
     let report = compare();
     let expected = std::iter::once("alpha".to_owned()).chain(empties()).map(change).collect();
-    assert_eq!((report.packages, report.packages_unread), (expected, None));
+    assert_eq!((report.changes.packages, report.changes.packages_unread), (expected, None));
     assert_eq!(rpm_versions(&rpm(&databases[0]).unwrap()).len(), 1 + EMPTIES);
 
     machine.release("stable", &image(&databases[1], b"changes"));
     stage(&second);
     let report = compare();
-    assert!(report.packages.is_empty() && report.packages_unread.as_ref().unwrap().contains("was not closed"), "{report:?}");
+    assert!(
+        report.changes.packages.is_empty() && report.changes.packages_unread.as_ref().unwrap().contains("was not closed"),
+        "{report:?}"
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::error::Failure;
 use crate::progress::{Event, Progress, Unit};
 
 use super::digest::Hasher;
@@ -54,7 +55,28 @@ struct State {
     read: u64,
     report: Report,
     /// The source itself failed: not a matter of verification.
-    broken: Option<(io::ErrorKind, String)>,
+    broken: Option<Broken>,
+}
+
+/// Why a source failed. Errors are told again to each who asks.
+#[derive(Clone)]
+enum Broken {
+    Failure(Failure),
+    Other(io::ErrorKind, String),
+}
+
+impl Broken {
+    fn of(error: &io::Error) -> Self {
+        let failure = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
+        failure.map_or_else(|| Self::Other(error.kind(), error.to_string()), |failure| Self::Failure(failure.clone()))
+    }
+
+    fn error(self) -> io::Error {
+        match self {
+            Self::Failure(failure) => io::Error::other(failure),
+            Self::Other(kind, message) => io::Error::new(kind, message),
+        }
+    }
 }
 
 struct Report {
@@ -108,7 +130,7 @@ impl Blob {
 
 impl State {
     fn failed(&self) -> Option<io::Error> {
-        self.broken.clone().map(|(kind, message)| io::Error::new(kind, message))
+        self.broken.clone().map(Broken::error)
     }
 
     fn too_long(&self) -> bool {
@@ -150,7 +172,7 @@ impl Read for Blob {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
                 Err(error) => {
-                    state.broken = Some((error.kind(), error.to_string()));
+                    state.broken = Some(Broken::of(&error));
                     Err(error)
                 }
             }

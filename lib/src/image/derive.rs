@@ -79,7 +79,7 @@ impl Derived {
             (self.config_digest.as_str(), self.config.as_slice()),
             (self.manifest_digest.as_str(), self.manifest.as_slice()),
         ];
-        Image { base: &self.base, blobs, manifest_digest: &self.manifest_digest, platform: &self.platform, staged: None }
+        Image { base: &self.base, blobs, manifest_digest: &self.manifest_digest, platform: &self.platform, artifact: None, staged: None }
     }
 }
 
@@ -90,7 +90,10 @@ pub(super) struct Image<'a> {
     /// The blobs besides the layers of the source, the manifest last.
     pub(super) blobs: Vec<(&'a str, &'a [u8])>,
     pub(super) manifest_digest: &'a str,
+    /// Nothing (`null`) for what is no image.
     pub(super) platform: &'a Value,
+    /// What it is, and its annotations, where it is no image (OCI distribution specification, "Listing Referrers").
+    pub(super) artifact: Option<(&'a str, &'a Value)>,
     /// A directory with a layout that has the image, in the way and under the tag that [`write`](super::write()) makes one by itself for skopeo.
     pub(super) staged: Option<&'a Path>,
 }
@@ -100,9 +103,15 @@ impl Image<'_> {
     pub(super) fn entry(&self, tag: Option<&str>) -> Value {
         let length = self.blobs.last().map_or(0, |(_, manifest)| manifest.len());
         let mut entry = descriptor(&MediaType::ImageManifest, self.manifest_digest, length);
-        entry["platform"] = self.platform.clone();
+        if !self.platform.is_null() {
+            entry["platform"] = self.platform.clone();
+        }
+        if let Some((artifact_type, annotations)) = self.artifact {
+            entry["artifactType"] = artifact_type.into();
+            entry["annotations"] = annotations.clone();
+        }
         if let Some(tag) = tag {
-            entry["annotations"] = json!({ TAG: tag });
+            entry["annotations"][TAG] = tag.into();
         }
         entry
     }

@@ -175,7 +175,15 @@ impl Verifying {
                 State::Verified
             }
             Ok(Some(failure)) => State::Failed(self.ask(failure)),
-            Err(error) => State::Broken(error.kind(), format!("reading layer {}: {error}", self.layer.digest)),
+            Err(error) => self.broken(error),
+        }
+    }
+
+    fn broken(&self, error: io::Error) -> State {
+        let (kind, message) = (error.kind(), format!("reading layer {}: {error}", self.layer.digest));
+        match error.downcast::<Failure>() {
+            Ok(failure) => State::Failed(Failure { message, ..failure }),
+            Err(_) => State::Broken(kind, message),
         }
     }
 

@@ -39,16 +39,21 @@ pub(super) struct Layout {
 impl Layout {
     /// Opens the directory `path` and resolves `tag`, which together are what `reference` names.
     pub(super) fn open(path: &Path, tag: Option<&str>, reference: &ImageReference, architecture: &str) -> Result<(Self, Resolved)> {
-        let path = path.display().to_string();
-        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|e| absent(&path, e))?;
-        let dir = OciDir::open(dir).map_err(|e| no_layout(&path, &e))?;
-        let layout = Self { dir, path };
+        let layout = Self::open_directory(path)?;
         let chosen = layout.choose(reference, tag, architecture)?;
         let manifest = layout.json("manifest", &chosen.manifest)?;
         let manifest_digest = chosen.manifest.digest().to_string();
         let config = layout.json("configuration", &manifest::config_descriptor(&manifest_digest, &manifest)?)?;
         let fetched = Fetched { index_digest: chosen.index_digest, manifest_digest, manifest, config };
         Ok((layout, manifest::resolve(reference, fetched, architecture)?))
+    }
+
+    /// Opens the directory `path` and resolves nothing.
+    pub(super) fn open_directory(path: &Path) -> Result<Self> {
+        let path = path.display().to_string();
+        let dir = Dir::open_ambient_dir(&path, ambient_authority()).map_err(|e| absent(&path, e))?;
+        let dir = OciDir::open(dir).map_err(|e| no_layout(&path, &e))?;
+        Ok(Self { dir, path })
     }
 
     /// Opens the tar of `layer`.
@@ -71,7 +76,7 @@ impl Layout {
     }
 
     fn choose(&self, reference: &ImageReference, tag: Option<&str>, architecture: &str) -> Result<Candidate> {
-        let index = self.dir.read_index().map_err(|e| no_layout(&self.path, &e))?;
+        let index = self.index()?;
         let tagged = |d: &&Descriptor| tag.is_none_or(|tag| tag_of(d) == Some(tag));
         let entries: Vec<&Descriptor> = index.manifests().iter().filter(tagged).collect();
         if entries.is_empty() {
@@ -128,8 +133,13 @@ impl Layout {
         Ok(Some(Candidate { manifest: from.clone(), platform, index_digest: outermost.map(str::to_owned) }))
     }
 
+    /// What the layout lists.
+    pub(super) fn index(&self) -> Result<ImageIndex> {
+        self.dir.read_index().map_err(|e| no_layout(&self.path, &e))
+    }
+
     /// Reads a small blob, called `what` in errors, and checks size and digest.
-    fn json(&self, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
+    pub(super) fn json(&self, what: &str, descriptor: &Descriptor) -> Result<Vec<u8>> {
         let what_digest = format!("{what} {}", descriptor.digest());
         if descriptor.size() > MAX_JSON {
             let message = format!("reading {what_digest}: size is {} bytes (expected at most {MAX_JSON})", descriptor.size());

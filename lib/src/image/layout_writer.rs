@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::blob::{Blob, Expected, Seen};
 use super::layout::TAG;
-use super::output::{BUFFER, Sink, check_writable, name, parent, pour};
+use super::output::{BUFFER, Kind, Sink, check_writable, name, parent, pour};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir;
@@ -29,7 +29,7 @@ pub(super) const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// # Errors
 ///
 /// [`FailureKind::Usage`] for what is no directory or one of something else, and where an image without a tag would not be the only one.
-pub(super) fn check(path: &str, tag: Option<&str>) -> Result<()> {
+pub(super) fn check(path: &str, tag: Option<&str>, kind: Kind) -> Result<()> {
     let doing = || format!("looking at {path}");
     let Some(directory) = dir::open_optional(CWD, path).map_err(|errno| dir::unusable(format!("writing {path}"), errno))? else {
         name(path)?;
@@ -37,13 +37,18 @@ pub(super) fn check(path: &str, tag: Option<&str>) -> Result<()> {
     };
     check_writable(&directory, path)?;
     match dir::read_optional(&directory, INDEX).with_context(doing)? {
-        Some(index) => with_entry(path, Some(&index), Value::Null, tag).map(drop),
+        Some(index) => with_entry(path, Some(&index), any(kind), tag).map(drop),
         None if dir::names(&directory).with_context(doing)?.iter().all(|name| name == LAYOUT || name == "blobs") => Ok(()),
         None => {
             let message = format!("writing {path}: it has files and no index.json (expected an OCI image layout, or nothing)");
             Err(Failure::new(FailureKind::Usage, message).hint("name another directory").into())
         }
     }
+}
+
+/// An entry of this kind that could be listed.
+fn any(kind: Kind) -> Value {
+    if kind == Kind::Artifact { json!({"artifactType": ""}) } else { Value::Null }
 }
 
 /// A layout that is being written. Dropping it before [`publish`](Self::publish) takes away what was made.
@@ -124,16 +129,23 @@ impl Sink for LayoutWriter {
 
 /// The index with one entry more, and without the one that has the same tag. Everything else stays as it is.
 ///
-/// Without a tag the image has to be the only one: nobody could name it beside others, and none is removed that has another name.
+/// Without a tag an image has to be the only one: nobody could name it beside others, and none is removed that has another name. An artifact
+/// is found by what it refers to, and takes the tag of no image.
 pub(super) fn with_entry(path: &str, index: Option<&[u8]>, entry: Value, tag: Option<&str>) -> Result<Vec<u8>> {
     let malformed = || Failure::new(FailureKind::Corrupt, format!("reading {path}/{INDEX}: not an image index"));
     let mut index: Value = match index {
         Some(bytes) => serde_json::from_slice(bytes).map_err(|_| malformed())?,
         None => json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}),
     };
+    let artifact = entry["artifactType"].is_string();
     let entries = index.get_mut("manifests").and_then(Value::as_array_mut).ok_or_else(malformed)?;
     match tag {
+        Some(tag) if artifact && entries.iter().any(|entry| entry["annotations"][TAG] == tag && !entry["artifactType"].is_string()) => {
+            let message = format!("writing {path}: tag {tag} is that of an image");
+            return Err(Failure::new(FailureKind::Usage, message).hint("name another tag, or none").into());
+        }
         Some(tag) => entries.retain(|entry| entry["annotations"][TAG] != tag),
+        None if artifact => entries.retain(|other| other["digest"] != entry["digest"] || other["annotations"][TAG].is_string()),
         None if entries.len() > 1 || entries.iter().any(|entry| entry["annotations"][TAG].is_string()) => {
             let message = format!("writing {path}: it has other images, and no tag was given");
             return Err(Failure::new(FailureKind::Usage, message).hint(format!("name one: oci:{path}:TAG")).into());

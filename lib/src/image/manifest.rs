@@ -50,6 +50,20 @@ pub struct Layer {
 }
 
 impl Resolved {
+    /// An artifact, which is written like an image: `layers` are its blobs besides the configuration.
+    pub(super) fn artifact(reference: &ImageReference, manifest_digest: &str, manifest: &[u8], layers: Vec<Layer>) -> Self {
+        Self {
+            reference: reference.clone(),
+            index_digest: None,
+            manifest_digest: manifest_digest.to_owned(),
+            manifest: manifest.to_vec(),
+            config_digest: String::new(),
+            config: Vec::new(),
+            layers,
+            labels: Vec::new(),
+        }
+    }
+
     /// A label of the image, else an annotation of its manifest, such as `org.opencontainers.image.version`.
     pub fn label(&self, key: &str) -> Option<String> {
         self.labels.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())

@@ -11,6 +11,7 @@ mod archive;
 mod blob;
 mod chunked;
 mod decode;
+mod delta;
 mod derive;
 mod digest;
 mod entry;
@@ -35,17 +36,22 @@ mod registry;
 mod skopeo;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use delta::{
+    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag,
+    compress, compress_against, prove_delta,
+};
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};
 pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use output::{OutputOptions, Written, check_output, write};
-pub use partial::{Contents, Partial, PartialLayer};
+pub use partial::{Contents, LayerPreview, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
@@ -53,6 +59,7 @@ pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
+use blob::{Expected, Reader};
 use layout::Layout;
 use proxy::Proxy;
 use ranges::RangedBlob;
@@ -66,6 +73,24 @@ pub struct SourceOptions {
     pub tls_verify: Option<bool>,
     /// The architecture that is wanted, in Go's words (`amd64`, `arm64`); this machine's where `None`.
     pub architecture: Option<String>,
+    /// How often a registry that is busy, or a connection that breaks, is tried again.
+    pub retries: Retries,
+}
+
+/// How what fails for a while is asked for again: a registry that is busy (429) or starts anew (5xx), a connection that breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retries {
+    /// The most failures in a row; each mebibyte that comes begins a new row.
+    pub most: u32,
+    /// The pause after the first; it doubles with each.
+    pub first: Duration,
+}
+
+impl Default for Retries {
+    /// A minute and a half in all.
+    fn default() -> Self {
+        Self { most: 8, first: Duration::from_millis(500) }
+    }
 }
 
 impl SourceOptions {
@@ -90,7 +115,8 @@ impl SourceOptions {
 pub async fn digest_of_tag(reference: &ImageReference, options: &SourceOptions) -> Result<String, String> {
     options.check().map_err(|e| e.to_string())?;
     let (reference, options) = (reference.clone(), options.clone());
-    let asked = tokio::task::spawn_blocking(move || registry::digest_of_tag(&reference, &options));
+    let ask = move || registry::Repository::open(&reference, &options)?.digest_of(&reference);
+    let asked = tokio::task::spawn_blocking(ask);
     asked.await.map_err(|e| format!("asking in a thread: {e}"))?
 }
 
@@ -102,6 +128,8 @@ pub struct Source {
     resolved: Resolved,
     from: From,
     options: SourceOptions,
+    /// What it takes to ask a registry without skopeo, or why that does not work.
+    repository: OnceLock<Result<registry::Repository, String>>,
     /// Its readers see when it is gone.
     alive: Arc<()>,
     /// Where the image is read from, if it had to be copied.
@@ -114,6 +142,10 @@ enum From {
 }
 
 impl Source {
+    fn new(resolved: Resolved, from: From, options: &SourceOptions, scratch: Option<tempfile::TempDir>) -> Self {
+        Self { resolved, from, options: options.clone(), repository: OnceLock::new(), alive: Arc::default(), _scratch: scratch }
+    }
+
     /// Resolves `reference`: fetches and checks index, manifest and configuration. Needs a tokio runtime with its clock enabled.
     ///
     /// # Errors
@@ -130,7 +162,7 @@ impl Source {
             let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
             (From::Proxy(Box::new(proxy)), resolved)
         };
-        Ok(Source { resolved, from, options: options.clone(), alive: Arc::default(), _scratch: None })
+        Ok(Source::new(resolved, from, options, None))
     }
 
     /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by
@@ -152,12 +184,17 @@ impl Source {
         let copied = skopeo::run_in(scratch.path(), argv).await;
         copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
         let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), alive: Arc::default(), _scratch: Some(scratch) })
+        Ok(Source::new(resolved, From::Layout(layout), options, Some(scratch)))
     }
 
     /// What the reference led to.
     pub fn resolved(&self) -> &Resolved {
         &self.resolved
+    }
+
+    /// Whether the blobs that the manifest lists can be read, see [`open_to_copy`](Self::open_to_copy).
+    pub fn has_blobs(&self) -> bool {
+        matches!(self.from, From::Layout(_)) || !proxy::unpacks(self.resolved.reference.transport())
     }
 
     /// Starts reading layer `index`, lowest first. Several may be read at a time; read each to its end or drop it.
@@ -167,9 +204,10 @@ impl Source {
     /// Where the blob cannot be fetched. That its bytes are right is only known when the reader has reached its end.
     pub async fn open_layer(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        let reader = match &self.from {
-            From::Layout(layout) => layout.open_layer(layer, progress),
-            From::Proxy(proxy) => proxy.open_layer(layer, progress).await,
+        let reader = match (&self.from, self.by_own_requests(layer, &progress).await?) {
+            (From::Layout(layout), _) => layout.open_layer(layer, progress),
+            (From::Proxy(_), Some(blob)) => LayerReader::new(layer, Expected::of(layer), blob, None, progress),
+            (From::Proxy(proxy), None) => proxy.open_layer(layer, progress).await,
         };
         Ok(reader?.of(&self.alive))
     }
@@ -181,11 +219,34 @@ impl Source {
     /// As there; and where the source keeps no blobs and was not opened by [`open_to_copy`](Self::open_to_copy).
     pub async fn open_blob(&self, index: usize, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
-        let reader = match &self.from {
-            From::Layout(layout) => layout.open_blob(layer, progress),
-            From::Proxy(proxy) => proxy.open_blob(layer, progress).await,
+        let reader = match (&self.from, self.by_own_requests(layer, &progress).await?) {
+            (From::Layout(layout), _) => layout.open_blob(layer, progress),
+            (From::Proxy(_), Some(blob)) => LayerReader::raw(layer, blob, None, progress),
+            (From::Proxy(proxy), None) => proxy.open_blob(layer, progress).await,
         };
         Ok(reader?.of(&self.alive))
+    }
+
+    /// The blob of a layer in a registry, without skopeo: that goes on from where a connection breaks, and costs less. `None` where skopeo has to bring it, and to tell
+    /// what is wrong where something is.
+    async fn by_own_requests(&self, layer: &Layer, progress: &Arc<dyn Progress>) -> Result<Option<Reader>> {
+        let Ok(repository) = self.repository() else { return Ok(None) };
+        let blob = repository.blob(&layer.digest, layer.size, Arc::clone(progress));
+        let opened = tokio::task::spawn_blocking(move || blob.whole()).await.context("asking for a blob in a thread")?;
+        Ok(opened.ok())
+    }
+
+    fn repository(&self) -> Result<&registry::Repository, String> {
+        let open = || registry::Repository::open(&self.resolved.reference, &self.options);
+        self.repository.get_or_init(open).as_ref().map_err(Clone::clone)
+    }
+
+    /// The digest that a registry says it has for the tag by now, where that is another than the one that the tag led to and can be found out. Nothing is verified.
+    pub async fn moved(&self) -> Option<String> {
+        let named = self.resolved.index_digest.as_ref().unwrap_or(&self.resolved.manifest_digest);
+        let (repository, reference) = (self.repository().ok()?.clone(), self.resolved.reference.clone());
+        let now = tokio::task::spawn_blocking(move || repository.digest_of(&reference)).await.ok()?.ok()?;
+        (now != *named).then_some(now)
     }
 
     /// Hands single files of layer `index` to `receiver`, with as few bytes fetched as can be: by ranges of the blob where the layer has a table
@@ -206,9 +267,9 @@ impl Source {
     ) -> Result<(R, Fetched)> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let (open, files) = (self.ranged(&layer)?, wanted.to_vec());
+        let (blob, files) = (self.ranged(&layer, &progress)?, wanted.to_vec());
         let by_ranges = move || {
-            let ranges = ranges::fetch(open(), &annotations, &files, &mut receiver)?;
+            let ranges = ranges::fetch(blob, &annotations, &files, &mut receiver)?;
             Ok::<_, anyhow::Error>((receiver, ranges, layer))
         };
         let (mut receiver, ranges, layer) = tokio::task::spawn_blocking(by_ranges).await.context("fetching ranges")??;
@@ -225,24 +286,20 @@ impl Source {
         Ok((receiver, fetched))
     }
 
-    /// What opens the blob of `layer` for ranges, in a thread that may wait.
-    fn ranged(&self, layer: &Layer) -> Result<impl FnOnce() -> Result<RangedBlob, String> + Send + 'static> {
-        let file = match &self.from {
-            From::Layout(layout) => Some(layout.file(layer)?),
-            From::Proxy(_) => None,
-        };
-        let (reference, options, layer) = (self.resolved.reference.clone(), self.options.clone(), layer.clone());
-        Ok(move || match file {
-            Some(file) => Ok(RangedBlob::File(file.into(), layer.size)),
-            None => registry::Blob::open(&reference, &options, &layer.digest, layer.size).map(RangedBlob::Registry),
-        })
+    /// The blob of `layer` for ranges, or why there are none. Nothing is asked yet.
+    fn ranged(&self, layer: &Layer, progress: &Arc<dyn Progress>) -> Result<Result<RangedBlob, String>> {
+        if let From::Layout(layout) = &self.from {
+            return Ok(Ok(RangedBlob::File(layout.file(layer)?.into(), layer.size)));
+        }
+        let blob = |repository: &registry::Repository| repository.blob(&layer.digest, layer.size, Arc::clone(progress));
+        Ok(self.repository().map(|repository| RangedBlob::Registry(blob(repository))))
     }
 
     /// Ends the programs that served the image.
     ///
     /// # Errors
     ///
-    /// Where a layer is still being read, or where such a program ended with an error of its own.
+    /// Where such a program is still serving a layer, or ended with an error of its own. Whoever reads otherwise finds that the source is gone.
     pub async fn close(self) -> Result<()> {
         match self.from {
             From::Layout(_) => Ok(()),

@@ -53,11 +53,25 @@ pub struct Written {
 /// and for one with other images where no tag is given. [`FailureKind::NotFound`]: there is no directory for it.
 /// [`FailureKind::NotPermitted`]: it cannot be written to.
 pub fn check_output(output: &ImageReference) -> Result<()> {
+    check(output, Kind::Image)
+}
+
+/// What is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An image.
+    Image,
+    /// What belongs to an image, and is found by that.
+    Artifact,
+}
+
+/// [`check_output`] for anything that is written.
+pub(super) fn check(output: &ImageReference, kind: Kind) -> Result<()> {
     let refused = |why: &str, hint: &str| Err(Failure::new(FailureKind::Usage, format!("writing {output}: {why}")).hint(hint).into());
     match output.transport() {
         Transport::DockerArchive => refused("Docker's format has no place for annotations", "write an oci-archive: instead"),
         _ if names_digest(output) => refused("a digest cannot be chosen, it is what writing results in", "name a tag"),
-        Transport::Oci => layout_writer::check(output.name(), output.tag()),
+        Transport::Oci => layout_writer::check(output.name(), output.tag(), kind),
         Transport::OciArchive => archive::check(output.name()),
         Transport::Registry | Transport::ContainersStorage => Ok(()),
     }
@@ -100,7 +114,7 @@ pub(super) async fn write_image(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
-    check_output(output)?;
+    check(output, if image.artifact.is_some() { Kind::Artifact } else { Kind::Image })?;
     if source.resolved().manifest_digest != image.base {
         bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }
@@ -171,7 +185,7 @@ async fn copy_staged(
 /// Looks whether the output leads to what was written.
 async fn check_pushed(image: &Image<'_>, output: &ImageReference, options: &OutputOptions) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
-    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, architecture: None }).await?;
+    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
     let found = digest::sha256(&manifest)?;
     if found == image.manifest_digest {
         return Ok(());

@@ -134,6 +134,16 @@ fn one<B: Ranged>(
 
 /// The table of contents of a blob, or why there is none. Counts the bytes that were fetched for it.
 pub(super) fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, String> {
+    let (json, limit) = table_json(blob, annotations, fetched)?;
+    Table::parse(&json, limit).map_err(|e| e.to_string())
+}
+
+/// The JSON of that table, and where in the blob the contents of files have to end.
+pub(super) fn table_json<B: Ranged>(
+    blob: &mut B,
+    annotations: &HashMap<String, String>,
+    fetched: &mut u64,
+) -> Result<(Vec<u8>, u64), String> {
     let size = blob.size();
     let mut position = Position::of_annotations(annotations, size).map_err(|e| e.to_string())?;
     if position.is_none() {
@@ -146,7 +156,7 @@ pub(super) fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, Strin
     let compressed = bytes(blob, position.offset, position.size)?;
     position.verify(&compressed).map_err(|e| e.to_string())?;
     let json = decompress(&compressed, position.uncompressed).map_err(|e| format!("its table of contents: {e}"))?;
-    Table::parse(&json, position.offset).map_err(|e| e.to_string())
+    Ok((json, position.offset))
 }
 
 pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, String> {

@@ -123,7 +123,7 @@ impl Rebuilt {
     pub fn open(&self, reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
         let path = self.directory.join(STAGED);
         let (layout, resolved) = Layout::open(&path, Some(STAGED), reference, &options.architecture())?;
-        Ok(Source { resolved, from: From::Layout(layout), options: options.clone(), alive: Arc::default(), _scratch: None })
+        Ok(Source::new(resolved, From::Layout(layout), options, None))
     }
 
     /// Writes the image, which `source` has open, to `output`. Otherwise like [`write`](super::write()), without a second copy for skopeo.
@@ -144,7 +144,7 @@ impl Rebuilt {
     fn image(&self) -> Image<'_> {
         let blobs = vec![(self.config_digest.as_str(), self.config.as_slice()), (self.manifest_digest.as_str(), self.manifest.as_slice())];
         let (digest, directory) = (self.manifest_digest.as_str(), self.directory.as_path());
-        Image { base: digest, blobs, manifest_digest: digest, platform: &self.platform, staged: Some(directory) }
+        Image { base: digest, blobs, manifest_digest: digest, platform: &self.platform, artifact: None, staged: Some(directory) }
     }
 
     /// Lists the image in the layout in which its layers are. Nothing of that outlives the process, so nobody is told of durable steps.

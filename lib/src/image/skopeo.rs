@@ -104,7 +104,12 @@ mod tests {
     fn command_lines() {
         let options = SourceOptions::default();
         assert_eq!(shown(inspect_raw("docker://r.io/os:v1", &options)), "skopeo inspect --raw docker://r.io/os:v1");
-        let options = SourceOptions { authfile: Some("/a.json".into()), tls_verify: Some(false), architecture: Some("s390x".into()) };
+        let options = SourceOptions {
+            authfile: Some("/a.json".into()),
+            tls_verify: Some(false),
+            architecture: Some("s390x".into()),
+            ..Default::default()
+        };
         let expected = "skopeo --override-arch s390x inspect --raw --authfile /a.json --tls-verify=false docker://r.io/os:v1";
         assert_eq!(shown(inspect_raw("docker://r.io/os:v1", &options)), expected);
         let from = |reference: &str| shown(copy_from(&reference.parse().unwrap(), "oci:base:image", &options).unwrap());

@@ -17,9 +17,11 @@ use crate::reference::ImageReference;
 use crate::store::{Store, StoredImage, Verity};
 use crate::sys::dir;
 
+mod deltas;
 mod layers;
 
-pub(super) use layers::{Fetched, fetch_layers, tell_of_index};
+pub(super) use deltas::Delta;
+pub(super) use layers::{Fetched, fetch_layers, here, known, tell_of_index};
 pub use layers::{FetchedLayer, Way};
 
 /// What to pull.
@@ -64,12 +66,14 @@ pub struct Pulled {
     pub objects_new: u64,
     /// Objects that layers brought again.
     pub objects_reused: u64,
-    /// Bytes that were fetched: of layers, which are compressed, and of tables of contents.
+    /// Bytes that were fetched: of layers, which are compressed, of tables of contents, and of deltas.
     pub bytes_fetched: u64,
     /// Bytes of the objects that were written.
     pub bytes_stored: u64,
     /// How each layer came, lowest first.
     pub fetched: Vec<FetchedLayer>,
+    /// What the tag names by now, where that is another image than this one and could be found out: the tag moved while this one was being pulled.
+    pub moved_to: Option<String>,
 }
 
 impl Pulled {
@@ -155,8 +159,12 @@ pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Re
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let fetched = fetch_layers(store, source, progress).await?;
     let resolved = source.resolved();
+    let moved_to = if fetched.stats.layers_new > 0 { source.moved().await } else { None };
+    if let Some(digest) = &moved_to {
+        progress.note(format!("{} names {digest} by now; this is {}, which it named before", resolved.reference, resolved.manifest_digest));
+    }
     let stored = commit(store, resolved, progress)?;
-    Ok(report(store, resolved, stored, fetched))
+    Ok(Pulled { moved_to, ..report(store, resolved, stored, fetched) })
 }
 
 /// Makes an image of layers that are all here.
@@ -187,6 +195,7 @@ fn report(store: &Store, resolved: &Resolved, stored: StoredImage, fetched: Fetc
         bytes_fetched: fetched.layers.iter().map(|layer| layer.bytes).sum(),
         bytes_stored: stats.bytes_new,
         fetched: fetched.layers,
+        moved_to: None,
     }
 }
 

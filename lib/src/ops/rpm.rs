@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 
+use super::changes::Read;
 use crate::packages::{self, RpmPackage};
 use crate::store::Tree;
 
@@ -17,7 +18,7 @@ const OTHERS: [&str; 2] = ["Packages.db", "Packages"];
 /// # Errors
 ///
 /// The image cannot be read.
-pub(super) fn packages(tree: &Tree) -> Result<Option<Result<Vec<RpmPackage>, String>>> {
+pub(super) fn packages(tree: &Tree, read: Read<'_>) -> Result<Option<Result<Vec<RpmPackage>, String>>> {
     for place in PLACES {
         let path = format!("{place}/{DATABASE}");
         if let Some(file) = tree.file(&path)? {
@@ -27,8 +28,8 @@ pub(super) fn packages(tree: &Tree) -> Result<Option<Result<Vec<RpmPackage>, Str
                     "{path} was not closed: changes are in {path}-wal (any rpm command in the image's build closes it)"
                 ))));
             }
-            let bytes = tree.read(&file).with_context(|| format!("reading {path}"))?;
-            return Ok(Some(packages::rpm(&bytes).map_err(|error| format!("{path}: {error}"))));
+            let bytes = read(tree, &file).with_context(|| format!("reading {path}"))?;
+            return Ok(Some(bytes.and_then(|bytes| packages::rpm(&bytes).map_err(|error| format!("{path}: {error}")))));
         }
     }
     for path in PLACES.iter().flat_map(|place| OTHERS.map(|name| format!("{place}/{name}"))) {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::catch_up;
 use super::health;
 use super::host::Host;
+use super::preview::{self, Preview};
 use super::prune;
 use super::pull::{self, Pulled};
 use super::runtime::block_on;
@@ -32,10 +33,19 @@ use crate::system::System;
 pub enum Until {
     /// Only ask the registry; nothing is written anywhere.
     Check,
+    /// The same, and tell what taking it would cost and change.
+    Preview,
     /// Fetch everything, change nothing about what boots.
     Download,
     /// Make it the root that boots next.
     Stage,
+}
+
+impl Until {
+    /// Whether nothing is written.
+    pub fn only_reads(self) -> bool {
+        matches!(self, Self::Check | Self::Preview)
+    }
 }
 
 /// What to do.
@@ -93,6 +103,8 @@ pub struct Report {
     pub failed: Option<FailedBoot>,
     /// What fetching took, where anything was fetched.
     pub pulled: Option<Pulled>,
+    /// What taking the image would cost and change, compared with the root that runs, where that was asked for.
+    pub preview: Option<Preview>,
 }
 
 impl Report {
@@ -108,6 +120,7 @@ impl Report {
             staged: None,
             failed: None,
             pulled: None,
+            preview: None,
         }
     }
 }
@@ -162,13 +175,13 @@ fn followed(system: &System) -> &ImageId {
 
 /// Runs the verb. Takes the lock, except for a check, which changes nothing on the disk.
 pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
-    let _lock = if options.until == Until::Check { None } else { Some(host.lock()?) };
+    let _lock = if options.until.only_reads() { None } else { Some(host.lock()?) };
     locked(host, options, progress)
 }
 
 /// The same for a verb that holds the lock.
 pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
-    if options.until != Until::Check {
+    if !options.until.only_reads() {
         catch_up::begin(host, progress.as_ref())?;
     }
     let system = host.system()?;
@@ -197,7 +210,7 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
     let version = resolved.label("org.opencontainers.image.version");
     let mut report = Report::up_to_date(system, image.clone(), resolved.manifest_digest.clone(), version);
     match (plan(system, &image, &resolved.manifest_digest, options.retry), options.until) {
-        (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Download) => {}
+        (Plan::Nothing, _) | (Plan::Follow(_), Until::Check | Until::Preview | Until::Download) => {}
         (Plan::Follow(id), Until::Stage) => {
             host.deployments()?.create(&id, &Origin { image, ..system.origin(&id)?.clone() })?;
             progress.step("replace origin");
@@ -208,6 +221,10 @@ async fn upgrade(host: &Host, system: &System, source: &Source, options: &Option
             report.failed = Some(*failed);
         }
         (Plan::Stage, Until::Check) => report.outcome = Outcome::Available,
+        (Plan::Stage, Until::Preview) => {
+            report.outcome = Outcome::Available;
+            report.preview = Some(preview::of(host, system, (source, progress), &system.booted).await?);
+        }
         (Plan::Stage, until) => Fetch { host, system, source, progress, keep: options.keep }.run(until, &mut report).await?,
     }
     report.reboot_needed = report.outcome == Outcome::Staged || host.system()?.staged().is_some();

@@ -63,6 +63,12 @@ impl Store {
         let digest = parse_digest(manifest_digest)?;
         with_repository!(self, repository => find(repository, &digest)).with_context(|| format!("looking for image {digest}"))
     }
+
+    /// The configuration of the image with this manifest, if it is here.
+    pub fn config(&self, manifest_digest: &str) -> Result<Option<Vec<u8>>> {
+        let digest = parse_digest(manifest_digest)?;
+        with_repository!(self, repository => config(repository, &digest)).with_context(|| format!("reading the configuration of {digest}"))
+    }
 }
 
 fn commit<H: FsVerityHashValue>(repository: &Arc<Repository<H>>, manifest: &[u8], config: &[u8], tag: Option<&str>) -> Result<StoredImage> {
@@ -197,6 +203,15 @@ fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciD
         manifest_digest: manifest_digest.to_string(),
         config_digest: config_digest.to_string(),
     }))
+}
+
+fn config<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciDigest) -> Result<Option<Vec<u8>>> {
+    let Some(stream) = repository.has_stream(&manifest_identifier(manifest_digest))? else { return Ok(None) };
+    let Some((manifest, mut refs)) = read_json(repository, &stream, MANIFEST_CONTENT_TYPE)? else { return Ok(None) };
+    let manifest = ImageManifest::from_reader(&manifest[..]).context("reading the manifest")?;
+    let config = refs.remove(format!("config:{}", manifest.config().digest()).as_str());
+    let read = config.map_or(Ok(None), |stream| read_json(repository, &stream, CONFIG_CONTENT_TYPE));
+    Ok(read?.map(|(bytes, _)| bytes))
 }
 
 type Json<H> = (Vec<u8>, HashMap<Box<str>, H>);

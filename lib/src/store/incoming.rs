@@ -17,7 +17,7 @@ use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
 use openssl::sha::Sha256;
 
-use super::content::{Record, Taken, raw};
+use super::content::{Journal, Record, Taken, raw};
 use super::deposit::{Deposit, Job};
 use super::layers::ImportStats;
 use super::split::{Parts, Splitter};
@@ -42,6 +42,7 @@ pub(super) fn take<H: FsVerityHashValue>(
     contents: bool,
 ) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
+    let journal = contents.then(|| Journal::open(repository.repo_fd())).transpose()?;
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let (jobs, waiting) = mpsc::sync_channel(WAITING);
     let (emptied, empty) = mpsc::channel();
@@ -64,6 +65,7 @@ pub(super) fn take<H: FsVerityHashValue>(
             reused: 0,
             inline: 0,
             taken: contents.then(Taken::default),
+            journal,
         };
         (incoming.read(tar), writer.join())
     });
@@ -99,6 +101,8 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     inline: u64,
     /// Files with the digests of their contents, where those are wanted.
     taken: Option<Taken>,
+    /// The same on disk, for a pull that is cut.
+    journal: Option<Journal>,
 }
 
 /// The file that is coming in.
@@ -119,6 +123,14 @@ impl<H: FsVerityHashValue> Current<H> {
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     fn read(mut self, tar: &mut impl BufRead) -> Result<(SplitStreamWriter<H>, u64, Taken)> {
+        let read = self.read_all(tar);
+        // Files that came whole before it broke are of use to the next attempt.
+        let sent = self.send_files();
+        read.and(sent)?;
+        Ok((self.stream, self.reused, self.taken.unwrap_or_default()))
+    }
+
+    fn read_all(&mut self, tar: &mut impl BufRead) -> Result<()> {
         let mut splitter = Splitter::new();
         loop {
             let block = tar.fill_buf()?;
@@ -126,12 +138,10 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
             if length == 0 {
                 break;
             }
-            splitter.push(block, &mut self)?;
+            splitter.push(block, self)?;
             tar.consume(length);
         }
-        splitter.finish()?;
-        self.send_files()?;
-        Ok((self.stream, self.reused, self.taken.unwrap_or_default()))
+        splitter.finish()
     }
 
     fn send_files(&mut self) -> Result<()> {
@@ -232,7 +242,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         self.buffer[current.start..].chunks(BLOCK).for_each(|block| current.hasher.add_block(block));
         let id = current.hasher.digest();
         if let (Some(taken), Some(content)) = (&mut self.taken, current.content.take()) {
-            taken.0.push(Record { content: content.finish(), object: raw(&id), size: current.size });
+            let record = Record { content: content.finish(), object: raw(&id), size: current.size };
+            self.journal.as_mut().map_or(Ok(()), |journal| journal.push(&record))?;
+            taken.0.push(record);
         }
         if current.is_whole() {
             self.settle(&id, &current)?;

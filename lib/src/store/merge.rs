@@ -26,7 +26,8 @@ pub(super) fn merge<H: FsVerityHashValue>(repository: &Repository<H>, layers: &[
     Ok(tree)
 }
 
-fn add_layer<H: FsVerityHashValue>(repository: &Repository<H>, tree: &mut FileSystem<H>, stream: &H) -> Result<()> {
+/// Lays a layer, given by its split stream, over a tree.
+pub(super) fn add_layer<H: FsVerityHashValue>(repository: &Repository<H>, tree: &mut FileSystem<H>, stream: &H) -> Result<()> {
     let mut reader = repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))?;
     let mut changes = Changeset::default();
     while let Some(entry) = get_entry(&mut reader).map_err(explain)? {

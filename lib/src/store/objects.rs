@@ -30,6 +30,11 @@ impl ObjectId {
         format!("{}/{}", &self.0[..2], &self.0[2..])
     }
 
+    /// The object of this name, whether it exists or not.
+    pub(super) fn named(hex: String) -> Self {
+        Self(hex)
+    }
+
     pub(super) fn of<H: FsVerityHashValue>(id: &H) -> Self {
         Self(id.to_hex())
     }

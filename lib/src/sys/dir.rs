@@ -79,6 +79,12 @@ pub fn open_file_optional(parent: impl AsFd, path: impl AsRef<Path>) -> rustix::
     optional(rustix::fs::openat(parent, path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))
 }
 
+/// Opens a file to append to it, and makes it with `mode` where there is none. For what may be lost: nothing is synced.
+pub fn append(parent: impl AsFd, name: &str, mode: u32) -> rustix::io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?.into())
+}
+
 /// Bytes that an ordinary write can still use on the file system of `dir`.
 pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
     let stat = rustix::fs::fstatvfs(dir)?;

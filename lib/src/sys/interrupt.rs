@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Result;
 use tokio::sync::Notify;
@@ -134,6 +135,28 @@ pub fn asked() -> Option<Signal> {
 pub fn called_off() -> Option<Signal> {
     let state = state();
     state.asked.filter(|_| state.mode == Mode::Hearing)
+}
+
+/// Sleeps, in a thread that is no one's but the work's.
+///
+/// # Errors
+///
+/// A signal calls off what is at work.
+pub fn sleep(duration: Duration) -> Result<(), Signal> {
+    /// How long it may take to hear one.
+    const SLICE: Duration = Duration::from_millis(100);
+    let mut left = duration;
+    loop {
+        if let Some(signal) = called_off() {
+            return Err(signal);
+        }
+        if left.is_zero() {
+            return Ok(());
+        }
+        let slice = left.min(SLICE);
+        std::thread::sleep(slice);
+        left -= slice;
+    }
 }
 
 /// While this lives, signals are heard.

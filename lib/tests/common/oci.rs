@@ -12,7 +12,7 @@ use ocidir::oci_spec::image::{
     PlatformBuilder, RootFsBuilder, SCHEMA_VERSION,
 };
 use selkie::error::Failure;
-use selkie::image::{Source, SourceOptions};
+use selkie::image::{Retries, Source, SourceOptions};
 use selkie::progress::Progress;
 
 /// How a layer is compressed.
@@ -122,7 +122,8 @@ impl Layout {
 
 /// How the tests reach a registry on loopback, and which of its images they want.
 pub(crate) fn plain_http() -> SourceOptions {
-    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() }
+    let retries = Retries { most: 2, first: std::time::Duration::from_millis(1) };
+    SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), retries, ..Default::default() }
 }
 
 /// The header of an entry that everybody may read and execute.

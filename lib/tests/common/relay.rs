@@ -30,8 +30,16 @@ pub(crate) enum Odd {
     Circle,
     /// A redirect that does not say where.
     Nowhere,
+    /// Of selkie's requests for blobs, the first two are answered with 429.
+    Busy,
+    /// Each answer with a blob to selkie ends after so many bytes of it.
+    Breaks(usize),
+    /// The first one does, and ranges are ignored.
+    BreaksOnce(usize),
     /// Nothing but the truth, for those who bring a token; blobs are in a store of their own, to which the registry redirects.
     Token,
+    /// Nothing but the truth, and it lists what refers to a manifest.
+    Referrers,
 }
 
 /// A running relay. It stays until the end of the test process.
@@ -88,6 +96,10 @@ impl Server {
             return;
         }
         let head = head.replacen("GET /store/", "GET /v2/", 1);
+        let head = if self.odd == Odd::Referrers { by_tag(&head) } else { head };
+        if lower.contains("user-agent: selkie/") && lower.contains("/blobs/") && self.breaks(&head, &mut client) {
+            return;
+        }
         if !lower.contains("\r\nrange: ") {
             let mut upstream = self.ask(&head);
             let _ = std::io::copy(&mut upstream, &mut client);
@@ -95,6 +107,27 @@ impl Server {
         }
         let nth = self.seen.lock().unwrap().iter().filter(|head| head.contains("\r\nrange: ")).count();
         let _ = client.write_all(&self.range(&head, nth));
+    }
+
+    /// Whether it answered, with less than was asked for or nothing.
+    fn breaks(&self, head: &str, client: &mut TcpStream) -> bool {
+        let nth = self.seen.lock().unwrap().iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count();
+        let (head, bytes) = match self.odd {
+            Odd::Busy if nth <= 2 => {
+                let busy = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = client.write_all(busy.as_bytes());
+                return true;
+            }
+            Odd::Breaks(bytes) => (head.to_owned(), bytes),
+            Odd::BreaksOnce(bytes) => (without(head, "range"), if nth == 1 { bytes } else { usize::MAX }),
+            _ => return false,
+        };
+        let mut answer = Vec::new();
+        self.ask(&head).read_to_end(&mut answer).unwrap();
+        let body = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+        answer.truncate(body.saturating_add(bytes));
+        let _ = client.write_all(&answer);
+        true
     }
 
     fn own_answer(&self, head: &str, lower: &str) -> Option<String> {
@@ -156,6 +189,13 @@ impl Server {
         upstream.write_all(head.as_bytes()).unwrap();
         upstream
     }
+}
+
+/// A question for what refers to a manifest, as one for the tag that stands in for it.
+fn by_tag(head: &str) -> String {
+    let Some((before, rest)) = head.split_once("/referrers/sha256:") else { return head.to_owned() };
+    let (asked, after) = rest.split_once(' ').unwrap();
+    format!("{before}/manifests/sha256-{} {after}", asked.split('?').next().unwrap())
 }
 
 fn flip(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {

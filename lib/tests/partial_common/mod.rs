@@ -100,6 +100,15 @@ impl Machine {
         self.temp.path().join("r").join(CONTENT_INDEX)
     }
 
+    pub(crate) fn journal(&self) -> PathBuf {
+        self.temp.path().join("r").join("content-journal")
+    }
+
+    /// The objects, with what is in them.
+    pub(crate) fn objects(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        self.everything().into_iter().filter(|(name, _)| name.starts_with("objects")).collect()
+    }
+
     /// Everything in the repository: what files have, and where links lead.
     pub(crate) fn everything(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let root = self.temp.path().join("r");

@@ -202,7 +202,7 @@ fn file(first: &Entry<'_>, more: &[Entry<'_>], floor: &mut u64, limit: u64) -> R
     Ok(File { size: first.size, digest, chunks })
 }
 
-fn sha256(digest: &str) -> Result<Sha256, String> {
+pub(super) fn sha256(digest: &str) -> Result<Sha256, String> {
     let mut bytes = [0; 32];
     let hex = digest.strip_prefix("sha256:").and_then(|hex| hex::decode_to_slice(hex, &mut bytes).ok());
     hex.map(|()| bytes).ok_or_else(|| format!("digest {digest:?} (expected sha256)"))

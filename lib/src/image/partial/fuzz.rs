@@ -8,8 +8,8 @@ use oci_spec::image::MediaType;
 
 use super::plan::Plan;
 use super::split;
-use super::{Contents, State, prepare};
-use crate::image::chunked::{Position, Ranged, Table, TarSplit, Trouble, copy, exactly};
+use super::{Contents, Prepared, State, choose};
+use crate::image::chunked::{Position, Ranged, Table, TarSplit, Trouble, copy, exactly, list};
 use crate::image::fuzz::parts_of_chunked;
 use crate::image::manifest::Layer;
 use crate::progress::Silent;
@@ -53,6 +53,7 @@ impl Contents for EverySecond {
 /// A table of contents, uncompressed.
 pub(crate) fn table(bytes: &[u8]) {
     const LIMIT: u64 = 1 << 20;
+    let _ = list(bytes);
     let Ok(table) = Table::parse(bytes, LIMIT) else { return };
     for (number, between) in [None, Some(LIMIT), Some(0)].into_iter().enumerate() {
         let here = (0..table.files().len()).map(|file| file % 3 == number).collect();
@@ -111,8 +112,10 @@ pub(crate) fn partial(bytes: &[u8]) {
         // It pays, whatever is here.
         let layer = Layer { digest: "sha256:00".into(), diff_id: DIFF_ID.into(), size: 1 << 40, media_type: MediaType::ImageLayerZstd };
         let state = Arc::<State>::default();
-        let prepared = prepare(layer, blob.clone(), table, (&position, headers), Arc::new(EverySecond), &state, Arc::new(Silent));
-        let Ok(reader) = prepared else { continue };
+        let contents = Arc::new(EverySecond);
+        let Ok(choice) = choose(&layer, &table, (&position, headers), &*contents) else { continue };
+        let prepared = Prepared { layer, blob: blob.clone(), table, choice, contents };
+        let Ok(reader) = prepared.start(&state, Arc::new(Silent)) else { continue };
         let mut some = reader.take(ENOUGH);
         let read = io::copy(&mut some, &mut io::sink());
         assert!(read.is_err() || some.limit() == 0, "a layer with another diff_id came to its end");

@@ -5,6 +5,7 @@
 //! the diff_id, which the configuration has, and thereby the manifest, of which skopeo and the signature policy decided. So neither the table nor
 //! whoever knows the contents has to be believed. Whatever goes wrong is a reason to read the whole layer.
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -21,11 +22,14 @@ use crate::progress::Progress;
 pub(super) mod fuzz;
 mod pipe;
 mod plan;
+mod preview;
 mod rebuild;
 mod runs;
 mod split;
 
+pub(super) use pipe::{Sink, spawn};
 use plan::Plan;
+pub use preview::LayerPreview;
 use rebuild::Rebuild;
 use runs::Runs;
 
@@ -52,9 +56,9 @@ pub trait Contents: Send + Sync {
 }
 
 /// How a layer can be read.
-pub enum Partial {
+pub enum Partial<T> {
     /// In parts.
-    Parts(PartialLayer),
+    Parts(T),
     /// Only as a whole.
     Whole {
         /// Why.
@@ -64,24 +68,57 @@ pub enum Partial {
     },
 }
 
-/// A layer that is read in parts.
+/// How a layer would be read in parts: nothing but its table of contents was fetched for it yet.
+pub struct PartialPlan {
+    cost: u64,
+    state: Arc<State>,
+    start: Box<dyn FnOnce() -> Result<LayerReader, String> + Send>,
+}
+
+impl PartialPlan {
+    /// Bytes that starting now will take, requests included.
+    pub fn cost(&self) -> u64 {
+        self.cost
+    }
+
+    /// Bytes that were fetched to find that out.
+    pub fn spent(&self) -> u64 {
+        self.state.tables.load(Ordering::Relaxed)
+    }
+
+    /// Starts to read it.
+    ///
+    /// # Errors
+    ///
+    /// Never that parts do not work.
+    pub async fn start(self) -> Result<Partial<PartialLayer>> {
+        let Self { state, start, .. } = self;
+        let started = tokio::task::spawn_blocking(start).await.context("reading a list of tar headers")?;
+        Ok(match started {
+            Ok(reader) => Partial::Parts(PartialLayer::new(reader, state)),
+            Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
+        })
+    }
+}
+
+/// A layer that is made of what is here and what is fetched.
 pub struct PartialLayer {
     reader: Option<LayerReader>,
     state: Arc<State>,
 }
 
-/// What is known of a layer that is being rebuilt.
+/// What is known of a layer that is being made.
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     reason: Mutex<Option<String>>,
     /// Bytes for tables.
     tables: AtomicU64,
     /// Bytes of ranges.
-    asked: Arc<AtomicU64>,
+    pub(super) asked: Arc<AtomicU64>,
 }
 
 impl State {
-    fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         if let Ok(mut first) = self.reason.lock() {
             first.get_or_insert_with(|| reason.to_owned());
         }
@@ -89,6 +126,10 @@ impl State {
 }
 
 impl PartialLayer {
+    pub(super) fn new(reader: LayerReader, state: Arc<State>) -> Self {
+        Self { reader: Some(reader), state }
+    }
+
     /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Once.
     ///
     /// # Errors
@@ -117,63 +158,105 @@ impl Source {
         layer.is_some_and(|layer| matches!(Position::of_annotations(&annotations, layer.size), Ok(Some(_))))
     }
 
+    /// Bytes that have to be fetched of layer `index` to find out what parts of it cost: its table of contents, where it says that it has one.
+    pub fn table_size(&self, index: usize) -> Option<u64> {
+        let layer = self.resolved.layers.get(index)?;
+        Some(Position::of_annotations(&ranges::annotations(&self.resolved, index).ok()?, layer.size).ok()??.size)
+    }
+
     /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays.
     ///
     /// # Errors
     ///
     /// There is no such layer. Never that parts do not work.
-    pub async fn open_partial(&self, index: usize, contents: Arc<dyn Contents>, progress: Arc<dyn Progress>) -> Result<Partial> {
+    pub async fn plan_partial(
+        &self,
+        index: usize,
+        contents: Arc<dyn Contents>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Partial<PartialPlan>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let whole = |reason: &str| Ok(Partial::Whole { reason: reason.to_owned(), bytes: 0 });
-        let position = match Position::of_annotations(&annotations, layer.size) {
-            Ok(Some(position)) => position,
-            Ok(None) => return whole("the layer has no table of contents"),
-            Err(error) => return whole(&error.to_string()),
+        let position = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
+            Ok(position) => position,
+            Err(reason) => return Ok(Partial::Whole { reason, bytes: 0 }),
         };
-        if layer.size < SMALL {
-            return whole("the layer is small");
-        }
-        if contents.is_empty() {
-            return whole("none of its files are known here");
-        }
-        let (open, alive) = (self.ranged(&layer)?, Arc::clone(&self.alive));
-        let prepare = move || {
+        let (blob, alive) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive));
+        let plan = move || {
             let state = Arc::<State>::default();
-            let headers = TarSplit::of_annotations(&annotations, layer.size);
-            let prepared = open().and_then(|mut blob| {
+            let planned = blob.and_then(|mut blob| {
                 let mut fetched = 0;
                 let table = ranges::table(&mut blob, &annotations, &mut fetched);
                 state.tables.fetch_add(fetched, Ordering::Relaxed);
-                prepare(layer, blob, table?, (&position, headers), contents, &state, progress)
+                let headers = TarSplit::of_annotations(&annotations, layer.size);
+                let table = table?;
+                let choice = choose(&layer, &table, (&position, headers), &*contents)?;
+                Ok(Prepared { layer, blob, table, choice, contents })
             });
-            match prepared {
-                Ok(reader) => Partial::Parts(PartialLayer { reader: Some(reader.of(&alive)), state }),
+            match planned {
+                Ok(prepared) => {
+                    let (cost, of) = (prepared.choice.cost, Arc::clone(&state));
+                    let start = move || prepared.start(&of, progress).map(|reader| reader.of(&alive));
+                    Partial::Parts(PartialPlan { cost, state, start: Box::new(start) })
+                }
                 Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
             }
         };
-        tokio::task::spawn_blocking(prepare).await.context("reading a table of contents")
+        tokio::task::spawn_blocking(plan).await.context("reading a table of contents")
     }
 }
 
-/// Plans, and starts to rebuild where it pays.
-fn prepare<B: Ranged + Clone + Send + 'static>(
-    layer: Layer,
-    mut blob: B,
-    table: Table,
+/// Where the table of contents is, or why there is none.
+fn position(annotations: &HashMap<String, String>, layer: &Layer) -> Result<Position, String> {
+    match Position::of_annotations(annotations, layer.size) {
+        Ok(Some(position)) => Ok(position),
+        Ok(None) => Err("the layer has no table of contents".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Why no table has to be read to know that the whole layer is to be fetched, where that is so.
+fn worth_a_look(layer: &Layer, contents: &dyn Contents) -> Result<(), String> {
+    if layer.size < SMALL {
+        return Err("the layer is small".to_owned());
+    }
+    if contents.is_empty() {
+        return Err("none of its files are known here".to_owned());
+    }
+    Ok(())
+}
+
+/// What to fetch of a layer.
+struct Choice {
+    plan: Plan,
+    /// The list of tar headers, where the plan has no bytes between files.
+    headers: Option<TarSplit>,
+    /// Bytes that go over the wire for it, requests included.
+    cost: u64,
+}
+
+impl Choice {
+    /// Bytes that are fetched besides the table of contents.
+    fn bytes(&self) -> u64 {
+        self.plan.bytes() + self.headers.as_ref().map_or(0, |headers| headers.size)
+    }
+}
+
+/// Chooses the cheapest way to have the layer in parts, where that pays.
+fn choose(
+    layer: &Layer,
+    table: &Table,
     (position, headers): (&Position, Option<TarSplit>),
-    contents: Arc<dyn Contents>,
-    state: &Arc<State>,
-    progress: Arc<dyn Progress>,
-) -> Result<LayerReader, String> {
+    contents: &dyn Contents,
+) -> Result<Choice, String> {
     let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
     let here: Vec<bool> = table.files().iter().map(here).collect();
     let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
-    let mut plan = Plan::new(&table, here, Some(end));
+    let mut plan = Plan::new(table, here, Some(end));
     let mut cost = plan.cost();
     let mut list = None;
     if let Some(headers) = headers {
-        let with = Plan::new(&table, plan.here.clone(), None);
+        let with = Plan::new(table, plan.here.clone(), None);
         if with.cost() + headers.size < cost {
             (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
         }
@@ -182,15 +265,32 @@ fn prepare<B: Ranged + Clone + Send + 'static>(
     if cost >= layer.size / 10 * 9 {
         return Err("nearly all of it is missing here".to_owned());
     }
-    let headers = match list {
-        None => None,
-        Some(list) => {
-            state.tables.fetch_add(list.size, Ordering::Relaxed);
-            Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
-        }
-    };
-    let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-    let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
-    let started = pipe::spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
-    started.map_err(|e| format!("starting a thread: {e}"))
+    Ok(Choice { plan, headers: list, cost })
+}
+
+/// A plan, and what it takes to follow it.
+struct Prepared<B> {
+    layer: Layer,
+    blob: B,
+    table: Table,
+    choice: Choice,
+    contents: Arc<dyn Contents>,
+}
+
+impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
+    /// Starts to rebuild.
+    fn start(self, state: &Arc<State>, progress: Arc<dyn Progress>) -> Result<LayerReader, String> {
+        let Self { layer, mut blob, table, choice: Choice { plan, headers, .. }, contents } = self;
+        let headers = match headers {
+            None => None,
+            Some(list) => {
+                state.tables.fetch_add(list.size, Ordering::Relaxed);
+                Some((ranges::bytes(&mut blob, list.offset, list.size)?, list.uncompressed))
+            }
+        };
+        let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+        let started = spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
+        started.map_err(|e| format!("starting a thread: {e}"))
+    }
 }

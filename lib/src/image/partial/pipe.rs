@@ -12,7 +12,7 @@ const WAITING: usize = 2;
 type Block = io::Result<Vec<u8>>;
 
 /// Where the thread puts what it makes.
-pub(super) struct Sink {
+pub(in crate::image) struct Sink {
     block: Vec<u8>,
     blocks: SyncSender<Block>,
 }
@@ -20,10 +20,10 @@ pub(super) struct Sink {
 /// Nobody reads any more.
 #[derive(Debug, thiserror::Error)]
 #[error("nobody reads any more")]
-pub(super) struct Left;
+pub(in crate::image) struct Left;
 
 impl Sink {
-    pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Left> {
+    pub(in crate::image) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Left> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
             self.block.extend_from_slice(now);
@@ -45,7 +45,7 @@ impl Sink {
 }
 
 /// Starts `work` in a thread. What it pushes can be read from what is returned; its error comes after that.
-pub(super) fn spawn(work: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static) -> io::Result<impl Read + Send + 'static> {
+pub(in crate::image) fn spawn(work: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static) -> io::Result<impl Read + Send + 'static> {
     let (sender, blocks) = mpsc::sync_channel(WAITING);
     thread::Builder::new().name("rebuild-layer".to_owned()).spawn(move || {
         let mut sink = Sink { block: Vec::with_capacity(BLOCK), blocks: sender };

@@ -1,17 +1,20 @@
-//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, and nothing else.
+//! The HTTP client: one registry or mirror, one repository. Ranges of blobs, what a tag names, what refers to a manifest, and nothing else.
 //!
 //! Credentials go to the registry and to the place that it names for tokens, never to where a redirect leads. The body of an answer is
-//! read only where it is the range that was asked for.
+//! read only where it is the range that was asked for, or a small document.
 
-use std::io::{self, Read};
+use std::io::Read;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use ureq::http::{StatusCode, Uri};
-use ureq::{Agent, Body, BodyReader, http::Response};
+use ureq::http::StatusCode;
+use ureq::{Agent, Body, RequestBuilder, http::Response};
 
+use super::answer::{Answer, challenge_of, check, failed, follow, has_length, refused, skip, url};
 use super::auth::{self, Basic};
-use super::challenge::{self, Challenge};
+use super::challenge::Challenge;
 use super::conf::Endpoint;
 use super::places::Places;
 use super::{Unusable, certs};
@@ -29,10 +32,15 @@ const MAX_REDIRECTS: usize = 5;
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                          application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Largest manifest or index in bytes, as registries have it.
+const MAX_DOCUMENT: u64 = 4 << 20;
+
 /// Largest answer with a token in it, in bytes.
 const MAX_TOKEN: u64 = 1 << 20;
 
-/// A registry and what it takes to ask it.
+/// A registry and what it takes to ask it. Clones share connections and what was agreed upon.
 #[derive(Clone)]
 pub(super) struct Client {
     agent: Agent,
@@ -40,7 +48,7 @@ pub(super) struct Client {
     repository: String,
     insecure: bool,
     credentials: Option<Basic>,
-    session: Option<Session>,
+    session: Arc<Mutex<Option<Session>>>,
 }
 
 /// What was agreed upon with the registry.
@@ -80,7 +88,7 @@ impl Client {
             repository: endpoint.repository.clone(),
             insecure,
             credentials: auth::find(&places.auth, endpoint)?,
-            session: None,
+            session: Arc::default(),
         })
     }
 
@@ -89,15 +97,26 @@ impl Client {
         &self.host
     }
 
-    /// A reader of bytes `offset..offset + length` of the blob `digest` of `size` bytes. It ends early where the connection does.
+    /// A reader of bytes `range` of the blob `digest` of `size` bytes. It ends early where the connection does. Of a blob that is read as a whole, an answer with all
+    /// of it is good, too.
     ///
     /// # Errors
     ///
     /// Where the registry gives anything but this range.
-    pub(super) fn range(&mut self, digest: &str, size: u64, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, Unusable> {
-        let answer = self.authorized(|client| client.ask(digest, offset, length))?;
-        check(&answer, size, offset, length)?;
-        Ok(Box::new(Answer(answer.into_body().into_reader())))
+    pub(super) fn read(&self, digest: &str, size: u64, range: Range<u64>, whole: bool) -> Result<Box<dyn Read + Send>, Unusable> {
+        let asked = if whole && range.start == 0 { None } else { Some(&range) };
+        let answer = self.authorized(|session| self.ask(session, digest, asked))?;
+        let all = whole && answer.status() == StatusCode::OK;
+        if all {
+            has_length(&answer, size)?
+        } else {
+            check(&answer, size, &range)?
+        }
+        let mut body = Answer(answer.into_body().into_reader());
+        if all {
+            skip(&mut body, range.start)?;
+        }
+        Ok(Box::new(body))
     }
 
     /// The digest that the registry gives for a tag, by a HEAD of its manifest (OCI distribution specification, "Checking if content exists in the registry").
@@ -105,40 +124,101 @@ impl Client {
     /// # Errors
     ///
     /// Where the registry says no digest.
-    pub(super) fn digest_of(&mut self, tag: &str) -> Result<String, Unusable> {
-        let answer = self.authorized(|client| Ok((client.head(tag)?, true)))?;
+    pub(super) fn digest_of(&self, tag: &str) -> Result<String, Unusable> {
+        let answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.head(url), &format!("manifests/{tag}"));
+            Ok((request.header("accept", MANIFESTS).call().map_err(failed)?, true))
+        })?;
         if answer.status() != StatusCode::OK {
-            return Err(Unusable::new(format!("the answer is {} (expected 200)", answer.status())));
+            return Err(refused(&answer, "200"));
         }
         let digest = answer.headers().get("docker-content-digest").and_then(|digest| digest.to_str().ok()).unwrap_or_default();
         let hex = digest.strip_prefix("sha256:").filter(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()));
         hex.map(|_| digest.to_owned()).ok_or_else(|| Unusable::new(format!("the answer has the digest {digest:?} (expected sha256:…)")))
     }
 
-    /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
-    fn authorized(&mut self, ask: impl Fn(&Self) -> Result<(Response<Body>, bool), Unusable>) -> Result<Response<Body>, Unusable> {
-        if self.session.is_none() {
-            self.session = Some(self.connect()?);
+    /// The index of what refers to the manifest `digest`, of this type (OCI distribution specification, "Listing Referrers"); `None` where the registry does not
+    /// know such questions.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn referrers(&self, digest: &str, artifact_type: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        self.document(&format!("referrers/{digest}?artifactType={artifact_type}"), INDEX)
+    }
+
+    /// The manifest or index that a tag or digest names; `None` where there is none. Nothing is verified.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry says neither.
+    pub(super) fn manifest(&self, name: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        self.document(&format!("manifests/{name}"), MANIFESTS)
+    }
+
+    fn document(&self, path: &str, accept: &str) -> Result<Option<Vec<u8>>, Unusable> {
+        let mut answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.get(url), path);
+            Ok((request.header("accept", accept).call().map_err(failed)?, true))
+        })?;
+        match answer.status() {
+            StatusCode::OK => answer.body_mut().with_config().limit(MAX_DOCUMENT).read_to_vec().map(Some).map_err(failed),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refused(&answer, "200 or 404")),
         }
-        let (answer, trusted) = ask(self)?;
+    }
+
+    /// Has a tag name an image index.
+    ///
+    /// # Errors
+    ///
+    /// Where the registry does not take it.
+    pub(super) fn put_index(&self, tag: &str, index: &[u8]) -> Result<(), Unusable> {
+        let path = format!("manifests/{tag}");
+        let answer = self.authorized(|session| {
+            let request = self.prepare(session, |agent, url| agent.put(url), &path);
+            Ok((request.header("content-type", INDEX).send(index).map_err(failed)?, true))
+        })?;
+        match answer.status() {
+            StatusCode::CREATED => Ok(()),
+            _ => Err(refused(&answer, "201")),
+        }
+    }
+
+    /// A request for something of the repository.
+    fn prepare<B>(&self, session: &Session, method: impl FnOnce(&Agent, String) -> RequestBuilder<B>, path: &str) -> RequestBuilder<B> {
+        let request = method(&self.agent, format!("{}/v2/{}/{path}", session.base, self.repository));
+        match &session.authorization {
+            Some(authorization) => request.header("authorization", authorization),
+            None => request,
+        }
+    }
+
+    /// The answer to what `ask` asks, which also says whether it was the registry itself that answered. Asks once more with another token where that is wanted.
+    fn authorized(&self, ask: impl Fn(&Session) -> Result<(Response<Body>, bool), Unusable>) -> Result<Response<Body>, Unusable> {
+        let session = self.session()?;
+        let (answer, trusted) = ask(&session)?;
         // Where a redirect led, nobody is told how to ask for a token, or who asks.
         if answer.status() != StatusCode::UNAUTHORIZED || !trusted {
             return Ok(answer);
         }
         // The token was none for this, or is too old.
-        let challenge = challenge_of(&answer);
+        let challenge = challenge_of(&answer).or(session.challenge.clone());
         drop(answer);
-        self.authorize(challenge)?;
-        Ok(ask(self)?.0)
+        let session = self.agree(Session { challenge, ..session })?;
+        Ok(ask(&session)?.0)
     }
 
-    fn head(&self, tag: &str) -> Result<Response<Body>, Unusable> {
-        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
-        let mut request = self.agent.head(format!("{}/v2/{}/manifests/{tag}", session.base, self.repository)).header("accept", MANIFESTS);
-        if let Some(authorization) = &session.authorization {
-            request = request.header("authorization", authorization);
-        }
-        request.call().map_err(|e| Unusable::new(e.to_string()))
+    /// What was agreed upon. Where nothing was, that the registry cannot be reached is for good: skopeo knows how to tell it.
+    fn session(&self) -> Result<Session, Unusable> {
+        let agreed = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        agreed.map_or_else(|| self.connect().map_err(Unusable::for_good), Ok)
+    }
+
+    fn agree(&self, session: Session) -> Result<Session, Unusable> {
+        let session = Session { authorization: self.authorization(&session)?, ..session };
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
+        Ok(session)
     }
 
     /// Finds out how the registry is spoken with, as skopeo does: HTTPS, and plain HTTP only where that is allowed.
@@ -151,24 +231,15 @@ impl Client {
             let base = format!("{scheme}://{host}");
             match self.get(&format!("{base}/v2/"), None, None) {
                 Ok(answer) if matches!(answer.status(), StatusCode::OK | StatusCode::UNAUTHORIZED) => {
-                    let mut session = Session { base, challenge: challenge_of(&answer), authorization: None };
+                    let session = Session { base, challenge: challenge_of(&answer), authorization: None };
                     drop(answer);
-                    session.authorization = self.authorization(&session)?;
-                    return Ok(session);
+                    return self.agree(session);
                 }
                 Ok(answer) => failed.push(format!("{base}/v2/ answers {}", answer.status())),
                 Err(error) => failed.push(error.to_string()),
             }
         }
         Err(Unusable::new(failed.join(", ")))
-    }
-
-    fn authorize(&mut self, challenge: Option<Challenge>) -> Result<(), Unusable> {
-        let Some(session) = self.session.take() else { return Ok(()) };
-        let mut session = Session { challenge: challenge.or(session.challenge), ..session };
-        session.authorization = self.authorization(&session)?;
-        self.session = Some(session);
-        Ok(())
     }
 
     /// The Authorization header that a challenge calls for.
@@ -196,9 +267,10 @@ impl Client {
         if let Some(credentials) = &self.credentials {
             request = request.header("authorization", credentials.header());
         }
-        let mut answer = request.call().map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
+        let asking = |reason: Unusable| Unusable { message: format!("asking for a token: {reason}"), ..reason };
+        let mut answer = request.call().map_err(failed).map_err(asking)?;
         if answer.status() != StatusCode::OK {
-            return Err(Unusable::new(format!("asking for a token: the answer is {}", answer.status())));
+            return Err(asking(refused(&answer, "200")));
         }
         let body = answer.body_mut().with_config().limit(MAX_TOKEN).read_to_vec();
         let body = body.map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
@@ -208,16 +280,15 @@ impl Client {
         token.map(|token| format!("Bearer {token}")).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
     }
 
-    /// Asks for a range and follows redirects. Whether it was the registry itself that answered.
-    fn ask(&self, digest: &str, offset: u64, length: u64) -> Result<(Response<Body>, bool), Unusable> {
-        let Some(session) = &self.session else { return Err(Unusable::new("not connected")) };
-        let range = format!("bytes={offset}-{}", offset + length - 1);
+    /// Asks for a range, or all, and follows redirects. Whether it was the registry itself that answered.
+    fn ask(&self, session: &Session, digest: &str, range: Option<&Range<u64>>) -> Result<(Response<Body>, bool), Unusable> {
+        let range = range.map(|range| format!("bytes={}-{}", range.start, range.end - 1));
         let mut at = url(&format!("{}/v2/{}/blobs/{digest}", session.base, self.repository))?;
         let home = at.clone();
         for _ in 0..=MAX_REDIRECTS {
             let trusted = at.scheme() == home.scheme() && at.authority() == home.authority();
             let authorization = session.authorization.as_deref().filter(|_| trusted);
-            let answer = self.get(&at.to_string(), authorization, Some(&range))?;
+            let answer = self.get(&at.to_string(), authorization, range.as_deref())?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok((answer, trusted));
             }
@@ -240,63 +311,6 @@ impl Client {
         if let Some(range) = range {
             request = request.header("range", range);
         }
-        request.call().map_err(|e| Unusable::new(e.to_string()))
+        request.call().map_err(failed)
     }
-}
-
-/// The body of an answer, with errors that say so.
-struct Answer(BodyReader<'static>);
-
-impl Read for Answer {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|e| io::Error::new(e.kind(), format!("reading the answer: {e}")))
-    }
-}
-
-fn challenge_of(answer: &Response<Body>) -> Option<Challenge> {
-    let headers = answer.headers().get_all("www-authenticate").iter();
-    let all: Vec<Challenge> = headers.filter_map(|header| challenge::parse(header.to_str().ok()?)).collect();
-    all.iter().find(|c| **c != Challenge::Basic).or(all.first()).cloned()
-}
-
-/// Whether an answer is the range that was asked for.
-fn check(answer: &Response<Body>, size: u64, offset: u64, length: u64) -> Result<(), Unusable> {
-    match answer.status() {
-        StatusCode::PARTIAL_CONTENT => {}
-        StatusCode::OK => return Err(Unusable::new("the registry allows no ranges: it answers with the whole blob")),
-        status => return Err(Unusable::new(format!("the answer is {status} (expected 206)"))),
-    }
-    let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let (found, last) = (header("content-range").unwrap_or_default(), offset + length - 1);
-    let expected = [size.to_string(), "*".to_owned()].map(|total| format!("bytes {offset}-{last}/{total}"));
-    if !expected.contains(&found.trim().to_owned()) {
-        return Err(Unusable::new(format!("the answer has the range {found:?} (expected {:?})", expected[0])));
-    }
-    if header("content-encoding").is_some_and(|encoding| encoding != "identity") {
-        return Err(Unusable::new("the answer is compressed once more"));
-    }
-    match header("content-length") {
-        Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
-        _ => Ok(()),
-    }
-}
-
-fn url(text: &str) -> Result<Uri, Unusable> {
-    let uri: Option<Uri> = text.parse().ok();
-    let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some());
-    // What follows a question mark may be a secret: stores of blobs are asked with signatures in it.
-    let shown = text.split('?').next().unwrap_or_default();
-    uri.ok_or_else(|| Unusable::new(format!("{shown:?} is not a URL that is understood")))
-}
-
-/// Where a redirect from `from` leads.
-fn follow(from: &Uri, to: &str) -> Result<Uri, Unusable> {
-    let (scheme, authority) = (from.scheme_str().unwrap_or_default(), from.authority().map_or("", |a| a.as_str()));
-    if to.starts_with("//") {
-        return url(&format!("{scheme}:{to}"));
-    }
-    if to.starts_with('/') {
-        return url(&format!("{scheme}://{authority}{to}"));
-    }
-    url(to)
 }

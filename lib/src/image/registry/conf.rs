@@ -108,14 +108,7 @@ impl Config {
     /// Where it is blocked, or where the configuration is not understood.
     pub(super) fn endpoints(&self, reference: &ImageReference) -> Result<Vec<Endpoint>, Unusable> {
         let name = reference.name();
-        let matching = self.registries.iter().filter_map(|r| Some((matched(name, r.prefix.as_deref()?)?, r)));
-        // The longest prefix; skopeo compares the prefixes as they are written.
-        let Some((length, registry)) = matching.max_by_key(|(_, r)| r.prefix.as_ref().map(String::len)) else {
-            return Ok(vec![endpoint(name, false)?]);
-        };
-        if registry.blocked {
-            return Err(Unusable::new(format!("registries.conf blocks {name}")));
-        }
+        let Some((length, registry)) = self.registry(name)? else { return Ok(vec![endpoint(name, false)?]) };
         let rest = &name[length..];
         let by_digest = reference.digest().is_some();
         let mut endpoints = Vec::new();
@@ -136,6 +129,26 @@ impl Config {
         };
         endpoints.push(endpoint(&own, registry.insecure)?);
         Ok(endpoints)
+    }
+
+    /// Where the repository of `reference` is written to: by its own name, as skopeo does it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`endpoints`](Self::endpoints).
+    pub(super) fn destination(&self, reference: &ImageReference) -> Result<Endpoint, Unusable> {
+        let name = reference.name();
+        endpoint(name, self.registry(name)?.is_some_and(|(_, registry)| registry.insecure))
+    }
+
+    /// What is said of a repository, and how much of its name that covers.
+    fn registry(&self, name: &str) -> Result<Option<(usize, &Registry)>, Unusable> {
+        let matching = self.registries.iter().filter_map(|r| Some((matched(name, r.prefix.as_deref()?)?, r)));
+        // The longest prefix; skopeo compares the prefixes as they are written.
+        match matching.max_by_key(|(_, r)| r.prefix.as_ref().map(String::len)) {
+            Some((_, registry)) if registry.blocked => Err(Unusable::new(format!("registries.conf blocks {name}"))),
+            found => Ok(found),
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! Ranges of blobs from registries, and what a tag names now, over HTTP and with the containers configuration as skopeo reads it.
 //!
 //! The manifest came through skopeo, so the signature policy was applied and the digests are known. What is here only has to find the
-//! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work.
+//! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work. A registry that is busy is asked again
+//! after a while, and what breaks off goes on from there.
 
+mod answer;
 mod auth;
 mod certs;
 mod challenge;
@@ -11,82 +13,182 @@ mod conf;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(super) mod fuzz;
 mod places;
-mod tag;
+mod referrers;
+mod retry;
+mod steady;
 #[cfg(test)]
 mod tests;
 
 use std::io::{self, Read};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
+use crate::error::{Failure, FailureKind};
+use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
+use crate::sys::interrupt;
 
-use super::SourceOptions;
+use super::{Retries, SourceOptions};
 use client::Client;
 use places::Places;
-pub(super) use tag::digest as digest_of_tag;
+pub(super) use referrers::{Home, Referrers};
+use retry::Retry;
+use steady::Steady;
 
-/// Why ranges cannot be had from a registry.
+/// Why something cannot be had from a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-struct Unusable(String);
+#[error("{message}")]
+struct Unusable {
+    message: String,
+    /// It may be had after a while, and perhaps the registry has said after which.
+    later: Option<Option<Duration>>,
+}
 
 impl Unusable {
+    /// For good.
     fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self { message: message.into(), later: None }
+    }
+
+    /// For a while.
+    fn for_now(message: impl Into<String>) -> Self {
+        Self { message: message.into(), later: Some(None) }
+    }
+
+    /// For good, as nothing has come from there yet.
+    fn for_good(self) -> Self {
+        Self { later: None, ..self }
     }
 }
 
-/// A blob of a repository, in the registry itself or in a mirror.
+/// A repository, in the registry itself and in its mirrors.
 #[derive(Clone)]
-pub(super) struct Blob {
-    digest: String,
-    size: u64,
-    /// The places where it may be, best first; those that failed are taken out.
+pub(super) struct Repository {
+    /// The places where it may be, best first. Clones share what was agreed upon with them.
     clients: Vec<Client>,
-    failed: Vec<String>,
+    retries: Retries,
 }
 
-impl Blob {
-    /// The blob `digest` of `size` bytes of the repository that `reference` names. Nothing is fetched yet.
+impl Repository {
+    /// The repository that `reference` names. Nothing is asked yet.
     ///
     /// # Errors
     ///
-    /// Why it can only be had whole.
-    pub(super) fn open(reference: &ImageReference, options: &SourceOptions, digest: &str, size: u64) -> Result<Self, String> {
+    /// Why it is left to skopeo.
+    pub(super) fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Self, String> {
         let places = Places::of_this_process(options).map_err(|e| e.to_string())?;
-        Self::open_with(&places, reference, options, digest, size).map_err(|e| e.to_string())
+        Self::open_with(&places, reference, options).map_err(|e| e.to_string())
     }
 
-    fn open_with(places: &Places, reference: &ImageReference, options: &SourceOptions, digest: &str, size: u64) -> Result<Self, Unusable> {
+    fn open_with(places: &Places, reference: &ImageReference, options: &SourceOptions) -> Result<Self, Unusable> {
         if reference.transport() != Transport::Registry {
             return Err(Unusable::new(format!("{} gives no ranges", reference.transport().prefix())));
         }
         let config = conf::Config::read(&places.registries, &places.drop_ins)?;
-        let endpoints = config.endpoints(reference)?;
         let insecure = options.tls_verify.map(|verify| !verify);
-        let clients = endpoints.into_iter().map(|endpoint| Client::new(places, &endpoint, insecure.unwrap_or(endpoint.insecure)));
-        Ok(Self { digest: digest.to_owned(), size, clients: clients.collect::<Result<_, _>>()?, failed: Vec::new() })
+        let client = |endpoint: conf::Endpoint| Client::new(places, &endpoint, insecure.unwrap_or(endpoint.insecure));
+        let clients = config.endpoints(reference)?.into_iter().map(client).collect::<Result<_, _>>()?;
+        Ok(Self { clients, retries: options.retries })
     }
 
+    /// The blob `digest` of `size` bytes. What is waited for is told to `progress`.
+    pub(super) fn blob(&self, digest: &str, size: u64, progress: Arc<dyn Progress>) -> Blob {
+        Blob { digest: digest.to_owned(), size, repository: self.clone(), failed: Vec::new(), progress }
+    }
+
+    /// The digest of the manifest or index that the registry has for a tag now, in its own words: nothing was fetched that could be compared with it.
+    ///
+    /// # Errors
+    ///
+    /// Why skopeo has to find that out.
+    pub(super) fn digest_of(&self, reference: &ImageReference) -> Result<String, String> {
+        self.digest_of_tag(reference).map_err(|e| e.to_string())
+    }
+
+    fn digest_of_tag(&self, reference: &ImageReference) -> Result<String, Unusable> {
+        if reference.digest().is_some() {
+            return Err(Unusable::new(format!("{reference} is no tag in a registry")));
+        }
+        // Which of several skopeo would believe depends on which of them answer.
+        let [client] = self.clients.as_slice() else { return Err(Unusable::new("there are mirrors to choose from")) };
+        client.digest_of(reference.tag().unwrap_or("latest"))
+    }
+}
+
+/// A blob of a repository.
+#[derive(Clone)]
+pub(super) struct Blob {
+    digest: String,
+    size: u64,
+    /// Without the places that do not have it.
+    repository: Repository,
+    failed: Vec<String>,
+    progress: Arc<dyn Progress>,
+}
+
+impl Blob {
     /// Its size in bytes, as the manifest has it.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// A reader of bytes `offset..offset + length`, which may end early.
+    /// A reader of bytes `offset..offset + length`.
     ///
     /// # Errors
     ///
     /// Where no place gives them.
     pub(super) fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
-        while let Some(client) = self.clients.first_mut() {
-            match client.range(&self.digest, self.size, offset, length) {
-                Ok(body) => return Ok(body),
-                Err(reason) => {
-                    self.failed.push(format!("{}: {reason}", client.name()));
-                    self.clients.remove(0);
+        let whole = (offset, length) == (0, self.size);
+        Ok(Box::new(Steady::open(self.clone(), offset..offset + length, whole)?))
+    }
+
+    /// A reader of all of it.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub(super) fn whole(self) -> io::Result<Box<dyn Read + Send>> {
+        let range = 0..self.size;
+        Ok(Box::new(Steady::open(self, range, true)?))
+    }
+
+    fn retries(&self) -> Retries {
+        self.repository.retries
+    }
+
+    /// The bytes from the first place that gives them. They may end early.
+    fn ask(&mut self, range: Range<u64>, whole: bool, retry: &mut Retry) -> io::Result<Box<dyn Read + Send>> {
+        loop {
+            let (mut place, mut later) = (0, None);
+            while let Some(client) = self.repository.clients.get(place) {
+                match client.read(&self.digest, self.size, range.clone(), whole) {
+                    Ok(body) => return Ok(body),
+                    Err(reason) => {
+                        let named = Unusable { message: format!("{}: {reason}", client.name()), ..reason };
+                        if named.later.is_some() {
+                            place += 1;
+                            later = Some(named);
+                        } else {
+                            self.failed.push(named.message);
+                            self.repository.clients.remove(place);
+                        }
+                    }
                 }
             }
+            let Some(reason) = later else { return Err(io::Error::other(self.failed.join("; "))) };
+            self.pause(retry, &reason)?;
         }
-        Err(io::Error::other(self.failed.join("; ")))
+    }
+
+    /// Waits, if it is to be asked again.
+    fn pause(&self, retry: &mut Retry, reason: &Unusable) -> io::Result<()> {
+        let Some(pause) = retry.failed(reason.later.flatten()) else {
+            let message = format!("{reason}, {} times in a row", retry.failures() + 1);
+            let hint = "run the same command again when the registry can be reached: it goes on from what is there";
+            return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(hint)));
+        };
+        self.progress.note(format!("{reason}; asking again in {:.1} s", pause.as_secs_f32()));
+        interrupt::sleep(pause).map_err(|signal| io::Error::other(signal.failure()))
     }
 }

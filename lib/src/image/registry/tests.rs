@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use openssl::asn1::Asn1Time;
 use openssl::ec::{EcGroup, EcKey};
@@ -17,6 +17,7 @@ use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509, X509NameBuilder};
 
 use super::*;
+use crate::progress::Silent;
 
 const BLOB: &[u8] = b"0123456789abcdef";
 const DIGEST: &str = "sha256:9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
@@ -131,8 +132,10 @@ fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>) {
 }
 
 fn open(places: &Places, reference: &str, tls_verify: Option<bool>, digest: &str) -> Blob {
-    let options = SourceOptions { tls_verify, ..Default::default() };
-    Blob::open_with(places, &reference.parse().unwrap(), &options, digest, BLOB.len() as u64).unwrap()
+    let retries = Retries { most: 2, first: Duration::from_millis(1) };
+    let options = SourceOptions { tls_verify, retries, ..Default::default() };
+    let repository = Repository::open_with(places, &reference.parse().unwrap(), &options).unwrap();
+    repository.blob(digest, BLOB.len() as u64, Arc::new(Silent))
 }
 
 fn read(blob: &mut Blob, offset: u64, length: u64) -> Result<String, String> {
@@ -178,7 +181,7 @@ fn certificates_of_our_own_are_shown_where_they_are_wanted() {
     std::fs::write(folder.join("machine.cert"), own.pem()).unwrap();
     let places = Places { certs: vec![temp.path().to_owned()], ..Default::default() };
     let reference = format!("{}/os", server.address).parse().unwrap();
-    let missing = Blob::open_with(&places, &reference, &SourceOptions::default(), DIGEST, 16).err().unwrap();
+    let missing = Repository::open_with(&places, &reference, &SourceOptions::default()).err().unwrap();
     assert!(missing.to_string().contains("machine.key: No such file"), "{missing}");
     for key in [own.key.private_key_to_pem_pkcs8().unwrap(), own.key.ec_key().unwrap().private_key_to_pem().unwrap()] {
         std::fs::write(folder.join("machine.key"), key).unwrap();

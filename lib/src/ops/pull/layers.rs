@@ -1,5 +1,5 @@
-//! The layers of a pull: those that are missing are fetched, in parts where that pays, and imported, two at a time. However a layer came, the
-//! repository is the same afterwards, and so is the proof: its diff_id.
+//! The layers of a pull: those that are missing are fetched, each in the way that costs the fewest bytes (by a delta, in parts, as a whole), and
+//! imported, two at a time. However a layer came, the repository is the same afterwards, and so is the proof: its diff_id.
 
 use std::collections::{HashSet, VecDeque};
 use std::io::Read;
@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
-use crate::image::{Contents, Layer, Partial, PartialLayer, Source};
+use super::deltas::Delta;
+use crate::image::{Contents, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Resolved, Source};
 use crate::progress::Progress;
 use crate::store::{self, ImportStats, Store, Taken};
 
@@ -24,6 +25,8 @@ pub enum Way {
     Here,
     /// Only what was missing of it was fetched.
     Partial,
+    /// By a delta from an image that was here.
+    Delta,
     /// As a whole.
     Whole,
 }
@@ -36,11 +39,11 @@ pub struct FetchedLayer {
     pub digest: String,
     /// How it came.
     pub way: Way,
-    /// Bytes of the blob that were fetched, with tables of contents.
+    /// Bytes that were fetched for it: of the blob, of its table of contents, of a delta.
     pub bytes: u64,
     /// Bytes of the blob.
     pub size: u64,
-    /// Why it was fetched as a whole, where it was.
+    /// Why it was fetched as a whole, where it was, and what did not work before.
     pub reason: Option<String>,
 }
 
@@ -56,25 +59,34 @@ pub(in crate::ops) struct Fetched {
 pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Fetched> {
     let resolved = source.resolved();
     progress.phase(format!("pulling {}", resolved.reference));
-    let mut fetched = Fetched::default();
-    let mut begun = HashSet::new();
+    let mut fetched = Fetched { layers: known(store, resolved)?, ..Fetched::default() };
     let mut waiting = VecDeque::new();
-    for (index, layer) in resolved.layers.iter().enumerate() {
-        let here = !begun.insert(&layer.diff_id) || store.has_layer(&layer.diff_id)?;
-        if here {
-            fetched.stats.merge(&ImportStats::REUSED);
-        } else {
-            waiting.push_back((index, None));
+    for (index, layer) in fetched.layers.iter().enumerate() {
+        match layer.way {
+            Way::Here => fetched.stats.merge(&ImportStats::REUSED),
+            _ => waiting.push_back(Waiting { index, ..Default::default() }),
         }
-        let way = if here { Way::Here } else { Way::Whole };
-        fetched.layers.push(FetchedLayer { digest: layer.digest.clone(), way, bytes: 0, size: layer.size, reason: None });
     }
     if !waiting.is_empty() {
-        let here = Arc::new(Here(store.contents()?));
-        let taken = Layers { store, source, progress, here, fetched: &mut fetched, waiting, importing: JoinSet::new() }.run().await?;
+        let here = here(store)?;
+        let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
+        let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
+        let taken =
+            Layers { store, source, progress, here, delta, fetched: &mut fetched, waiting, importing: JoinSet::new() }.run().await?;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
+}
+
+/// The layers of an image, before anything is fetched: those that are here, or come twice, and others.
+pub(in crate::ops) fn known(store: &Store, resolved: &Resolved) -> Result<Vec<FetchedLayer>> {
+    let mut begun = HashSet::new();
+    let known = |layer: &Layer| {
+        let here = !begun.insert(layer.diff_id.clone()) || store.has_layer(&layer.diff_id)?;
+        let way = if here { Way::Here } else { Way::Whole };
+        Ok(FetchedLayer { digest: layer.digest.clone(), way, bytes: 0, size: layer.size, reason: None })
+    };
+    resolved.layers.iter().map(known).collect()
 }
 
 /// Tells whether the content index was written. Without it the next pull fetches more and nothing is damaged, so trouble is told and is no failure.
@@ -90,18 +102,31 @@ struct Layers<'a> {
     store: &'a Store,
     source: &'a Source,
     progress: &'a Arc<dyn Progress>,
-    here: Arc<Here>,
+    here: Arc<dyn Contents>,
+    delta: Option<Delta>,
     fetched: &'a mut Fetched,
-    /// Layers to import, by index; with a reason those that have to be read as a whole.
-    waiting: VecDeque<(usize, Option<String>)>,
-    importing: JoinSet<Result<(usize, Imported)>>,
+    /// Layers to import.
+    waiting: VecDeque<Waiting>,
+    importing: JoinSet<Result<(Waiting, Imported)>>,
+}
+
+/// A layer to import, and what is known of the ways to do so.
+#[derive(Default)]
+struct Waiting {
+    index: usize,
+    no_delta: bool,
+    no_parts: bool,
+    /// Why it cannot be read in parts.
+    whole: Option<String>,
+    /// What did not work.
+    failed: Vec<String>,
 }
 
 /// How an import ended.
 enum Imported {
-    Done(ImportStats, Taken, Option<u64>),
-    /// It could not be read in parts, and the whole layer may be good: why, and bytes that were fetched.
-    NotInParts(String, u64),
+    Done(ImportStats, Taken, Way, u64),
+    /// It could not be made in this way, and another may be good: bytes that were fetched.
+    NotSo(u64),
 }
 
 impl Layers<'_> {
@@ -109,75 +134,141 @@ impl Layers<'_> {
         let mut taken = Taken::default();
         loop {
             while self.importing.len() < TOGETHER {
-                let Some((index, reason)) = self.waiting.pop_front() else { break };
-                self.start(index, reason).await?;
+                let Some(waiting) = self.waiting.pop_front() else { break };
+                self.start(waiting).await?;
             }
             let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
-            let (index, imported) = imported.context("importing in a thread")??;
-            let layer = &mut self.fetched.layers[index];
+            let (waiting, imported) = imported.context("importing in a thread")??;
+            let layer = &mut self.fetched.layers[waiting.index];
             match imported {
-                Imported::Done(stats, contents, in_parts) => {
-                    layer.bytes += in_parts.unwrap_or(layer.size);
-                    layer.way = if in_parts.is_some() { Way::Partial } else { Way::Whole };
+                Imported::Done(stats, contents, way, bytes) => {
+                    layer.bytes += bytes;
+                    layer.way = way;
+                    layer.reason = waiting.reason(way);
                     self.fetched.stats.merge(&stats);
                     taken.append(contents);
                     self.progress.step("import layer");
                 }
-                Imported::NotInParts(reason, bytes) => {
+                Imported::NotSo(bytes) => {
                     layer.bytes += bytes;
-                    self.waiting.push_front((index, Some(reason)));
+                    self.waiting.push_front(waiting);
                 }
             }
         }
     }
 
-    async fn start(&mut self, index: usize, reason: Option<String>) -> Result<()> {
+    /// Starts to import a layer in the cheapest way that is left.
+    async fn start(&mut self, mut waiting: Waiting) -> Result<()> {
         let layers = &self.source.resolved().layers;
-        let layer = &layers[index];
-        let doing =
-            format!("pulling {}: importing layer {} ({} of {})", self.source.resolved().reference, layer.digest, index + 1, layers.len());
-        let reason = match reason {
-            Some(reason) => reason,
-            None => match self.source.open_partial(index, self.here.clone(), Arc::clone(self.progress)).await? {
-                Partial::Parts(parts) => {
-                    let (store, layer) = (self.store.clone(), layer.clone());
-                    self.importing.spawn_blocking(move || Ok((index, import_parts(&store, &layer, parts).context(doing)?)));
-                    return Ok(());
-                }
-                Partial::Whole { reason, bytes } => {
-                    self.fetched.layers[index].bytes += bytes;
-                    reason
-                }
-            },
+        let layer = &layers[waiting.index];
+        let doing = format!(
+            "pulling {}: importing layer {} ({} of {})",
+            self.source.resolved().reference,
+            layer.digest,
+            waiting.index + 1,
+            layers.len()
+        );
+        let by_delta = self.delta.as_ref().filter(|_| !waiting.no_delta).and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
+        let plan = self.plan(&mut waiting, by_delta).await?;
+        let made = match (by_delta, plan, &self.delta) {
+            (Some(size), plan, Some(delta)) if plan.as_ref().is_none_or(|plan| size <= plan.cost()) => {
+                self.fetched.layers[waiting.index].bytes += plan.map_or(0, |plan| plan.spent());
+                waiting.no_delta = true;
+                let (files, progress) = (Arc::clone(&delta.files), Arc::clone(self.progress));
+                Some((Way::Delta, self.source.open_delta(waiting.index, &delta.found, files, progress).await?))
+            }
+            (_, Some(plan), _) => {
+                waiting.no_parts = true;
+                Some((Way::Partial, plan.start().await?))
+            }
+            _ => None,
         };
-        self.fetched.layers[index].reason = Some(reason);
-        let reader = self.source.open_layer(index, Arc::clone(self.progress)).await?;
-        let (store, diff_id, contents) = (self.store.clone(), layer.diff_id.clone(), self.source.has_table(index));
-        self.importing.spawn_blocking(move || {
-            let imported = if contents {
-                store.import_layer_and_contents(&diff_id, reader)
-            } else {
-                store.import_layer(&diff_id, reader).map(|stats| (stats, Taken::default()))
-            };
-            let (stats, taken) = imported.context(doing)?;
-            Ok((index, Imported::Done(stats, taken, None)))
-        });
+        let contents = self.source.has_table(waiting.index);
+        match made {
+            Some((way, Partial::Parts(parts))) => {
+                let (store, layer) = (self.store.clone(), layer.clone());
+                self.importing.spawn_blocking(move || {
+                    let imported = import_made(&store, &layer, parts, way, contents, &mut waiting).context(doing)?;
+                    Ok((waiting, imported))
+                });
+            }
+            Some((way, Partial::Whole { reason, bytes })) => {
+                self.fetched.layers[waiting.index].bytes += bytes;
+                waiting.fail(way, &reason);
+                self.waiting.push_front(waiting);
+            }
+            None => {
+                let reader = self.source.open_layer(waiting.index, Arc::clone(self.progress)).await?;
+                let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
+                self.importing.spawn_blocking(move || {
+                    let (stats, taken) = import(&store, &diff_id, reader, contents).context(doing)?;
+                    Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
+                });
+            }
+        }
         Ok(())
+    }
+
+    /// How the layer would be read in parts, unless it is clear by its table alone that a delta of `by_delta` bytes costs less.
+    async fn plan(&mut self, waiting: &mut Waiting, by_delta: Option<u64>) -> Result<Option<PartialPlan>> {
+        let table = self.source.table_size(waiting.index).unwrap_or_default();
+        if waiting.no_parts || by_delta.is_some_and(|size| size <= table) {
+            return Ok(None);
+        }
+        match self.source.plan_partial(waiting.index, self.here.clone(), Arc::clone(self.progress)).await? {
+            Partial::Parts(plan) => Ok(Some(plan)),
+            Partial::Whole { reason, bytes } => {
+                self.fetched.layers[waiting.index].bytes += bytes;
+                waiting.no_parts = true;
+                waiting.whole = Some(reason);
+                Ok(None)
+            }
+        }
     }
 }
 
-fn import_parts(store: &Store, layer: &Layer, mut parts: PartialLayer) -> Result<Imported> {
-    let reader = parts.reader()?;
-    match store.import_layer_and_contents(&layer.diff_id, reader) {
-        Ok((stats, taken)) => Ok(Imported::Done(stats, taken, Some(parts.bytes()))),
-        Err(error) => match parts.failure() {
-            Some(reason) => Ok(Imported::NotInParts(reason, parts.bytes())),
+impl Waiting {
+    fn fail(&mut self, way: Way, reason: &str) {
+        let how = if way == Way::Delta { "by a delta: " } else { "" };
+        self.failed.push(format!("{how}{reason}"));
+    }
+
+    /// What there is to tell of a layer that came in this way in the end.
+    fn reason(&self, way: Way) -> Option<String> {
+        let whole = self.whole.iter().filter(|_| way == Way::Whole);
+        let told: Vec<&str> = self.failed.iter().chain(whole).map(String::as_str).collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
+/// Imports a layer that is made of what is here and what is fetched.
+fn import_made(store: &Store, layer: &Layer, mut made: PartialLayer, way: Way, contents: bool, waiting: &mut Waiting) -> Result<Imported> {
+    let reader = made.reader()?;
+    match import(store, &layer.diff_id, reader, contents) {
+        Ok((stats, taken)) => Ok(Imported::Done(stats, taken, way, made.bytes())),
+        Err(error) => match made.failure() {
+            Some(reason) => {
+                waiting.fail(way, &reason);
+                Ok(Imported::NotSo(made.bytes()))
+            }
             None => Err(error),
         },
     }
 }
 
-/// The objects of the repository, as the image side asks for them.
+/// Imports a layer, with the digests of its contents where they are of use.
+fn import(store: &Store, diff_id: &str, reader: LayerReader, contents: bool) -> Result<(ImportStats, Taken)> {
+    if contents {
+        return store.import_layer_and_contents(diff_id, reader);
+    }
+    Ok((store.import_layer(diff_id, reader)?, Taken::default()))
+}
+
+/// The objects of a repository, as the image side asks for them.
+pub(in crate::ops) fn here(store: &Store) -> Result<Arc<dyn Contents>> {
+    Ok(Arc::new(Here(store.contents()?)))
+}
+
 struct Here(store::Contents);
 
 impl Contents for Here {

@@ -121,7 +121,7 @@ fn owners(tree: &Tree) -> Result<HashMap<Vec<u8>, Owner>> {
 
 /// Adds those of rpm's database, or tells why it was not read.
 fn rpm_owners(tree: &Tree, owners: &mut HashMap<Vec<u8>, Owner>) -> Result<Result<(), String>> {
-    let packages = match rpm::packages(tree)? {
+    let packages = match rpm::packages(tree, &mut |tree, file| tree.read(file).map(Ok))? {
         None => return Ok(Ok(())),
         Some(Err(reason)) => return Ok(Err(reason)),
         Some(Ok(packages)) => packages,

@@ -12,12 +12,14 @@ use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
-use super::{Store, objects, with_repository};
+use super::{ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
 
+mod journal;
 mod rebuild;
 pub(super) mod table;
 
+pub(super) use journal::Journal;
 pub use table::ContentDigest;
 pub(super) use table::Record;
 use table::{MAX, Table};
@@ -51,8 +53,18 @@ impl Contents {
 
     /// Whether there is an object with this content and size.
     pub fn has(&self, content: &ContentDigest, size: u64) -> bool {
-        let found = self.table.find(content).filter(|record| record.size == size);
-        found.is_some_and(|record| is_here(&self.store, &record).unwrap_or(false))
+        self.object(content, size).is_some()
+    }
+
+    /// The object with this content and size, if it is here.
+    pub(in crate::store) fn object(&self, content: &ContentDigest, size: u64) -> Option<ObjectId> {
+        let record = self.table.find(content).filter(|record| record.size == size)?;
+        is_here(&self.store, &record).unwrap_or(false).then(|| ObjectId::named(hex::encode(&record.object)))
+    }
+
+    /// All objects that the index knows.
+    pub(in crate::store) fn objects(&self) -> impl Iterator<Item = ObjectId> {
+        self.table.records().map(|record| ObjectId::named(hex::encode(&record.object)))
     }
 
     /// Opens it.
@@ -75,7 +87,13 @@ impl Store {
     ///
     /// It cannot be read.
     pub fn contents(&self) -> Result<Contents> {
-        Ok(Contents { store: self.clone(), table: read(self)?.unwrap_or_default() })
+        let table = read(self)?.unwrap_or_default();
+        let journal = journal::read(self.dir(), self.algorithm())?;
+        if journal.is_empty() {
+            return Ok(Contents { store: self.clone(), table });
+        }
+        let all = Table::write(journal.into_iter().chain(table.records()).collect(), self.algorithm());
+        Ok(Contents { store: self.clone(), table: Table::parse(all, self.algorithm()).unwrap_or_default() })
     }
 
     /// Adds files to the content index, and takes out those whose objects are gone. Durable when it returns, and whole or not there at any time.
@@ -87,10 +105,12 @@ impl Store {
     pub fn remember(&self, taken: Taken) -> Result<bool> {
         let old = read(self)?;
         let known = |record: &Record| old.as_ref().and_then(|old| old.find(&record.content)).as_ref() == Some(record);
-        if taken.0.iter().all(known) {
+        let mut records = taken.0;
+        records.extend(journal::read(self.dir(), self.algorithm())?);
+        if records.iter().all(known) {
+            journal::remove(self.dir())?;
             return Ok(false);
         }
-        let mut records = taken.0;
         records.extend(old.iter().flat_map(Table::records));
         // What was just taken in comes first, so that it wins.
         let mut seen = std::collections::HashSet::new();
@@ -102,6 +122,7 @@ impl Store {
             }
         }
         dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(here, self.algorithm())).context("writing the content index")?;
+        journal::remove(self.dir())?;
         Ok(true)
     }
 }

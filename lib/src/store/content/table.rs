@@ -63,11 +63,7 @@ impl Table {
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((object as u32).to_le_bytes());
         bytes.extend((records.len() as u64).to_le_bytes());
-        for record in records {
-            bytes.extend_from_slice(&record.content);
-            bytes.extend_from_slice(&record.object);
-            bytes.extend(record.size.to_le_bytes());
-        }
+        records.iter().for_each(|record| record.append_to(&mut bytes));
         let checksum = sha256(&bytes);
         bytes.extend_from_slice(&checksum);
         bytes
@@ -103,13 +99,32 @@ impl Table {
     }
 
     fn record(&self, index: usize) -> Record {
-        let bytes = &self.bytes[self.records.start + index * record_size(self.object)..][..record_size(self.object)];
+        Record::of(&self.bytes[self.records.start + index * record_size(self.object)..][..record_size(self.object)], self.object)
+    }
+}
+
+impl Record {
+    /// A record by its bytes, which are as many as it has.
+    fn of(bytes: &[u8], object: usize) -> Self {
         let (content, rest) = bytes.split_at(32);
-        let (object, size) = rest.split_at(self.object);
+        let (object, size) = rest.split_at(object);
         let mut digest = [0; 32];
         digest.copy_from_slice(content);
-        Record { content: digest, object: object.into(), size: number(size) }
+        Self { content: digest, object: object.into(), size: number(size) }
     }
+
+    /// Appends its bytes.
+    pub(super) fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(&self.content);
+        bytes.extend_from_slice(&self.object);
+        bytes.extend(self.size.to_le_bytes());
+    }
+}
+
+/// The records that lie one behind the other in `bytes`. One that is cut at the end is none.
+pub(super) fn records_of(bytes: &[u8], algorithm: Algorithm) -> impl Iterator<Item = Record> + '_ {
+    let object = digest_size(algorithm);
+    bytes.chunks_exact(record_size(object)).map(move |bytes| Record::of(bytes, object))
 }
 
 /// Bytes of a digest.

@@ -77,6 +77,7 @@ fn checked(outcome: upgrade::Outcome, reboot_needed: bool) -> upgrade::Report {
         staged: None,
         failed: None,
         pulled: None,
+        preview: None,
     }
 }
 

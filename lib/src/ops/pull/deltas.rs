@@ -1,0 +1,56 @@
+//! Deltas of the image that is pulled, from images that are here.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::image::{DeltaBlob, FoundDelta, Layer, Source, SourceFiles};
+use crate::ops::delta::Files;
+use crate::progress::Progress;
+use crate::store::{Store, StoredImage};
+
+/// A delta, and the files that it starts from.
+pub(in crate::ops) struct Delta {
+    pub(super) found: FoundDelta,
+    pub(super) files: Arc<dyn SourceFiles>,
+}
+
+impl Delta {
+    /// Looks for one by which `layers` cost least. Without one the pull fetches more and nothing is wrong, so trouble is told and is no failure.
+    pub(in crate::ops) async fn find(store: &Store, source: &Source, layers: &[usize], progress: &dyn Progress) -> Option<Self> {
+        match Self::try_find(store, source, layers).await {
+            Ok(found) => found,
+            Err(error) => {
+                progress.note(format!("looking for a delta of {}: {error:#}", source.resolved().reference));
+                None
+            }
+        }
+    }
+
+    async fn try_find(store: &Store, source: &Source, layers: &[usize]) -> Result<Option<Self>> {
+        let stored = stored(store)?;
+        let configs: Vec<String> = stored.iter().map(|image| image.config_digest.clone()).collect();
+        if configs.is_empty() {
+            return Ok(None);
+        }
+        let Some(found) = source.find_delta(layers, configs).await? else { return Ok(None) };
+        let Some(image) = stored.iter().find(|image| image.config_digest == found.source_config) else { return Ok(None) };
+        let files = Files(store.tree(&image.image)?);
+        Ok(Some(Self { found, files: Arc::new(files) }))
+    }
+
+    /// What stands for a layer, where that is less than the layer.
+    pub(in crate::ops) fn blob(&self, layer: &Layer) -> Option<&DeltaBlob> {
+        self.found.blob(layer)
+    }
+}
+
+/// The images that stay here: those that have a tag.
+fn stored(store: &Store) -> Result<Vec<StoredImage>> {
+    let mut stored: Vec<StoredImage> = Vec::new();
+    for (_, manifest) in store.tags()? {
+        // One that is damaged is of no use, and for others to tell.
+        stored.extend(store.find(&manifest).ok().flatten().filter(|image| !stored.contains(image)));
+    }
+    Ok(stored)
+}

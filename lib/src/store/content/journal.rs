@@ -1,0 +1,76 @@
+//! The content journal: files that a pull has taken in and the content index does not know yet, so that a pull that is cut goes on from what it has.
+//!
+//! Records as in the index, one behind the other, appended in batches by those who import, without a sync. What is left of it after a cut is read together with the
+//! index; it is folded into that, and removed, when the layers of a pull are complete. A record that is torn or leads to no object counts as absent.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::BorrowedFd;
+
+use anyhow::{Context, Result};
+
+use super::table::{MAX, Record, records_of};
+use crate::image_id::Algorithm;
+use crate::sys::dir;
+
+/// The name of the journal in the repository.
+pub(super) const CONTENT_JOURNAL: &str = "content-journal";
+
+/// So many records are written at a time.
+const BATCH: usize = 256;
+
+/// Appends to the journal.
+pub(in crate::store) struct Journal {
+    file: File,
+    waiting: Vec<u8>,
+    count: usize,
+}
+
+impl Journal {
+    /// Opens the journal of the repository at `repository`, and makes it where there is none.
+    pub(in crate::store) fn open(repository: BorrowedFd<'_>) -> Result<Self> {
+        let file = dir::append(repository, CONTENT_JOURNAL, 0o644).context("opening the content journal")?;
+        // Only cut after cut makes it so large, with much that stands in it many times.
+        if file.metadata().context("opening the content journal")?.len() >= MAX {
+            file.set_len(0).context("emptying the content journal")?;
+        }
+        Ok(Self { file, waiting: Vec::new(), count: 0 })
+    }
+
+    /// Takes a record. It is written when there are enough of them.
+    pub(in crate::store) fn push(&mut self, record: &Record) -> Result<()> {
+        record.append_to(&mut self.waiting);
+        self.count += 1;
+        if self.count < BATCH { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        // In one piece: others may append, too.
+        self.file.write_all(&self.waiting).context("writing the content journal")?;
+        self.waiting.clear();
+        self.count = 0;
+        Ok(())
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // What is not written costs bytes in the next pull, and nothing else.
+        let _ = self.flush();
+    }
+}
+
+/// What is in the journal. Nothing where there is none; what is larger than an index can be is not read.
+pub(super) fn read(repository: BorrowedFd<'_>, algorithm: Algorithm) -> Result<Vec<Record>> {
+    let Some(file) = dir::open_file_optional(repository, CONTENT_JOURNAL).context("opening the content journal")? else {
+        return Ok(Vec::new());
+    };
+    let mut bytes = Vec::new();
+    File::from(file).take(MAX).read_to_end(&mut bytes).context("reading the content journal")?;
+    Ok(records_of(&bytes, algorithm).collect())
+}
+
+/// Removes the journal, once the index has it all.
+pub(super) fn remove(repository: BorrowedFd<'_>) -> Result<()> {
+    dir::remove_file(repository, CONTENT_JOURNAL).context("removing the content journal").map(drop)
+}

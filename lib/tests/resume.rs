@@ -1,0 +1,142 @@
+//! Transfers that break: they go on from there, and a registry that is busy is asked again.
+
+mod partial_common;
+#[path = "common/relay.rs"]
+mod relay;
+
+use std::sync::Arc;
+
+use partial_common::oci::{Compression, Layout, noise, plain_http};
+use partial_common::registry::{Registry, push};
+use partial_common::{CHUNKED, Machine, Release, way};
+use relay::{Odd, Relay};
+use selkie::error::{Failure, FailureKind};
+use selkie::ops::pull::{self, Way};
+use selkie::progress::{Event, Progress, Recorder};
+
+/// The first release with a file of five megabytes that cannot be compressed.
+fn large() -> Release {
+    let mut release = Release::first();
+    release.0.insert("usr/large".into(), noise(8_000_000)[3_000_000..].to_vec());
+    release
+}
+
+/// What selkie asked for of blobs: where each range began, and nothing for all of it.
+fn asked(relay: &Relay) -> Vec<Option<u64>> {
+    let heads = relay.seen().into_iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/"));
+    let start = |head: String| head.split_once("range: bytes=").map(|(_, range)| range.split_once('-').unwrap().0.parse().unwrap());
+    heads.map(start).collect()
+}
+
+fn machine(registry: &Registry, odd: Odd) -> (Machine, Relay, String) {
+    let relay = Relay::start(&registry.address, odd);
+    let name = format!("{}/acme/os:v1", relay.address);
+    (Machine::new(), relay, name)
+}
+
+#[test]
+fn a_layer_goes_on_from_where_the_connection_broke() {
+    let registry = Registry::start();
+    large().push(&registry, "v1", &["--dest-compress-format=zstd"]);
+    let expected = Machine::new();
+    let size = expected.pull(&registry.name("acme/os:v1")).bytes_fetched;
+    // In pieces; all again where there are no ranges, of which what is here is passed over.
+    let piece = 1_200_000;
+    let pieces: Vec<Option<u64>> = (0..size).step_by(piece).map(|at| Some(at).filter(|at| *at > 0)).collect();
+    for (odd, requests) in [(Odd::Breaks(piece), pieces), (Odd::BreaksOnce(piece), vec![None, Some(piece as u64)])] {
+        let (machine, relay, name) = machine(&registry, odd);
+        let recorder = Arc::<Recorder>::default();
+        machine.pull_with(&name, &recorder).unwrap();
+        assert_eq!(asked(&relay), requests, "{odd:?}");
+        let notes = recorder.events().into_iter().filter(|event| matches!(event, Event::Note { .. })).count();
+        assert!(notes >= requests.len() - 1, "{odd:?}: every pause is told");
+        assert_eq!(machine.objects(), expected.objects(), "{odd:?}");
+    }
+}
+
+#[test]
+fn a_line_that_breaks_all_the_time_is_given_up_and_what_came_is_of_use() {
+    let registry = Registry::start();
+    large().push(&registry, "v1", &["--dest-compress-format=zstd"]);
+    let (machine, relay, name) = machine(&registry, Odd::Breaks(300_000));
+    let error = machine.try_pull(&name).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::Unreachable, "{error:#}");
+    assert!(failure.message.contains(", 3 times in a row"), "{failure}");
+    assert_eq!(asked(&relay), [None, Some(300_000), Some(600_000)]);
+    let again = machine.pull(&registry.name("acme/os:v1"));
+    assert!(again.objects_reused > 0, "{again:?}");
+}
+
+#[test]
+fn the_files_of_a_layer_that_was_cut_are_not_fetched_again() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    let (cut, _relay, name) = machine(&registry, Odd::Breaks(300_000));
+    cut.try_pull(&name).unwrap_err();
+    assert!(cut.journal().exists() && !cut.index().exists());
+    // A journal that is torn loses what is torn; what is no record leads to no object.
+    let torn = std::fs::read(cut.journal()).unwrap();
+    std::fs::write(cut.journal(), [&[0xab; 72], &torn[..torn.len() - 1]].concat()).unwrap();
+    let pulled = cut.pull(&registry.name("acme/os:v1"));
+    let (way, bytes, size, reason) = way(&pulled);
+    assert_eq!((way, reason), (Way::Partial, None));
+    assert!(bytes < size - 500_000, "{bytes} of {size}");
+    assert!(!cut.journal().exists() && cut.index().exists());
+    let whole = Machine::new();
+    whole.pull(&registry.name("acme/os:v1"));
+    assert_eq!(cut.everything(), whole.everything());
+}
+
+#[test]
+fn a_registry_that_is_busy_is_asked_again() {
+    let registry = Registry::start();
+    large().push(&registry, "v1", CHUNKED);
+    let (machine, relay, name) = machine(&registry, Odd::Busy);
+    machine.pull(&name);
+    assert_eq!(asked(&relay), [None; 3]);
+}
+
+#[test]
+fn ranges_of_a_layer_go_on_too() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v0", CHUNKED);
+    large().push(&registry, "v1", CHUNKED);
+    let (machine, relay, name) = machine(&registry, Odd::Breaks(1_200_000));
+    machine.pull(&registry.name("acme/os:v0"));
+    let pulled = machine.pull(&name);
+    assert_eq!((way(&pulled).0, way(&pulled).3), (Way::Partial, None));
+    assert!(asked(&relay).len() > 5, "{:?}", asked(&relay));
+}
+
+/// Moves a tag as soon as something is fetched.
+struct Mover<F>(F);
+
+impl<F: Fn() + Send + Sync> Progress for Mover<F> {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Step { .. }) {
+            (self.0)();
+        }
+    }
+}
+
+#[test]
+fn a_tag_that_moves_meanwhile_is_told() {
+    let registry = Registry::start();
+    let mut layout = Layout::new();
+    for (tag, release) in [("v1", Release::first()), ("v2", Release::second())] {
+        let image = layout.image("amd64", &[(Compression::Zstd, release.tar())]);
+        layout.publish(Some(tag), &image);
+    }
+    let name = registry.name("acme/os:stable");
+    let move_to = |tag: &str| push(&["--preserve-digests"], layout.path(), tag, &name);
+    move_to("v1");
+    let options = pull::Options { image: name.parse().unwrap(), source: plain_http(), tag: None };
+    let moved = |progress: Arc<dyn Progress>| pull::run(&Machine::new().store, &options, &progress).unwrap();
+    assert_eq!(moved(Arc::<Recorder>::default()).moved_to, None);
+    let (path, to) = (layout.path().to_owned(), name.clone());
+    let pulled = moved(Arc::new(Mover(move || push(&["--preserve-digests"], &path, "v2", &to))));
+    let second = moved(Arc::<Recorder>::default());
+    assert_ne!(pulled.manifest_digest, second.manifest_digest);
+    assert_eq!(pulled.moved_to, Some(second.manifest_digest));
+}
