@@ -30,6 +30,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "chunked_table", run: crate::image::fuzz::table, seeds: crate::image::fuzz::tables },
     Target { name: "tar_split", run: crate::image::fuzz::tar_split, seeds: crate::image::fuzz::tar_splits },
     Target { name: "partial", run: crate::image::fuzz::partial, seeds: crate::image::fuzz::partials },
+    Target { name: "patch", run: crate::image::fuzz::patch, seeds: crate::image::fuzz::patches },
     Target { name: "manifest", run: crate::image::fuzz::manifest, seeds: seeds::manifests },
     Target { name: "registries_conf", run: crate::image::fuzz::registries_conf, seeds: seeds::registries_confs },
     Target { name: "credentials", run: crate::image::fuzz::credentials, seeds: seeds::credentials },

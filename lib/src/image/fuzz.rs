@@ -12,6 +12,7 @@ use super::entry::{Entry, EntryKind};
 use super::manifest::{self, Fetched};
 use super::platform::{self, Candidate};
 
+pub(crate) use super::delta::fuzz::{patch, patches};
 pub(crate) use super::partial::fuzz::{partial, partials, table, tables, tar_split, tar_splits};
 pub(crate) use super::registry::fuzz::{challenge, credentials, registries_conf};
 

@@ -11,6 +11,8 @@ mod apply;
 mod artifact;
 mod find;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod output;
 mod patch;
 mod read;
