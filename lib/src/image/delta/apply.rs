@@ -9,6 +9,7 @@ use oci_delta::{DeltaBlobReader, DeltaDataSource, parse_delta_manifest, reconstr
 use oci_spec::image::{Descriptor, ImageManifest, MediaType};
 
 use super::artifact::{Delta, blob_file};
+use crate::sys::interrupt;
 
 /// The largest file that is read into memory because a patch refers to all of it.
 const MAX_WHOLE: u64 = 128 << 20;
@@ -59,10 +60,26 @@ pub async fn prove_delta(delta: &Delta, files: &dyn SourceFiles) -> Result<()> {
             continue;
         };
         let file = blob_file(&delta.directory, blob.digest().as_ref())?;
-        let applied = || apply_delta(file, blob.media_type().as_ref(), files, diff_id, &mut io::sink());
+        let applied = || apply_delta(file, blob.media_type().as_ref(), files, diff_id, &mut Away);
         tokio::task::block_in_place(applied).with_context(|| format!("making layer {} of blob {}", layer.digest(), blob.digest()))?;
     }
     Ok(())
+}
+
+/// Takes what nobody needs, until a signal calls off what is at work.
+struct Away;
+
+impl Write for Away {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match interrupt::called_off() {
+            Some(signal) => Err(io::Error::other(signal.failure())),
+            None => Ok(bytes.len()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The blobs of a delta that is put together.

@@ -162,7 +162,7 @@ impl Making<'_> {
         }
         let delta = Delta::new(self.from, to, described(to, &blobs), self.scratch)?;
         progress.phase("proving the delta".to_owned());
-        image::prove_delta(&delta, &self.known.files).await.map_err(|error| unproven(&error))?;
+        image::prove_delta(&delta, &self.known.files).await.map_err(unproven)?;
         let written = delta.write(&self.options.output, &self.options.destination, progress).await?;
         Ok(Report {
             output: self.options.output.to_string(),
@@ -226,9 +226,13 @@ fn described(to: &Resolved, blobs: &HashMap<&str, DeltaBlob>) -> Vec<DeltaLayer>
     once.map(|(layer, blob)| DeltaLayer { layer: layer.clone(), blob: blob.clone() }).collect()
 }
 
-fn unproven(error: &anyhow::Error) -> Failure {
+fn unproven(error: anyhow::Error) -> anyhow::Error {
+    use FailureKind::{HungUp, Interrupted, Terminated};
+    if Failure::find(&error).is_some_and(|failure| matches!(failure.kind, HungUp | Interrupted | Terminated)) {
+        return error;
+    }
     let message = format!("proving the delta: {error:#}");
-    Failure::new(FailureKind::Corrupt, message).hint("nothing was published; this is a bug of selkie")
+    Failure::new(FailureKind::Corrupt, message).hint("nothing was published; this is a bug of selkie").into()
 }
 
 fn report(layer: &image::Layer, blob: &DeltaBlob, origins: Origins) -> Layer {
