@@ -1,16 +1,15 @@
 //! Neither making a delta nor pulling by it takes memory for the size of a layer. Alone in its program, so that its memory can be told.
 
 mod delta_common;
-mod partial_common;
 mod store_common;
 
 use std::io::{Read, Write};
 
-use delta_common::oci::Compression;
+use delta_common::partial_common::Machine;
+use delta_common::partial_common::oci::Compression;
 use delta_common::{Desk, base, tar};
 use ocidir::oci_spec::image::{Descriptor, Digest, MediaType};
 use openssl::sha::{Sha256, sha256};
-use partial_common::Machine;
 use selkie::ops::pull::Way;
 use store_common::peak_memory;
 
@@ -27,7 +26,7 @@ fn large(desk: &Desk, files: &[(&str, u8)]) -> (Descriptor, String) {
         encoder.write_all(bytes).unwrap();
     };
     for (name, byte) in files {
-        let mut header = delta_common::oci::header(tar::EntryType::Regular, SIZE);
+        let mut header = delta_common::partial_common::oci::header(tar::EntryType::Regular, SIZE);
         header.set_path(name).unwrap();
         header.set_cksum();
         put(header.as_bytes());

@@ -1,16 +1,15 @@
 //! Pulls by a delta: how many bytes, that nobody can tell afterwards, and that nothing is believed.
 
 mod delta_common;
-mod partial_common;
 #[path = "common/relay.rs"]
 mod relay;
 
 use std::io::Write;
 
-use delta_common::oci::{Compression, flip, plain_http};
-use delta_common::registry::{Registry, push};
+use delta_common::partial_common::oci::{Compression, flip, plain_http};
+use delta_common::partial_common::registry::{Registry, push};
+use delta_common::partial_common::{CHUNKED, Machine};
 use delta_common::{Desk, base, first, json, second, silent, tar};
-use partial_common::{CHUNKED, Machine};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::SourceOptions;

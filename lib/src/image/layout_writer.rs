@@ -243,6 +243,21 @@ mod tests {
     }
 
     #[test]
+    fn an_artifact_needs_no_tag_and_takes_that_of_no_image() {
+        let image = with(None, "a", Some("v1")).unwrap();
+        let artifact = |index: &[u8], digest: &str, tag: Option<&str>| {
+            let mut entry = entry(digest, tag);
+            entry["artifactType"] = "delta".into();
+            with_entry("dir", Some(index), entry, tag).map_err(|e| Failure::find(&e).unwrap().kind)
+        };
+        let two = artifact(&image, "b", None).unwrap();
+        assert_eq!(artifact(&two, "b", None).unwrap(), two);
+        let three = artifact(&two, "c", Some("delta")).unwrap();
+        assert_eq!(tags(&artifact(&three, "d", Some("delta")).unwrap()), [r#""a""v1""#, r#""b"null"#, r#""d""delta""#]);
+        assert_eq!(artifact(&three, "d", Some("v1")), Err(FailureKind::Usage));
+    }
+
+    #[test]
     fn what_is_no_index_is_corrupt() {
         for bytes in ["{", "[]", "{}", r#"{"manifests": {}}"#] {
             assert_eq!(with(Some(bytes.as_bytes()), "a", Some("v1")), Err(FailureKind::Corrupt), "{bytes}");

@@ -1,16 +1,14 @@
 //! What the tests of deltas share: two releases of an image, and deltas between them.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-#[path = "../common/oci.rs"]
-pub(crate) mod oci;
-#[path = "../common/registry.rs"]
-pub(crate) mod registry;
+#[path = "../partial_common/mod.rs"]
+pub(crate) mod partial_common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use oci::{Compression, Layout, header, noise, plain_http};
+use partial_common::oci::{Compression, Layout, header, noise, plain_http};
 use selkie::image::OutputOptions;
 use selkie::ops::delta::{self, Options, Report};
 use selkie::progress::{Progress, Silent};

@@ -72,8 +72,10 @@ pub enum Partial<T> {
 pub struct PartialPlan {
     cost: u64,
     state: Arc<State>,
-    start: Box<dyn FnOnce() -> Result<LayerReader, String> + Send>,
+    start: Start,
 }
+
+type Start = Box<dyn FnOnce() -> Result<LayerReader, String> + Send>;
 
 impl PartialPlan {
     /// Bytes that starting now will take, requests included.

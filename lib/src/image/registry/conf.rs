@@ -265,6 +265,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_goes_to_the_registry_itself() {
+        let config = config(&[
+            "[[registry]]\nprefix = \"r.io\"\nlocation = \"other.io\"\ninsecure = true\n[[registry.mirror]]\nlocation = \"m.io\"\n\
+            [[registry]]\nprefix = \"b.io\"\nblocked = true\n",
+        ]);
+        let to = |reference: &str| config.destination(&reference.parse().unwrap());
+        let endpoint = |host: &str, insecure| Endpoint { host: host.into(), repository: "a/b".into(), insecure };
+        assert_eq!(to("r.io/a/b:v1"), Ok(endpoint("r.io", true)));
+        assert_eq!(to("q.io/a/b:v1"), Ok(endpoint("q.io", false)));
+        assert!(to("b.io/a/b:v1").is_err());
+    }
+
+    #[test]
     fn later_files_replace_what_earlier_ones_say() {
         let temp = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(temp.path().join(name), text).unwrap();
