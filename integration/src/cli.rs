@@ -91,6 +91,9 @@ pub(crate) struct BenchOptions {
     /// Measure a small pair of images that is made in seconds: shows that measuring works, and little more
     #[arg(long)]
     pub(crate) small: bool,
+    /// Use the layouts of the last run instead of making them anew
+    #[arg(long, conflicts_with = "small")]
+    pub(crate) reuse: bool,
     /// Measure only contests whose title has this in it
     #[arg(long, value_name = "TEXT")]
     pub(crate) only: Option<String>,

@@ -38,7 +38,7 @@ const SOURCES: [&str; 3] = [
     "deb http://deb.debian.org/debian-security trixie-security main",
 ];
 /// Keeps the kernel of the point release.
-const KEEP_KERNEL: &str = r#"--customize-hook=for suite in trixie-updates trixie-security; do printf 'Package: linux-*\nPin: release n=%s\nPin-Priority: -1\n\n' $suite; done > "$1"/etc/apt/preferences.d/kernel"#;
+const KEEP_KERNEL: &str = r#"--customize-hook=for suite in trixie-updates trixie-security; do printf 'Package: linux-image-amd64\nPin: release n=%s\nPin-Priority: -1\n\n' $suite; done > "$1"/etc/apt/preferences.d/kernel"#;
 /// Releases that fail, each by its own Containerfile.
 const BAD_RELEASES: [(&str, &str); 3] =
     [("bad-check", "bad-check.Containerfile"), ("bad-boot", "bad-boot.Containerfile"), ("bad-hang", "bad-hang.Containerfile")];

@@ -95,18 +95,19 @@ pub(crate) struct Stage<'a> {
 impl Stage<'_> {
     /// Measures the small images once, to show that measuring works.
     pub(crate) fn rehearse(&self, tell: &Teller) -> Result<()> {
-        let options = BenchOptions { runs: 1, write: false, small: true, only: None, base: None };
+        let options = BenchOptions { runs: 1, write: false, small: true, reuse: false, only: None, base: None };
         self.measure(Size::Small, &options, tell).map(drop)
     }
 
     fn measure(&self, size: Size, options: &BenchOptions, tell: &Teller) -> Result<String> {
         let Contestants { selkie, peers } = self.contestants;
         let meter = Meter::start(self.registry.port())?;
-        let pair = pair::make(self, selkie, size, tell)?;
+        let pair = pair::make(self, selkie, size, options.reuse, tell)?;
         let counts = if size == Size::Small { [1, 3] } else { [1, 20] };
         let hosts = Hosts::make(self.lab, &peers.host, &pair, &meter, &counts, tell)?;
         let scratch = self.lab.fresh_subdir("bench")?;
         let verity = tools::init(&peers.cfsctl, &scratch.join("verity"), true).read().is_ok();
+        let run = tempfile::tempdir().context("making a directory for podman")?;
         let bench = Bench {
             selkie,
             cfsctl: &peers.cfsctl,
@@ -115,6 +116,7 @@ impl Stage<'_> {
             pair: &pair,
             hosts: &hosts,
             meter: &meter,
+            run: run.path(),
             verity,
         };
         let mut contests = contest::all(&pair, &hosts);
@@ -125,7 +127,9 @@ impl Stage<'_> {
             one_run(self.lab, &bench, &contests, run, &mut figures)?;
         }
         let text = report::page(&contests, &figures, &bench, options.runs)?;
-        for done in ["bench", "bench-pair"].map(str::to_owned).into_iter().chain(counts.map(|count| format!("bench-host-{count}"))) {
+        // What is made in seconds need not stay.
+        let pair = (size == Size::Small).then(|| "bench-pair".to_owned());
+        for done in pair.into_iter().chain(["bench".to_owned()]).chain(counts.map(|count| format!("bench-host-{count}"))) {
             self.lab.fresh_subdir(&done)?;
         }
         Ok(text)

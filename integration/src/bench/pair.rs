@@ -72,8 +72,8 @@ pub(super) enum Size {
     Small,
 }
 
-/// Makes the pair; `selkie` is the program that rechunks.
-pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, tell: &Teller) -> Result<Pair> {
+/// Makes the pair, or publishes the one that is here; `selkie` is the program that rechunks.
+pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, tell: &Teller) -> Result<Pair> {
     let Stage { lab, images, registry, base, .. } = stage;
     let (versions, server, note) = match size {
         Size::Real => {
@@ -90,7 +90,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, tell: &Teller) 
         }
     };
     let mut pair = Pair {
-        dir: lab.fresh_subdir("bench-pair")?,
+        dir: if reuse { lab.subdir("bench-pair")? } else { lab.fresh_subdir("bench-pair")? },
         note,
         updates: versions[1..].to_vec(),
         sizes: BTreeMap::new(),
@@ -98,7 +98,10 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, tell: &Teller) 
     };
     for version in &versions {
         for form in Form::ALL {
-            publish(&pair, registry, selkie, form, version, &images.reference(&format!("{server}:{version}")))?;
+            if !reuse {
+                write(&pair, selkie, form, version, &images.reference(&format!("{server}:{version}")))?;
+            }
+            publish(&pair, registry, form, version)?;
             pair.sizes.insert((form, version), layouts::size(&pair.layout(form), version)?);
         }
         let (layers, bytes) = pair.sizes[&(Form::Zstd, *version)];
@@ -112,17 +115,19 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, tell: &Teller) 
     Ok(pair)
 }
 
-fn publish(pair: &Pair, registry: &Registry, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
+fn write(pair: &Pair, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
     let to = pair.reference(form, version);
-    if form == Form::Rechunked {
-        let from = pair.reference(Form::Zstd, version);
-        let scratch = &pair.dir;
-        Argv::new([selkie]).with(["rechunk", "--progress=none", &from, "--output", &to, "--scratch"]).with([scratch]).by_root().read()?;
-    } else {
-        copy(&["--dest-compress-format", form.name()], image, &to)?;
+    if form != Form::Rechunked {
+        return copy(&["--dest-compress-format", form.name()], image, &to);
     }
+    let rechunk =
+        Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &pair.reference(Form::Zstd, version), "--scratch"]);
+    rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
+}
+
+fn publish(pair: &Pair, registry: &Registry, form: Form, version: &str) -> Result<()> {
     let remote = format!("docker://{}", registry.here(&Pair::name(form, version)));
-    copy(&["--dest-tls-verify=false", "--preserve-digests"], &to, &remote)
+    copy(&["--dest-tls-verify=false", "--preserve-digests"], &pair.reference(form, version), &remote)
 }
 
 fn copy(options: &[&str], from: &str, to: &str) -> Result<()> {

@@ -23,6 +23,8 @@ pub(super) struct Bench<'a> {
     pub(super) pair: &'a Pair,
     pub(super) hosts: &'a Hosts,
     pub(super) meter: &'a Meter,
+    /// podman takes no long path for what does not outlive it.
+    pub(super) run: &'a Path,
     /// Whether the file system has fs-verity: all seal, or nobody.
     pub(super) verity: bool,
 }
@@ -135,13 +137,13 @@ impl Bench<'_> {
                 argv.with([store(dir)])
             }
             Tool::Composefs => {
-                let insecure = format!("CONTAINERS_REGISTRIES_CONF={}", registries(self.meter, dir)?.display());
+                let insecure = format!("HOME={}", home(self.meter, dir)?.display());
                 let argv = Argv::new(["env", &insecure]).with([self.cfsctl]).with(["--repo"]).with([store(dir)]);
                 argv.with(["oci", "pull", &transport, "bench"])
             }
             Tool::Podman => {
-                let (root, run) = (store(dir), dir.join("run"));
-                let storage = Argv::new(["podman", "--storage-driver", "overlay", "--root"]).with([root]).with(["--runroot"]).with([run]);
+                let storage =
+                    Argv::new(["podman", "--storage-driver", "overlay", "--root"]).with([store(dir)]).with(["--runroot"]).with([self.run]);
                 storage.with(["pull", "--quiet", "--tls-verify=false", &transport])
             }
             Tool::Skopeo => {
@@ -167,11 +169,13 @@ fn store(dir: &Path) -> PathBuf {
     dir.join("store")
 }
 
-/// composefs-ctl has no option for a registry without TLS; the containers configuration has.
-fn registries(meter: &Meter, dir: &Path) -> Result<PathBuf> {
-    let path = dir.join("registries.conf");
+/// composefs-ctl has no option for a registry without TLS; the containers configuration of a user has.
+fn home(meter: &Meter, dir: &Path) -> Result<PathBuf> {
+    let home = dir.join("home");
+    let config = home.join(".config/containers");
+    std::fs::create_dir_all(&config).with_context(|| format!("making {}", config.display()))?;
     let host = meter.reference("");
     let text = format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", host.trim_end_matches('/'));
-    std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
-    Ok(path)
+    std::fs::write(config.join("registries.conf"), text).with_context(|| format!("writing in {}", config.display()))?;
+    Ok(home)
 }
