@@ -26,11 +26,8 @@ fn a_file_much_larger_than_the_memory_that_a_pull_may_take() {
     let within = tempfile::tempdir().unwrap();
     let (layout, repo) = (within.path().join("images"), within.path().join("repo"));
     write(&layout);
-    let options = pull::Options {
-        image: format!("oci:{}:big", layout.display()).parse().unwrap(),
-        source: SourceOptions::default(),
-        tag: None,
-    };
+    let options =
+        pull::Options { image: format!("oci:{}:big", layout.display()).parse().unwrap(), source: SourceOptions::default(), tag: None };
     let repository = pull::Repository { path: repo.clone(), algorithm: None, verity: Verity::IfPossible };
     let silent: Arc<dyn Progress> = Arc::new(Silent);
     let pulled = pull::run_into(&repository, &options, &silent).unwrap();

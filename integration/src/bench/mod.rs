@@ -12,13 +12,14 @@ mod report;
 mod tools;
 mod verdict;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
     build::{self, Programs},
     cli::BenchOptions,
+    command::Argv,
     images::Images,
     lab::Lab,
     packages, registry,
@@ -95,7 +96,7 @@ pub(crate) struct Stage<'a> {
 impl Stage<'_> {
     /// Measures the small images once, to show that measuring works.
     pub(crate) fn rehearse(&self, tell: &Teller) -> Result<()> {
-        let options = BenchOptions { runs: 1, write: false, small: true, reuse: false, only: None, base: None };
+        let options = BenchOptions { runs: 1, write: false, small: true, reuse: false, scratch: None, only: None, base: None };
         self.measure(Size::Small, &options, tell).map(drop)
     }
 
@@ -105,8 +106,10 @@ impl Stage<'_> {
         let pair = pair::make(self, selkie, size, options.reuse, tell)?;
         let counts = if size == Size::Small { [1, 3] } else { [1, 20] };
         let hosts = Hosts::make(self.lab, &peers.host, &pair, &meter, &counts, tell)?;
-        let scratch = self.lab.fresh_subdir("bench")?;
-        let verity = tools::init(&peers.cfsctl, &scratch.join("verity"), true).read().is_ok();
+        let scratch =
+            Scratch { dir: options.scratch.clone().unwrap_or(self.lab.fresh_subdir("bench")?), remove: options.scratch.is_some() };
+        let verity = tools::init(&peers.cfsctl, &scratch.directory("verity")?.join("repository"), true).read().is_ok();
+        let written_to = Argv::new(["stat", "--file-system", "--format", "%T"]).with([&scratch.dir]).read()?;
         let run = tempfile::tempdir().context("making a directory for podman")?;
         let bench = Bench {
             selkie,
@@ -117,6 +120,7 @@ impl Stage<'_> {
             hosts: &hosts,
             meter: &meter,
             run: run.path(),
+            written_to: written_to.trim(),
             verity,
         };
         let mut contests = contest::all(&pair, &hosts);
@@ -124,7 +128,7 @@ impl Stage<'_> {
         let mut figures = Figures::default();
         for run in 1..=options.runs {
             tell.say(format!("run {run} of {}", options.runs));
-            one_run(self.lab, &bench, &contests, run, &mut figures)?;
+            one_run(&scratch, &bench, &contests, run, &mut figures)?;
         }
         let text = report::page(&contests, &figures, &bench, options.runs)?;
         // What is made in seconds need not stay.
@@ -136,16 +140,39 @@ impl Stage<'_> {
     }
 }
 
+/// Where contestants write.
+#[derive(Debug)]
+struct Scratch {
+    dir: PathBuf,
+    remove: bool,
+}
+
+impl Scratch {
+    fn directory(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn done(&self, dir: &Path) -> Result<()> {
+        if !self.remove {
+            return Ok(());
+        }
+        Argv::new(["rm", "--recursive", "--force"]).with([dir]).by_root().read().map(drop)
+    }
+}
+
 /// Every contestant of every contest once, in an order that turns from run to run, so that none always follows the same other.
-fn one_run(lab: &Lab, bench: &Bench<'_>, contests: &[Contest], run: usize, figures: &mut Figures) -> Result<()> {
+fn one_run(scratch: &Scratch, bench: &Bench<'_>, contests: &[Contest], run: usize, figures: &mut Figures) -> Result<()> {
     for contest in contests {
         let count = contest.contestants.len();
         for step in 0..count {
             let contestant = &contest.contestants[(step + run) % count];
             let name = format!("{} by {}", contest.title, contestant.name);
-            let dir = lab.subdir(&format!("bench/{run}/{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")))?;
+            let dir = scratch.directory(&format!("{run}/{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")))?;
             let sample = contest.measure(contestant, bench, &dir).with_context(|| name.clone())?;
             figures.add(contest, contestant, sample);
+            scratch.done(&dir)?;
         }
     }
     Ok(())

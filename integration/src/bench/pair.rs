@@ -75,7 +75,7 @@ pub(super) enum Size {
 /// Makes the pair, or publishes the one that is here; `selkie` is the program that rechunks.
 pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, tell: &Teller) -> Result<Pair> {
     let Stage { lab, images, registry, base, .. } = stage;
-    let (versions, server, note) = match size {
+    let (mut versions, server, note) = match size {
         Size::Real => {
             images.servers(tell)?;
             (
@@ -92,10 +92,14 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     let mut pair = Pair {
         dir: if reuse { lab.subdir("bench-pair")? } else { lab.fresh_subdir("bench-pair")? },
         note,
-        updates: versions[1..].to_vec(),
+        updates: Vec::new(),
         sizes: BTreeMap::new(),
         missing: BTreeMap::new(),
     };
+    if reuse {
+        versions.retain(|version| Form::ALL.iter().all(|form| layouts::digest(&pair.layout(*form), version).is_ok()));
+    }
+    pair.updates = versions.get(1..).unwrap_or_default().to_vec();
     for version in &versions {
         for form in Form::ALL {
             if !reuse {
@@ -108,7 +112,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
         tell.say(format!("{version}: {layers} layers, {} MB as zstd", bytes / 1_000_000));
     }
     for form in [Form::Chunked, Form::Rechunked] {
-        for version in &versions[1..] {
+        for version in pair.updates.clone() {
             pair.missing.insert((form, version), layouts::missing_bytes(&pair.layout(form), "v1", version)?);
         }
     }

@@ -39,8 +39,8 @@ impl Figures {
 /// The page.
 pub(super) fn page(contests: &[Contest], figures: &Figures, bench: &Bench<'_>, runs: usize) -> Result<String> {
     let mut text = String::from(
-        "# Benchmarks\n\nWritten by `cargo xtask bench --write`; do not edit. The images are made from the Debian archive, the peers that are no packages of Debian are built \
-         from their crates, and nothing leaves the machine but for packages.\n\n",
+        "# Benchmarks\n\nWritten by `cargo xtask bench --write` on a machine with Debian; do not edit. It installs what it needs, makes the images from the Debian archive, builds \
+         peers that are no packages from their crates, and takes some 30 GB of room; the first run takes long, later ones can `--reuse` the images.\n\n",
     );
     text += &format!(
         "Medians of {runs} runs that took turns, each in a new directory; the registry on loopback. A ratio is the figure divided by selkie's of the same table: above 1, selkie \
@@ -62,7 +62,8 @@ fn machine(bench: &Bench<'_>) -> String {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let verity = if bench.verity { "with" } else { "without" };
-    let mut text = format!("- Machine: {processors} processors ({model}), Linux {}, a file system {verity} fs-verity\n", kernel.trim());
+    let mut text =
+        format!("- Machine: {processors} processors ({model}), Linux {}, {} {verity} fs-verity\n", kernel.trim(), bench.written_to);
     text += "- composefs-ctl: the version in `Cargo.lock`, fs-verity SHA-256, as selkie\n";
     for peer in ["podman", "skopeo", "tar"] {
         let version = Argv::new([peer, "--version"]).read().unwrap_or_default();

@@ -25,6 +25,8 @@ pub(super) struct Bench<'a> {
     pub(super) meter: &'a Meter,
     /// podman takes no long path for what does not outlive it.
     pub(super) run: &'a Path,
+    /// The kind of file system that is written to.
+    pub(super) written_to: &'a str,
     /// Whether the file system has fs-verity: all seal, or nobody.
     pub(super) verity: bool,
 }

@@ -9,6 +9,7 @@ pub fn give_back() {
 }
 
 #[cfg(target_env = "gnu")]
+#[expect(unsafe_code, reason = "no crate wraps mallopt safely; it takes numbers, and refuses those that it does not know")]
 mod gnu {
     use std::ffi::c_int;
 
@@ -27,7 +28,6 @@ mod gnu {
 
     pub(super) fn give_back() {
         for (parameter, value) in [(M_ARENA_MAX, ARENAS), (M_MMAP_THRESHOLD, LARGE), (M_TRIM_THRESHOLD, LARGE)] {
-            #[expect(unsafe_code, reason = "no crate wraps mallopt safely; it takes numbers, and refuses those that it does not know")]
             // A refusal costs memory and nothing else.
             let _ = unsafe { mallopt(parameter, value) };
         }
