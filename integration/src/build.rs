@@ -1,6 +1,9 @@
 //! Building selkie with cargo.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
@@ -43,7 +46,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    fn below(target: &std::path::Path) -> Self {
+    /// Those that were built into a directory.
+    pub(crate) fn below(target: &Path) -> Self {
         Self { cfsctl: target.join("cfsctl"), floor: target.join("floor"), host: target.join("host") }
     }
 }

@@ -94,6 +94,9 @@ pub(crate) struct BenchOptions {
     /// Use the layouts of the last run instead of making them anew
     #[arg(long, conflicts_with = "small")]
     pub(crate) reuse: bool,
+    /// Measure the release programs as they lie there
+    #[arg(long)]
+    pub(crate) no_build: bool,
     /// Let contestants write below this directory, and remove what they wrote at once; on a tmpfs, the disk is not in the figures
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,

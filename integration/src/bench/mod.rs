@@ -42,7 +42,10 @@ pub(crate) struct Contestants {
 
 impl Contestants {
     /// All as they would be shipped.
-    fn release(lab: &Lab, story: &mut Story) -> Result<Self> {
+    fn release(lab: &Lab, no_build: bool, story: &mut Story) -> Result<Self> {
+        if no_build {
+            return Ok(Self { selkie: lab.file("target/release/selkie"), peers: build::Peers::below(&lab.file("target/release")) });
+        }
         let programs = story.step("building selkie (release)", |_| build::release(lab))?;
         let peers = story.step("building composefs-ctl and the floor (release; minutes, the first time)", |_| build::release_peers(lab))?;
         Ok(Self { selkie: programs.selkie, peers })
@@ -65,7 +68,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     let lab = Lab::open()?;
     let mut story = Story::new("selkie beside its peers");
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
-    let contestants = Contestants::release(&lab, &mut story)?;
+    let contestants = Contestants::release(&lab, options.no_build, &mut story)?;
     let images = Images::new(&lab)?;
     let port = registry::choose_port(&lab)?;
     if options.small {
@@ -96,7 +99,8 @@ pub(crate) struct Stage<'a> {
 impl Stage<'_> {
     /// Measures the small images once, to show that measuring works.
     pub(crate) fn rehearse(&self, tell: &Teller) -> Result<()> {
-        let options = BenchOptions { runs: 1, write: false, small: true, reuse: false, scratch: None, only: None, base: None };
+        let options =
+            BenchOptions { runs: 1, write: false, small: true, reuse: false, no_build: false, scratch: None, only: None, base: None };
         self.measure(Size::Small, &options, tell).map(drop)
     }
 
