@@ -37,7 +37,7 @@ const FLOOR: Contestant = Contestant { name: "floor, from layout: what cannot be
 /// Every contest.
 pub(super) fn all(pair: &Pair, hosts: &Hosts) -> Vec<Contest> {
     let mut contests = Vec::new();
-    for form in [Form::Gzip, Form::Zstd, Form::Chunked] {
+    for form in pair.forms.iter().copied().filter(|form| *form != Form::Rechunked) {
         let task = Task::Pull { from: From::Registry, form, before: &[], version: "v1" };
         contests.push(contest(format!("cold pull, registry, {}", form.name()), task, &[SELKIE, COMPOSEFS, PODMAN, SKOPEO, FLOOR]));
     }

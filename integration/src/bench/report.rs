@@ -64,6 +64,11 @@ fn machine(bench: &Bench<'_>) -> String {
     let verity = if bench.verity { "with" } else { "without" };
     let mut text =
         format!("- Machine: {processors} processors ({model}), Linux {}, {} {verity} fs-verity\n", kernel.trim(), bench.written_to);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(2).unwrap_or("unknown");
+    text += &format!(
+        "- Load average of the last quarter of an hour: {load}. What is more than 2 or so came from elsewhere: then only ratios mean anything\n"
+    );
     text += "- composefs-ctl: the version in `Cargo.lock`, fs-verity SHA-256, as selkie\n";
     for peer in ["podman", "skopeo", "tar"] {
         let version = Argv::new([peer, "--version"]).read().unwrap_or_default();
@@ -75,7 +80,7 @@ fn machine(bench: &Bench<'_>) -> String {
 fn images(pair: &Pair) -> String {
     let mut text =
         format!("- Images: {}\n\n| | layers | MB | MB that an update from v1 cannot do without |\n|---|---|---|---|\n", pair.note);
-    for form in Form::ALL {
+    for form in pair.forms.iter().copied() {
         for ((_, version), (layers, bytes)) in pair.sizes.iter().filter(|((of, _), _)| *of == form) {
             let missing = pair.missing.get(&(form, *version)).map_or(String::new(), |bytes| megabytes(*bytes));
             text += &format!("| {version}, {} | {layers} | {} | {missing} |\n", form.name(), megabytes(*bytes));
