@@ -79,6 +79,7 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    selkie::sys::memory::give_back();
     let arguments = Arguments::parse();
     let output = &arguments.output;
     if let Err(error) = signals::catch(output) {

@@ -1,13 +1,16 @@
 //! Building selkie with cargo.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
 use crate::{command::Argv, lab::Lab};
 
 /// Features that build what selkie is compared with and looked at with. All of cargo's tests are built with them, so that nothing is compiled twice.
-pub(crate) const TOOLS: &str = "selkie-integration/cfsctl,selkie-integration/machine";
+pub(crate) const TOOLS: &str = "selkie-integration/cfsctl,selkie-integration/floor,selkie-integration/machine";
 
 /// The programs that go into images and run on this machine.
 #[derive(Debug, Clone)]
@@ -31,10 +34,36 @@ pub(crate) fn machine(lab: &Lab) -> Result<PathBuf> {
     Ok(lab.file("target/debug/machine"))
 }
 
-/// Builds composefs-ctl as it would be shipped, to measure it.
-pub(crate) fn release_cfsctl(lab: &Lab) -> Result<PathBuf> {
-    cargo(lab, ["build", "--release", "--package", "selkie-integration", "--bin", "cfsctl", "--features", "cfsctl"]).show()?;
-    Ok(lab.file("target/release/cfsctl"))
+/// What selkie is measured beside, and the machine that it is measured on.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers {
+    /// composefs-ctl.
+    pub(crate) cfsctl: PathBuf,
+    /// What a pull cannot leave out.
+    pub(crate) floor: PathBuf,
+    /// The machine made of directories.
+    pub(crate) host: PathBuf,
+}
+
+impl Peers {
+    /// Those that were built into a directory.
+    pub(crate) fn below(target: &Path) -> Self {
+        Self { cfsctl: target.join("cfsctl"), floor: target.join("floor"), host: target.join("host") }
+    }
+}
+
+/// Builds what selkie is measured beside as it would be shipped. Each by itself, so that none has what only another asks of a crate.
+pub(crate) fn release_peers(lab: &Lab) -> Result<Peers> {
+    for (program, features) in [("cfsctl", "cfsctl"), ("floor", "floor"), ("host", "machine")] {
+        cargo(lab, ["build", "--release", "--package", "selkie-integration", "--bin", program, "--features", features]).show()?;
+    }
+    Ok(Peers::below(&lab.file("target/release")))
+}
+
+/// The same as the tests have it, which is built already.
+pub(crate) fn debug_peers(lab: &Lab) -> Result<Peers> {
+    cargo(lab, ["build", "--quiet", "--workspace", "--features", TOOLS]).show()?;
+    Ok(Peers::below(&lab.file("target/debug")))
 }
 
 /// Makes the build context of `containerfiles/dist`: its files, and the programs next to them.

@@ -90,8 +90,23 @@ pub(crate) struct BenchOptions {
     /// Write the result to docs/benchmarks.md
     #[arg(long)]
     pub(crate) write: bool,
-    /// The Debian image to build on; without it, one is made with mmdebstrap, which needs no registry
-    #[arg(long, value_name = "IMAGE")]
+    /// Measure a small pair of images that is made in seconds: shows that measuring works, and little more
+    #[arg(long)]
+    pub(crate) small: bool,
+    /// Use the layouts of the last run instead of making them anew
+    #[arg(long, conflicts_with = "small")]
+    pub(crate) reuse: bool,
+    /// Measure the release programs as they lie there
+    #[arg(long)]
+    pub(crate) no_build: bool,
+    /// Let contestants write below this directory, and remove what they wrote at once; on a tmpfs, the disk is not in the figures
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+    /// Measure only contests whose title has this in it
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) only: Option<String>,
+    /// The Debian image that the small pair is built on; without it, one is made with mmdebstrap, which needs no registry
+    #[arg(long, value_name = "IMAGE", requires = "small")]
     pub(crate) base: Option<String>,
 }
 

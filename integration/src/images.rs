@@ -27,6 +27,18 @@ pub(crate) const AGENT: &str = "localhost/lab-agent";
 pub(crate) const LAB_WEB: &str = "localhost/lab-web";
 /// The releases of the lab's system.
 pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
+/// What is measured: a server with a kernel and applications, in the versions v1, v2 and v2s.
+pub(crate) const SERVER: &str = "localhost/bench";
+/// The same, made in seconds, in the versions v1 and v2.
+pub(crate) const SMALL_SERVER: &str = "localhost/bench-small";
+/// Where Debian's packages come from: the last point release, and what is newer.
+const SOURCES: [&str; 3] = [
+    "deb http://deb.debian.org/debian trixie main",
+    "deb http://deb.debian.org/debian trixie-updates main",
+    "deb http://deb.debian.org/debian-security trixie-security main",
+];
+/// Keeps the kernel of the point release.
+const KEEP_KERNEL: &str = r#"--customize-hook=for suite in trixie-updates trixie-security; do printf 'Package: linux-image-amd64\nPin: release n=%s\nPin-Priority: -1\n\n' $suite; done > "$1"/etc/apt/preferences.d/kernel"#;
 /// Releases that fail, each by its own Containerfile.
 const BAD_RELEASES: [(&str, &str); 3] =
     [("bad-check", "bad-check.Containerfile"), ("bad-boot", "bad-boot.Containerfile"), ("bad-hang", "bad-hang.Containerfile")];
@@ -79,7 +91,7 @@ impl<'lab> Images<'lab> {
         }
         tell.say("mmdebstrap makes it from the Debian archive, so that no registry is needed (--base IMAGE takes another); that takes a minute or two, once");
         let tarball = self.lab.dir.join("debian-base.tar");
-        mmdebstrap(&tarball).by_root().log(&self.lab.log("mmdebstrap"))?;
+        mmdebstrap(&tarball, None).by_root().log(&self.lab.log("mmdebstrap"))?;
         self.import(&tarball, OWN_BASE)?;
         Ok(OWN_BASE.to_owned())
     }
@@ -132,10 +144,33 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
-    /// Makes an image of one layer with the files of another.
-    pub(crate) fn squash(&self, image: &str, to: &str) -> Result<()> {
-        let container = self.read(["from", image])?;
-        self.read(["commit", "--quiet", "--rm", "--squash", &container, to]).map(drop)
+    /// Builds the versions of [`SERVER`], each on a base of its own; the kernel of v2s is that of v1. They stay as they are until they are removed.
+    pub(crate) fn servers(&self, tell: &Teller) -> Result<()> {
+        for (version, sources, keep_kernel) in [("v1", 1, false), ("v2", SOURCES.len(), false), ("v2s", SOURCES.len(), true)] {
+            let server = format!("{SERVER}:{version}");
+            if self.exists(&server)? {
+                tell.say(format!("{server} is there already"));
+                continue;
+            }
+            tell.say(format!("making {server} from the Debian archive; that takes minutes, once"));
+            let (tarball, base) = (self.lab.dir.join(format!("bench-base-{version}.tar")), format!("localhost/bench-base:{version}"));
+            let argv = mmdebstrap(&tarball, keep_kernel.then_some(KEEP_KERNEL)).with(&SOURCES[..sources]);
+            argv.by_root().log(&self.lab.log(&format!("mmdebstrap-{version}")))?;
+            self.import(&tarball, &base)?;
+            let build = Build::new(&server, &self.lab.file("integration/images")).file("bench.Containerfile");
+            self.build(&build.arg("BASE", &base), tell)?;
+        }
+        Ok(())
+    }
+
+    /// Builds the versions of [`SMALL_SERVER`].
+    pub(crate) fn small_servers(&self, base: Option<&str>, tell: &Teller) -> Result<()> {
+        for version in ["v1", "v2"] {
+            let build =
+                Build::new(&format!("{SMALL_SERVER}:{version}"), &self.lab.file("integration/images")).file("bench-small.Containerfile");
+            self.build(&build.arg("BASE", base.unwrap_or(OWN_BASE)).arg("VERSION", version), tell)?;
+        }
+        Ok(())
     }
 
     /// A local image, as every program names it.
@@ -173,8 +208,8 @@ impl<'lab> Images<'lab> {
     }
 
     fn exists(&self, image: &str) -> Result<bool> {
-        let names = self.read(["images", "--format", "{{.Name}}", "--noheading"])?;
-        Ok(names.lines().any(|name| name == image))
+        let names = self.read(["images", "--format", "{{.Name}}:{{.Tag}}", "--noheading"])?;
+        Ok(names.lines().any(|name| name == image || name.strip_suffix(":latest") == Some(image)))
     }
 
     fn read<const N: usize>(&self, words: [&str; N]) -> Result<String> {
@@ -237,10 +272,11 @@ impl Build {
     }
 }
 
-/// The base: packages marked essential, and nothing of this machine (mmdebstrap copies its host name and resolver).
-fn mmdebstrap(tarball: &Path) -> Argv {
+/// The base: packages marked essential, and nothing of this machine (mmdebstrap copies its host name and resolver). Without sources as further words,
+/// it has the updates of today.
+fn mmdebstrap(tarball: &Path, more: Option<&str>) -> Argv {
     let hook = r#"--customize-hook=rm -f "$1"/etc/hostname "$1"/etc/resolv.conf"#;
-    Argv::new(["mmdebstrap", "--variant=minbase", "--include=ca-certificates", hook, "trixie"]).with([tarball])
+    Argv::new(["mmdebstrap", "--variant=minbase", "--include=ca-certificates", hook]).with(more).with(["trixie"]).with([tarball])
 }
 
 #[cfg(test)]

@@ -44,6 +44,11 @@ impl Registry {
         Ok((gate, format!("[[registry]]\nprefix = \"{prefix}\"\nlocation = \"{location}\"\ninsecure = true\n")))
     }
 
+    /// Its port on the loopback interface.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A reference to a repository and tag, as seen from this machine.
     pub(crate) fn here(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)

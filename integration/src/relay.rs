@@ -9,44 +9,51 @@ use std::{
 
 use anyhow::{Context, Result};
 
-/// Starts relaying to `server`, a port on loopback; ends with this process. `pass` is called before so many bytes go to a client, and they go when it returns.
-/// The result is the port of the relay.
-pub(crate) fn start(server: u16, pass: impl Fn(usize) + Send + Sync + 'static) -> Result<u16> {
+/// Starts relaying to `server`, a port on loopback; ends with this process. `asked` sees what clients send. `pass` is called before so many bytes go to a client,
+/// and they go when it returns. The result is the port of the relay.
+pub(crate) fn start(
+    server: u16,
+    asked: impl Fn(&[u8]) + Send + Sync + 'static,
+    pass: impl Fn(usize) + Send + Sync + 'static,
+) -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("starting a relay")?;
     let port = listener.local_addr().context("starting a relay")?.port();
-    let pass = Arc::new(pass);
+    let each: Arc<(Box<Asked>, Box<Pass>)> = Arc::new((Box::new(asked), Box::new(pass)));
     thread::spawn(move || {
         for client in listener.incoming().flatten() {
-            let pass = Arc::clone(&pass);
+            let each = Arc::clone(&each);
             // A client whose relay fails sees a closed connection, and tells that itself.
-            thread::spawn(move || relay(&client, server, pass.as_ref()));
+            thread::spawn(move || relay(&client, server, &each));
         }
     });
     Ok(port)
 }
 
-fn relay(client: &TcpStream, server: u16, pass: &dyn Fn(usize)) -> std::io::Result<()> {
+type Asked = dyn Fn(&[u8]) + Send + Sync;
+type Pass = dyn Fn(usize) + Send + Sync;
+
+fn relay(client: &TcpStream, server: u16, each: &Arc<(Box<Asked>, Box<Pass>)>) -> std::io::Result<()> {
     let server = TcpStream::connect(("127.0.0.1", server))?;
-    let (mut up, mut to_server) = (client.try_clone()?, server.try_clone()?);
+    let (up, to_server, asked) = (client.try_clone()?, server.try_clone()?, Arc::clone(each));
     let upwards = thread::spawn(move || {
-        let _ = std::io::copy(&mut up, &mut to_server);
+        let _ = copy(&up, &to_server, &|bytes| (asked.0)(bytes));
         let _ = to_server.shutdown(Shutdown::Write);
     });
-    let copied = copy(&server, client, pass);
+    let copied = copy(&server, client, &|bytes| (each.1)(bytes.len()));
     let _ = client.shutdown(Shutdown::Both);
     let _ = server.shutdown(Shutdown::Both);
     let _ = upwards.join();
     copied
 }
 
-fn copy(mut from: &TcpStream, mut to: &TcpStream, pass: &dyn Fn(usize)) -> std::io::Result<()> {
+fn copy(mut from: &TcpStream, mut to: &TcpStream, each: &dyn Fn(&[u8])) -> std::io::Result<()> {
     let mut buffer = vec![0; 256 * 1024];
     loop {
         let read = from.read(&mut buffer)?;
         if read == 0 {
             return Ok(());
         }
-        pass(read);
+        each(&buffer[..read]);
         to.write_all(&buffer[..read])?;
     }
 }
@@ -72,7 +79,7 @@ impl Gate {
     pub(crate) fn start(server: u16) -> Result<Self> {
         let state = Arc::<(Mutex<State>, Condvar)>::default();
         let there = Arc::clone(&state);
-        let port = start(server, move |bytes| wait_to_pass(&there, bytes as u64))?;
+        let port = start(server, |_| (), move |bytes| wait_to_pass(&there, bytes as u64))?;
         Ok(Self { port, state })
     }
 

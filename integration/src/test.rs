@@ -16,6 +16,7 @@ use beside::Beside;
 use tally::Tally;
 
 use crate::{
+    bench,
     build::{self, Programs, TOOLS, cargo},
     cli::{LabOptions, Suite, TestOptions},
     command::{Argv, is_root},
@@ -140,6 +141,11 @@ fn vm(lab: &Lab, options: &LabOptions, selected: &[Scenario], beside: Option<&Be
         digests::check(lab, &programs, &registry, tell)
     });
     tally.count(digests);
+    let measured = story.step("measuring pulls beside peers, once, of small images", |tell| {
+        let contestants = bench::Contestants::debug(lab, &programs)?;
+        bench::Stage { lab, images: &images, registry: &registry, contestants: &contestants, base }.rehearse(tell)
+    });
+    tally.count(measured);
     let pulled = story.step("pulling v1 on this machine", |_| pull(lab, &programs, &registry))?;
     let disk = story.step("writing the disk image twice, as user nobody", |tell| disk::write(lab, &programs, &registry, tell))?;
     tally.passed += 2;

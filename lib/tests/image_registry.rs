@@ -166,7 +166,6 @@ async fn what_is_not_there_or_not_allowed_is_told_apart() {
         (open_to_all.name("acme/none:v1"), plain_http(), FailureKind::NotFound),
         (unknown_digest, plain_http(), FailureKind::NotFound),
         (closed.name("acme/os:v1"), with(WRONG), FailureKind::Denied),
-        (closed.name("acme/os:v1"), SourceOptions { authfile: Some("/nonexistent".into()), ..plain_http() }, FailureKind::Denied),
         (closed.name("acme/os:v1"), SourceOptions { authfile: Some("/dev/null".into()), ..plain_http() }, FailureKind::Denied),
         (nobody_listens, plain_http(), FailureKind::Unreachable),
         (open_to_all.name("acme/os:v1"), https, FailureKind::Unreachable),
@@ -178,6 +177,9 @@ async fn what_is_not_there_or_not_allowed_is_told_apart() {
         assert!(failure.message.starts_with(&format!("resolving {reference}: ")), "{failure}");
         assert_eq!(failure.hint.is_some(), kind != FailureKind::NotFound, "{failure}");
     }
+    let missing = SourceOptions { authfile: Some("/nonexistent".into()), ..plain_http() };
+    let failure = refused(&closed.name("acme/os:v1"), &missing).await;
+    assert_eq!((failure.kind, failure.message.as_str()), (FailureKind::NotFound, "reading credentials: there is no file /nonexistent"));
     let source = open_with(&closed.name("acme/os:v1"), &with(RIGHT)).await.unwrap();
     published.check(source).await;
 }

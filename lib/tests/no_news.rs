@@ -15,9 +15,11 @@ use common::layout;
 use registry::{Registry, push};
 use relay::{Odd, Relay};
 use selkie::image::SourceOptions;
-use selkie::image_id::ImageId;
+use selkie::image_id::{Algorithm, ImageId};
+use selkie::ops::pull;
 use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
 use selkie::progress::{Progress, Silent};
+use selkie::store::Verity;
 
 /// A machine that follows a tag of a registry behind a relay that listens.
 struct Followed {
@@ -98,4 +100,19 @@ fn another_reference_is_resolved_although_it_names_the_same() {
     let (heads, report) = followed.asked(&Options { image: other, ..options(Until::Stage) });
     assert_eq!(report.outcome, Outcome::Followed);
     assert!(heads.iter().any(|head| head == "GET /v2/acme/os/manifests/other"), "{heads:?}");
+}
+
+#[test]
+fn an_image_that_decides_on_a_new_repository_is_resolved_once() {
+    let followed = Followed::new();
+    let asked = |name: &str, algorithm| {
+        let before = followed.relay.seen().len();
+        let repository = pull::Repository { path: followed.temp.path().join(name), algorithm, verity: Verity::IfPossible };
+        let image = format!("{}/acme/os:stable", followed.relay.address).parse().unwrap();
+        let options = pull::Options { image, source: options(Until::Stage).source, tag: None };
+        let silent: Arc<dyn Progress> = Arc::new(Silent);
+        assert_eq!(pull::run_into(&repository, &options, &silent).unwrap().algorithm, Algorithm::Sha256);
+        followed.relay.seen().split_off(before).iter().filter(|head| head.contains("/manifests/")).count()
+    };
+    assert_eq!(asked("undecided", None), asked("decided", Some(Algorithm::Sha256)));
 }

@@ -1,149 +1,79 @@
-//! What is measured, and how each contestant is told to do it.
+//! What is measured, and who takes part; the first of each contest is who the others are compared with.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Result;
 
-use super::{Meter, Sample, pair::Pair};
-use crate::{command::Argv, lab::Lab};
+use super::{
+    Sample,
+    hosts::Hosts,
+    pair::{Form, Pair},
+    tools::{Bench, From, Task, Tool},
+};
 
-/// What all contestants use.
+/// One thing to do, and those who do it.
 #[derive(Debug)]
-pub(crate) struct Bench<'lab> {
-    pub(crate) lab: &'lab Lab,
-    pub(crate) selkie: &'lab Path,
-    pub(crate) cfsctl: &'lab Path,
-    pub(crate) pair: &'lab Pair,
-    pub(crate) meter: &'lab Meter,
-}
-
-/// One thing to do, and those who do it; the first is who the others are compared with.
-#[derive(Debug)]
-pub(crate) struct Contest {
-    pub(crate) title: &'static str,
-    pub(crate) contestants: Vec<Contestant>,
+pub(super) struct Contest {
+    pub(super) title: String,
+    /// What the task is.
+    pub(super) task: Task,
+    pub(super) contestants: Vec<Contestant>,
 }
 
 /// A program at its task.
-#[derive(Debug, Clone)]
-pub(crate) struct Contestant {
-    pub(crate) name: &'static str,
-    tool: Tool,
-    from: From,
-    compression: &'static str,
-    /// Whether v1 is there before, and v2 is what is pulled.
-    update: bool,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Contestant {
+    pub(super) name: &'static str,
+    pub(super) tool: Tool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Tool {
-    Selkie,
-    Composefs,
-    Podman,
-    Skopeo,
-    Tar,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
-    Registry,
-    Layout,
-}
+const SELKIE: Contestant = Contestant { name: "selkie", tool: Tool::Selkie };
+const COMPOSEFS: Contestant = Contestant { name: "composefs-ctl", tool: Tool::Composefs };
+const PODMAN: Contestant = Contestant { name: "podman", tool: Tool::Podman };
+const SKOPEO: Contestant = Contestant { name: "skopeo copy: transport and blob digests only", tool: Tool::Skopeo };
+const TAR: Contestant = Contestant { name: "tar -x: files only, unproven", tool: Tool::Tar };
+const FLOOR: Contestant = Contestant { name: "floor, from layout: what cannot be left out", tool: Tool::Floor };
 
 /// Every contest.
-pub(crate) fn all() -> Vec<Contest> {
-    let stores = [("selkie", Tool::Selkie), ("composefs-ctl", Tool::Composefs), ("podman", Tool::Podman)];
-    let transport = [("skopeo copy: transport and blob digests only", Tool::Skopeo)];
-    let unpack = [("tar -x: files only, unproven", Tool::Tar)];
-    let cold = [&stores[..], &transport].concat();
-    let local = [&stores[..2], &unpack].concat();
-    vec![
-        contest("cold pull, registry, gzip", &cold, (From::Registry, "gzip", false)),
-        contest("cold pull, registry, zstd", &cold, (From::Registry, "zstd", false)),
-        contest("cold pull, OCI layout, zstd", &local, (From::Layout, "zstd", false)),
-        contest("update v1 to v2, registry, zstd", &stores, (From::Registry, "zstd", true)),
-    ]
-}
-
-fn contest(title: &'static str, tools: &[(&'static str, Tool)], (from, compression, update): (From, &'static str, bool)) -> Contest {
-    let contestants = tools.iter().map(|(name, tool)| Contestant { name, tool: *tool, from, compression, update }).collect();
-    Contest { title, contestants }
-}
-
-impl Contestant {
-    /// Does the task in `dir`, which is empty, and tells its cost. What has to be there before is not counted.
-    pub(crate) fn measure(&self, bench: &Bench<'_>, dir: &Path) -> Result<Sample> {
-        for argv in self.before(bench, dir)? {
-            argv.read()?;
-        }
-        bench.meter.measure(&self.pull(bench, dir, if self.update { "v2" } else { "v1" })?, dir)
+pub(super) fn all(pair: &Pair, hosts: &Hosts) -> Vec<Contest> {
+    let mut contests = Vec::new();
+    for form in pair.forms.iter().copied().filter(|form| *form != Form::Rechunked) {
+        let task = Task::Pull { from: From::Registry, form, before: &[], version: "v1" };
+        contests.push(contest(format!("cold pull, registry, {}", form.name()), task, &[SELKIE, COMPOSEFS, PODMAN, SKOPEO, FLOOR]));
     }
-
-    fn before(&self, bench: &Bench<'_>, dir: &Path) -> Result<Vec<Argv>> {
-        let mut argvs = Vec::new();
-        if self.tool == Tool::Composefs {
-            argvs.push(Argv::new([bench.cfsctl]).with(["--repo"]).with([store(dir)]).with([
-                "init",
-                "--algorithm",
-                "fsverity-sha256-12",
-                "--insecure",
-            ]));
+    let task = Task::Pull { from: From::Layout, form: Form::Zstd, before: &[], version: "v1" };
+    contests.push(contest("cold pull, OCI layout, zstd".into(), task, &[SELKIE, COMPOSEFS, TAR, FLOOR]));
+    for version in &pair.updates {
+        for form in [Form::Zstd, Form::Chunked, Form::Rechunked] {
+            let task = Task::Pull { from: From::Registry, form, before: &["v1"], version };
+            let title = format!("update v1 to {version}, registry, {}", form.name());
+            contests.push(contest(title, task, &[SELKIE, COMPOSEFS, PODMAN]));
         }
-        if self.tool == Tool::Tar {
-            argvs.push(Argv::new(["mkdir"]).with([store(dir)]));
-        }
-        if self.update {
-            argvs.push(self.pull(bench, dir, "v1")?);
-        }
-        // What the disk still has to write is not the next one's business.
-        argvs.push(Argv::new(["sync"]));
-        Ok(argvs)
     }
-
-    fn pull(&self, bench: &Bench<'_>, dir: &Path, version: &str) -> Result<Argv> {
-        let remote = bench.meter.reference(&Pair::name(version, self.compression));
-        let layout = bench.pair.layout(version, self.compression);
-        let transport = match self.from {
-            From::Registry => format!("docker://{remote}"),
-            From::Layout => layout,
-        };
-        Ok(match self.tool {
-            Tool::Selkie => {
-                Argv::new([bench.selkie]).with(["pull", &transport, "--tls-verify=false", "--progress=none", "--repo"]).with([store(dir)])
-            }
-            Tool::Composefs => {
-                let insecure = format!("CONTAINERS_REGISTRIES_CONF={}", registries(bench, dir)?.display());
-                Argv::new(["env", &insecure])
-                    .with([bench.cfsctl])
-                    .with(["--repo"])
-                    .with([store(dir)])
-                    .with(["oci", "pull", &transport, "bench"])
-            }
-            Tool::Podman => {
-                let (root, run) = (store(dir), dir.join("run"));
-                let storage = Argv::new(["podman", "--storage-driver", "overlay", "--root"]).with([root]).with(["--runroot"]).with([run]);
-                storage.with(["pull", "--quiet", "--tls-verify=false", &transport])
-            }
-            Tool::Skopeo => {
-                let to = format!("oci:{}:bench", store(dir).display());
-                Argv::new(["skopeo", "copy", "--quiet", "--src-tls-verify=false", &transport, &to])
-            }
-            Tool::Tar => Argv::new(["tar", "--extract", "--zstd", "--directory"])
-                .with([store(dir)])
-                .with(["--file"])
-                .with([bench.pair.layer(version, self.compression)?]),
-        })
+    let task = Task::Pull { from: From::Registry, form: Form::Zstd, before: &["v1"], version: "v1" };
+    contests.push(contest("pull of an image that is here, registry, zstd".into(), task, &[SELKIE, COMPOSEFS, PODMAN]));
+    contests.push(contest("check for an update, none".into(), Task::Check, &[SELKIE, Contestant { name: "skopeo inspect", ..SKOPEO }]));
+    let early_boot = Contestant { name: "selkie (root, /etc, /var, as in the initramfs)", ..SELKIE };
+    contests.push(contest("mount a root".into(), Task::Mount, &[early_boot, COMPOSEFS]));
+    for count in hosts.counts() {
+        let list = Contestant { name: "composefs-ctl oci images", ..COMPOSEFS };
+        contests.push(contest(format!("status, deployments: {count}"), Task::Status(count), &[SELKIE, list]));
+        contests.push(contest(format!("gc, nothing to remove, images: {count}"), Task::Collect(count), &[SELKIE, COMPOSEFS]));
+        contests.push(contest(format!("fsck, images: {count}"), Task::Fsck(count), &[SELKIE, COMPOSEFS]));
     }
+    contests
 }
 
-fn store(dir: &Path) -> PathBuf {
-    dir.join("store")
+fn contest(title: String, task: Task, contestants: &[Contestant]) -> Contest {
+    Contest { title, task, contestants: contestants.to_vec() }
 }
 
-/// composefs-ctl has no option for a registry without TLS; the containers configuration has.
-fn registries(bench: &Bench<'_>, dir: &Path) -> Result<PathBuf> {
-    let path = dir.join("registries.conf");
-    let host = bench.meter.reference("");
-    std::fs::write(&path, format!("[[registry]]\nlocation = \"{}\"\ninsecure = true\n", host.trim_end_matches('/')))?;
-    Ok(path)
+impl Contest {
+    /// Lets one do the task in `dir`, which is empty, and tells its cost. What has to be there before is not counted.
+    pub(super) fn measure(&self, contestant: &Contestant, bench: &Bench<'_>, dir: &Path) -> Result<Sample> {
+        for argv in bench.before(contestant.tool, &self.task, dir)? {
+            argv.by_root().read()?;
+        }
+        bench.meter.measure(&bench.act(contestant.tool, &self.task, dir)?.by_root(), dir)
+    }
 }

@@ -4,54 +4,80 @@
 //! exist, and nothing is removed before the last one: a file system that frees space is slower.
 
 mod contest;
+mod hosts;
+mod layouts;
 mod meter;
 mod pair;
 mod report;
+mod tools;
+mod verdict;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    build,
+    build::{self, Programs},
     cli::BenchOptions,
+    command::Argv,
     images::Images,
     lab::Lab,
     packages, registry,
     registry::Registry,
-    story::{self, Story},
+    story::{self, Story, Teller},
 };
-use contest::{Bench, Contest};
+use contest::Contest;
+use hosts::Hosts;
 use meter::{Meter, Sample};
+use pair::Size;
 use report::Figures;
+use tools::Bench;
+
+/// What takes part and was built here.
+#[derive(Debug)]
+pub(crate) struct Contestants {
+    selkie: PathBuf,
+    peers: build::Peers,
+}
+
+impl Contestants {
+    /// All as they would be shipped.
+    fn release(lab: &Lab, no_build: bool, story: &mut Story) -> Result<Self> {
+        if no_build {
+            return Ok(Self { selkie: lab.file("target/release/selkie"), peers: build::Peers::below(&lab.file("target/release")) });
+        }
+        let programs = story.step("building selkie (release)", |_| build::release(lab))?;
+        let peers = story.step("building composefs-ctl and the floor (release; minutes, the first time)", |_| build::release_peers(lab))?;
+        Ok(Self { selkie: programs.selkie, peers })
+    }
+
+    /// Peers as the tests have them: built already.
+    pub(crate) fn debug(lab: &Lab, programs: &Programs) -> Result<Self> {
+        Ok(Self { selkie: programs.selkie.clone(), peers: build::debug_peers(lab)? })
+    }
+}
 
 /// Measures, prints the tables, and with `--write` puts them into `docs/benchmarks.md`.
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     if options.runs == 0 {
         bail!("measuring: 0 runs (expected at least 1; 5 give a median worth having)");
     }
+    if options.write && options.small {
+        bail!("measuring: --write with --small (expected one of them: figures of small images say little)");
+    }
     let lab = Lab::open()?;
     let mut story = Story::new("selkie beside its peers");
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
-    let programs = story.step("building selkie (release)", |_| build::release(&lab))?;
-    let peer = story.step("building composefs-ctl (release; minutes, the first time)", |_| build::release_cfsctl(&lab))?;
+    let contestants = Contestants::release(&lab, options.no_build, &mut story)?;
     let images = Images::new(&lab)?;
     let port = registry::choose_port(&lab)?;
-    story.step("building the images", |tell| {
-        let base = options.base.as_deref();
-        images.base(base, tell)?;
-        images.selkie(base, &programs, tell)?;
-        images.releases(port, tell)
-    })?;
-    let registry = Registry::start(&lab, port, false)?;
-    let meter = Meter::start(port)?;
-    let pair = story.step("making a pair of images of one layer each", |tell| pair::make(&lab, &images, &registry, tell))?;
-    let bench = Bench { lab: &lab, selkie: &programs.selkie, cfsctl: &peer, pair: &pair, meter: &meter };
-    let contests = contest::all();
-    let mut figures = Figures::new(&contests);
-    for run in 1..=options.runs {
-        story.step(&format!("run {run} of {}", options.runs), |_| one_run(&bench, &contests, run, &mut figures))?;
+    if options.small {
+        story.step("making the Debian base image", |tell| images.base(options.base.as_deref(), tell).map(drop))?;
     }
-    lab.fresh_subdir("bench")?;
-    let text = figures.markdown(&pair, options.runs)?;
+    let registry = Registry::start(&lab, port, false)?;
+    let size = if options.small { Size::Small } else { Size::Real };
+    let stage = Stage { lab: &lab, images: &images, registry: &registry, contestants: &contestants, base: options.base.as_deref() };
+    let text = story.step("measuring", |tell| stage.measure(size, options, tell))?;
     story::line(&text);
     if options.write {
         let path = lab.file("docs/benchmarks.md");
@@ -60,16 +86,97 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     Ok(())
 }
 
+/// What measuring needs.
+#[derive(Debug)]
+pub(crate) struct Stage<'a> {
+    pub(crate) lab: &'a Lab,
+    pub(crate) images: &'a Images<'a>,
+    pub(crate) registry: &'a Registry,
+    pub(crate) contestants: &'a Contestants,
+    pub(crate) base: Option<&'a str>,
+}
+
+impl Stage<'_> {
+    /// Measures the small images once, to show that measuring works.
+    pub(crate) fn rehearse(&self, tell: &Teller) -> Result<()> {
+        let options =
+            BenchOptions { runs: 1, write: false, small: true, reuse: false, no_build: false, scratch: None, only: None, base: None };
+        self.measure(Size::Small, &options, tell).map(drop)
+    }
+
+    fn measure(&self, size: Size, options: &BenchOptions, tell: &Teller) -> Result<String> {
+        let Contestants { selkie, peers } = self.contestants;
+        let meter = Meter::start(self.registry.port())?;
+        let pair = pair::make(self, selkie, size, options.reuse, tell)?;
+        let counts = if size == Size::Small { [1, 3] } else { [1, 20] };
+        let hosts = Hosts::make(self.lab, &peers.host, &pair, &meter, &counts, tell)?;
+        let scratch =
+            Scratch { dir: options.scratch.clone().unwrap_or(self.lab.fresh_subdir("bench")?), remove: options.scratch.is_some() };
+        let verity = tools::init(&peers.cfsctl, &scratch.directory("verity")?.join("repository"), true).read().is_ok();
+        let written_to = Argv::new(["stat", "--file-system", "--format", "%T"]).with([&scratch.dir]).read()?;
+        let run = tempfile::tempdir().context("making a directory for podman")?;
+        let bench = Bench {
+            selkie,
+            cfsctl: &peers.cfsctl,
+            floor: &peers.floor,
+            host: &peers.host,
+            pair: &pair,
+            hosts: &hosts,
+            meter: &meter,
+            run: run.path(),
+            written_to: written_to.trim(),
+            verity,
+        };
+        let mut contests = contest::all(&pair, &hosts);
+        contests.retain(|contest| options.only.as_ref().is_none_or(|only| contest.title.contains(only)));
+        let mut figures = Figures::default();
+        for run in 1..=options.runs {
+            tell.say(format!("run {run} of {}", options.runs));
+            one_run(&scratch, &bench, &contests, run, &mut figures)?;
+        }
+        let text = report::page(&contests, &figures, &bench, options.runs)?;
+        // What is made in seconds need not stay.
+        let pair = (size == Size::Small).then(|| "bench-pair".to_owned());
+        for done in pair.into_iter().chain(["bench".to_owned()]).chain(counts.map(|count| format!("bench-host-{count}"))) {
+            self.lab.fresh_subdir(&done)?;
+        }
+        Ok(text)
+    }
+}
+
+/// Where contestants write.
+#[derive(Debug)]
+struct Scratch {
+    dir: PathBuf,
+    remove: bool,
+}
+
+impl Scratch {
+    fn directory(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+        Ok(dir)
+    }
+
+    fn done(&self, dir: &Path) -> Result<()> {
+        if !self.remove {
+            return Ok(());
+        }
+        Argv::new(["rm", "--recursive", "--force"]).with([dir]).by_root().read().map(drop)
+    }
+}
+
 /// Every contestant of every contest once, in an order that turns from run to run, so that none always follows the same other.
-fn one_run(bench: &Bench<'_>, contests: &[Contest], run: usize, figures: &mut Figures) -> Result<()> {
+fn one_run(scratch: &Scratch, bench: &Bench<'_>, contests: &[Contest], run: usize, figures: &mut Figures) -> Result<()> {
     for contest in contests {
         let count = contest.contestants.len();
         for step in 0..count {
             let contestant = &contest.contestants[(step + run) % count];
             let name = format!("{} by {}", contest.title, contestant.name);
-            let dir = bench.lab.subdir(&format!("bench/{run}/{}", name.replace([' ', ',', ':', '>', '/'], "-")))?;
-            let sample = contestant.measure(bench, &dir).with_context(|| name.clone())?;
+            let dir = scratch.directory(&format!("{run}/{}", name.replace(|c: char| !c.is_ascii_alphanumeric(), "-")))?;
+            let sample = contest.measure(contestant, bench, &dir).with_context(|| name.clone())?;
             figures.add(contest, contestant, sample);
+            scratch.done(&dir)?;
         }
     }
     Ok(())

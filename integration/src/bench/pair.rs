@@ -1,78 +1,144 @@
-//! The images that are measured: release v1 of the lab, and v2 as an update to it whose base was built anew, so that no layer is the same.
+//! The images that are measured: a server, v1, and its update, v2, whose base was built anew, so that no layer is the same; v2s is v2 without
+//! a new kernel.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
-use serde_json::Value;
-
-use crate::{
-    command::Argv,
-    images::{self, Images},
-    lab::Lab,
-    registry::Registry,
-    story::Teller,
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
 };
 
-/// The compressions, as skopeo calls them.
-pub(crate) const COMPRESSIONS: [&str; 2] = ["gzip", "zstd"];
+use anyhow::{Context, Result};
 
-/// The pair, in a registry and as a layout, in every compression.
+use super::{Stage, layouts};
+use crate::{command::Argv, images, registry::Registry, story::Teller};
+
+/// How layers are compressed, and cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Form {
+    Gzip,
+    Zstd,
+    /// With a table of contents, by skopeo.
+    Chunked,
+    /// With a table of contents, by package, by selkie.
+    Rechunked,
+}
+
+impl Form {
+    pub(super) const ALL: [Self; 4] = [Self::Gzip, Self::Zstd, Self::Chunked, Self::Rechunked];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+            Self::Chunked => "zstd:chunked",
+            Self::Rechunked => "rechunked",
+        }
+    }
+}
+
+/// All versions in all forms, in a registry and as layouts.
 #[derive(Debug)]
-pub(crate) struct Pair {
-    layout: PathBuf,
-    /// Bytes of the layers of v1 and v2, in the order of [`COMPRESSIONS`].
-    pub(crate) sizes: [[u64; 2]; 2],
+pub(super) struct Pair {
+    dir: PathBuf,
+    /// The forms that there are.
+    pub(super) forms: Vec<Form>,
+    /// What is special about it.
+    pub(super) note: &'static str,
+    /// The updates of v1 that there are.
+    pub(super) updates: Vec<&'static str>,
+    /// Layers and their bytes.
+    pub(super) sizes: BTreeMap<(Form, &'static str), (usize, u64)>,
+    /// The bytes that an update to this version needs at least, where layers have tables.
+    pub(super) missing: BTreeMap<(Form, &'static str), u64>,
 }
 
 impl Pair {
-    /// A version in the layout.
-    pub(crate) fn layout(&self, version: &str, compression: &str) -> String {
-        format!("oci:{}:{version}-{compression}", self.layout.display())
+    /// The layout of a form; versions are its tags.
+    pub(super) fn layout(&self, form: Form) -> PathBuf {
+        self.dir.join(form.name().replace(':', "-"))
     }
 
     /// The name of a version in the registry.
-    pub(crate) fn name(version: &str, compression: &str) -> String {
-        format!("bench:{version}-{compression}")
+    pub(super) fn name(form: Form, version: &str) -> String {
+        format!("bench:{version}-{}", form.name().replace(':', "-"))
     }
 
-    /// The one layer of a version in the layout, for programs that know nothing of images.
-    pub(crate) fn layer(&self, version: &str, compression: &str) -> Result<PathBuf> {
-        let manifest = manifest(&self.layout(version, compression))?;
-        let digest = manifest["layers"][0]["digest"].as_str().context("looking for the layer of the manifest")?;
-        Ok(self.layout.join("blobs").join(digest.replace(':', "/")))
+    fn reference(&self, form: Form, version: &str) -> String {
+        format!("oci:{}:{version}", self.layout(form).display())
     }
 }
 
-/// Makes the pair.
-pub(crate) fn make(lab: &Lab, images: &Images<'_>, registry: &Registry, tell: &Teller) -> Result<Pair> {
-    let layout = lab.fresh_subdir("bench-pair")?;
-    let mut pair = Pair { layout, sizes: [[0; 2]; 2] };
-    for (column, version) in ["v1", "v2"].into_iter().enumerate() {
-        let squashed = format!("localhost/bench:{version}");
-        images.squash(&images::release(version), &squashed)?;
-        for (row, compression) in COMPRESSIONS.into_iter().enumerate() {
-            let layout = pair.layout(version, compression);
-            let to = format!("docker://{}", registry.here(&Pair::name(version, compression)));
-            copy(&["--dest-compress-format", compression], &images.reference(&squashed), &layout)?;
-            copy(&["--dest-tls-verify=false", "--preserve-digests"], &layout, &to)?;
-            pair.sizes[row][column] = size(&layout)?;
+/// Whether the pair is the real one, or one that is made in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Size {
+    Real,
+    Small,
+}
+
+/// Makes the pair, or publishes the one that is here; `selkie` is the program that rechunks.
+pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, tell: &Teller) -> Result<Pair> {
+    let Stage { lab, images, registry, base, .. } = stage;
+    let (mut versions, server, note) = match size {
+        Size::Real => {
+            images.servers(tell)?;
+            (
+                vec!["v1", "v2", "v2s"],
+                images::SERVER,
+                "v1 is Debian's last point release, v2 has its updates of today; v2s, where it is there, is v2 with the kernel of v1",
+            )
         }
-        tell.say(format!("{version}: {} MB as gzip, {} MB as zstd", pair.sizes[0][column] / 1_000_000, pair.sizes[1][column] / 1_000_000));
+        Size::Small => {
+            images.small_servers(*base, tell)?;
+            (vec!["v1", "v2"], images::SMALL_SERVER, "a small image and one with a few other files: only shows that measuring works")
+        }
+    };
+    let mut pair = Pair {
+        dir: if reuse { lab.subdir("bench-pair")? } else { lab.fresh_subdir("bench-pair")? },
+        // gzip takes most of the time, and shows nothing that zstd does not.
+        forms: Form::ALL.into_iter().filter(|form| size == Size::Real || *form != Form::Gzip).collect(),
+        note,
+        updates: Vec::new(),
+        sizes: BTreeMap::new(),
+        missing: BTreeMap::new(),
+    };
+    if reuse {
+        versions.retain(|version| pair.forms.iter().all(|form| layouts::digest(&pair.layout(*form), version).is_ok()));
+    }
+    pair.updates = versions.get(1..).unwrap_or_default().to_vec();
+    for version in &versions {
+        for form in pair.forms.clone() {
+            if !reuse {
+                write(&pair, selkie, form, version, &images.reference(&format!("{server}:{version}")))?;
+            }
+            publish(&pair, registry, form, version)?;
+            pair.sizes.insert((form, version), layouts::size(&pair.layout(form), version)?);
+        }
+        let (layers, bytes) = pair.sizes[&(Form::Zstd, *version)];
+        tell.say(format!("{version}: {layers} layers, {} MB as zstd", bytes / 1_000_000));
+    }
+    for form in [Form::Chunked, Form::Rechunked] {
+        for version in pair.updates.clone() {
+            pair.missing.insert((form, version), layouts::missing_bytes(&pair.layout(form), "v1", version)?);
+        }
     }
     Ok(pair)
 }
 
+fn write(pair: &Pair, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
+    let to = pair.reference(form, version);
+    if form != Form::Rechunked {
+        return copy(&["--dest-compress-format", form.name()], image, &to);
+    }
+    let rechunk =
+        Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &pair.reference(Form::Zstd, version), "--scratch"]);
+    rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
+}
+
+fn publish(pair: &Pair, registry: &Registry, form: Form, version: &str) -> Result<()> {
+    let remote = format!("docker://{}", registry.here(&Pair::name(form, version)));
+    copy(&["--dest-tls-verify=false", "--preserve-digests"], &pair.reference(form, version), &remote)
+}
+
 fn copy(options: &[&str], from: &str, to: &str) -> Result<()> {
-    Argv::new(["skopeo", "copy", "--quiet"]).with(options).with([from, to]).by_root().read().map(drop)
-}
-
-fn manifest(reference: &str) -> Result<Value> {
-    let argv = Argv::new(["skopeo", "inspect", "--raw", reference]).by_root();
-    serde_json::from_str(&argv.read()?).with_context(|| format!("reading the output of {argv}"))
-}
-
-fn size(reference: &str) -> Result<u64> {
-    let manifest = manifest(reference)?;
-    let layers = manifest["layers"].as_array().context("looking for the layers of the manifest")?;
-    layers.iter().map(|layer| layer["size"].as_u64().context("looking for the size of a layer")).sum()
+    let argv = Argv::new(["skopeo", "copy", "--quiet"]).with(options).with([from, to]).by_root();
+    argv.read().map(drop).context("making the pair")
 }

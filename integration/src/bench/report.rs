@@ -7,62 +7,111 @@ use anyhow::{Context, Result};
 use super::{
     Contest, Sample,
     contest::Contestant,
-    pair::{COMPRESSIONS, Pair},
+    pair::Pair,
+    tools::{Bench, Tool},
+    verdict,
 };
+use crate::command::Argv;
 
 /// All samples, by contest and contestant.
-#[derive(Debug)]
-pub(crate) struct Figures {
-    order: Vec<(&'static str, Vec<&'static str>)>,
-    samples: BTreeMap<(&'static str, &'static str), Vec<Sample>>,
-}
+#[derive(Debug, Default)]
+pub(super) struct Figures(BTreeMap<(String, &'static str), Vec<Sample>>);
 
 impl Figures {
-    /// No samples yet.
-    pub(crate) fn new(contests: &[Contest]) -> Self {
-        let names = |contest: &Contest| contest.contestants.iter().map(|contestant| contestant.name).collect();
-        Self { order: contests.iter().map(|contest| (contest.title, names(contest))).collect(), samples: BTreeMap::new() }
-    }
-
     /// One more.
-    pub(crate) fn add(&mut self, contest: &Contest, contestant: &Contestant, sample: Sample) {
-        self.samples.entry((contest.title, contestant.name)).or_default().push(sample);
+    pub(super) fn add(&mut self, contest: &Contest, contestant: &Contestant, sample: Sample) {
+        self.0.entry((contest.title.clone(), contestant.name)).or_default().push(sample);
     }
 
-    /// The page.
-    pub(crate) fn markdown(&self, pair: &Pair, runs: usize) -> Result<String> {
-        let mut text = String::from("# Benchmarks\n\nWritten by `cargo xtask bench --write`; do not edit.\n\n");
-        text += &format!(
-            "Medians of {runs} runs that took turns, on {} processors, Linux {}; the registry on loopback. A ratio is the figure divided by selkie's of the same \
-             table: above 1, selkie needs less. Figures of different runs of this command do not compare.\n\n",
-            std::thread::available_parallelism().map_or(0, usize::from),
-            std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim()
-        );
-        for (compression, sizes) in COMPRESSIONS.iter().zip(pair.sizes) {
-            text += &format!("- {compression}: v1 {} MB, v2 {} MB, one layer each\n", sizes[0] / 1_000_000, sizes[1] / 1_000_000);
-        }
-        for (title, names) in &self.order {
-            text += &self.table(title, names)?;
-        }
-        Ok(text)
+    /// The median of each figure by itself.
+    pub(super) fn median(&self, contest: &Contest, contestant: &Contestant) -> Result<Sample> {
+        let samples = self.0.get(&(contest.title.clone(), contestant.name)).filter(|samples| !samples.is_empty());
+        samples.map(|samples| median(samples)).with_context(|| format!("looking for figures of {} at {}", contestant.name, contest.title))
     }
 
-    fn table(&self, title: &'static str, names: &[&'static str]) -> Result<String> {
-        let median = |name: &'static str| {
-            let samples = self.samples.get(&(title, name)).filter(|samples| !samples.is_empty());
-            samples.map(|samples| median(samples)).with_context(|| format!("looking for figures of {name} at {title}"))
-        };
-        let first = median(names.first().context("looking for contestants")?)?;
-        let mut text =
-            format!("\n## {title}\n\n| | wall s | ratio | CPU s | ratio | peak RSS MiB | MB received |\n|---|---|---|---|---|---|---|\n");
-        for name in names {
-            let m = median(name)?;
-            let (memory, received) = (m.memory / 1024, m.received as f64 / 1e6);
-            let (wall, cpu) = (m.wall / first.wall, m.cpu / first.cpu);
-            text += &format!("| {name} | {:.2} | {wall:.2} | {:.2} | {cpu:.2} | {memory} | {received:.1} |\n", m.wall, m.cpu);
-        }
-        Ok(text)
+    /// The same by a tool, where it takes part.
+    pub(super) fn of(&self, contest: &Contest, tool: Tool) -> Option<Sample> {
+        let contestant = contest.contestants.iter().find(|contestant| contestant.tool == tool)?;
+        self.median(contest, contestant).ok()
     }
+}
+
+/// The page.
+pub(super) fn page(contests: &[Contest], figures: &Figures, bench: &Bench<'_>, runs: usize) -> Result<String> {
+    let mut text = String::from(
+        "# Benchmarks\n\nWritten by `cargo xtask bench --write` on a machine with Debian; do not edit. It installs what it needs, makes the images from the Debian archive, builds \
+         peers that are no packages from their crates, and takes some 30 GB of room; the first run takes long, later ones can `--reuse` the images.\n\n",
+    );
+    text += &format!(
+        "Medians of {runs} runs that took turns, each in a new directory; the registry on loopback. A ratio is the figure divided by selkie's of the same table: above 1, selkie \
+         needs less. Figures of different runs of this command do not compare. \"Written\" is what a program and its children gave the file system to write, \"received\" what the \
+         registry sent.\n\n",
+    );
+    text += &machine(bench);
+    text += &images(bench.pair);
+    text += &verdict::table(contests, figures, bench);
+    for contest in contests {
+        text += &table(contest, figures)?;
+    }
+    Ok(text)
+}
+
+fn machine(bench: &Bench<'_>) -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, model)| model);
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let verity = if bench.verity { "with" } else { "without" };
+    let mut text =
+        format!("- Machine: {processors} processors ({model}), Linux {}, {} {verity} fs-verity\n", kernel.trim(), bench.written_to);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').nth(2).unwrap_or("unknown");
+    text += &format!(
+        "- Load average of the last quarter of an hour: {load}. What is more than 2 or so came from elsewhere: then only ratios mean anything\n"
+    );
+    text += "- composefs-ctl: the version in `Cargo.lock`, fs-verity SHA-256, as selkie\n";
+    for peer in ["podman", "skopeo", "tar"] {
+        let version = Argv::new([peer, "--version"]).read().unwrap_or_default();
+        text += &format!("- {}\n", version.lines().next().unwrap_or("unknown"));
+    }
+    text
+}
+
+fn images(pair: &Pair) -> String {
+    let mut text =
+        format!("- Images: {}\n\n| | layers | MB | MB that an update from v1 cannot do without |\n|---|---|---|---|\n", pair.note);
+    for form in pair.forms.iter().copied() {
+        for ((_, version), (layers, bytes)) in pair.sizes.iter().filter(|((of, _), _)| *of == form) {
+            let missing = pair.missing.get(&(form, *version)).map_or(String::new(), |bytes| megabytes(*bytes));
+            text += &format!("| {version}, {} | {layers} | {} | {missing} |\n", form.name(), megabytes(*bytes));
+        }
+    }
+    text
+}
+
+fn table(contest: &Contest, figures: &Figures) -> Result<String> {
+    let first = figures.median(contest, contest.contestants.first().context("looking for contestants")?)?;
+    let mut text = format!(
+        "\n## {}\n\n| | wall s | ratio | CPU s | ratio | peak RSS MiB | MB written | MB received | manifests asked for |\n|---|---|---|---|---|---|---|---|---|\n",
+        contest.title
+    );
+    for contestant in &contest.contestants {
+        let m = figures.median(contest, contestant)?;
+        let (wall, cpu) = (ratio(m.wall, first.wall), ratio(m.cpu, first.cpu));
+        let (written, received) = (megabytes(m.written), megabytes(m.received));
+        text += &format!("| {} | {:.3} | {wall} | {:.2} | {cpu} |", contestant.name, m.wall, m.cpu);
+        text += &format!(" {} | {written} | {received} | {} |\n", m.memory / 1024, m.manifests);
+    }
+    Ok(text)
+}
+
+/// What divides by nothing is no figure.
+fn ratio(of: f64, to: f64) -> String {
+    if to > 0.0 { format!("{:.2}", of / to) } else { "-".to_owned() }
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
 }
 
 /// The median of each figure by itself; of an even number of samples, the lower of the two in the middle.
@@ -76,7 +125,9 @@ fn median(samples: &[Sample]) -> Sample {
         wall: middle(|s| s.wall),
         cpu: middle(|s| s.cpu),
         memory: middle(|s| s.memory as f64) as u64,
+        written: middle(|s| s.written as f64) as u64,
         received: middle(|s| s.received as f64) as u64,
+        manifests: middle(|s| s.manifests as f64) as u64,
     }
 }
 
@@ -86,9 +137,9 @@ mod tests {
 
     #[test]
     fn each_figure_has_its_own_median() {
-        let sample = |wall: f64, memory: u64| Sample { wall, cpu: 10.0 - wall, memory, received: 5 };
+        let sample = |wall: f64, memory: u64| Sample { wall, cpu: 10.0 - wall, memory, written: 3, received: 5, manifests: 1 };
         let samples = [sample(3.0, 10), sample(1.0, 30), sample(2.0, 20)];
         assert_eq!(median(&samples), sample(2.0, 20));
-        assert_eq!(median(&samples[..2]), Sample { wall: 1.0, cpu: 7.0, memory: 10, received: 5 });
+        assert_eq!(median(&samples[..2]), Sample { wall: 1.0, cpu: 7.0, ..sample(2.0, 10) });
     }
 }

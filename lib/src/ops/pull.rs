@@ -35,6 +35,18 @@ pub struct Options {
     pub tag: Option<String>,
 }
 
+impl Options {
+    fn tag(&self) -> Result<String> {
+        let tag = self.tag.clone().unwrap_or_else(|| tag_of(&self.image));
+        if tag.starts_with(prune::TAG) || tag == upgrade::DOWNLOADED {
+            return Err(Failure::new(FailureKind::Usage, format!("pulling {}: tag {tag} is a machine's own", self.image))
+                .hint("choose another name")
+                .into());
+        }
+        Ok(tag)
+    }
+}
+
 /// A pulled image: its five digests by name, and what it took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -107,16 +119,18 @@ pub struct Repository {
 pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let here = dir::open_path(".").context("opening the working directory")?;
     let open = |algorithm| Store::open_or_init(&here, &repository.path, algorithm, repository.verity);
-    let algorithm = match repository.algorithm {
-        None if !repository.path.join("meta.json").exists() => block_on(async {
-            let source = Source::open(&options.image, &options.source).await?;
-            let algorithm = seal::sealed_with(source.resolved())?;
-            source.close().await?;
-            anyhow::Ok(algorithm)
-        })?,
-        asked => asked,
-    };
-    run(&open(algorithm)?, options, progress)
+    if repository.algorithm.is_some() || repository.path.join("meta.json").exists() {
+        return run(&open(repository.algorithm)?, options, progress);
+    }
+    // The image decides; it is resolved once for this and for its layers.
+    let tag = options.tag()?;
+    let (store, pulled) = block_on(async {
+        let source = Source::open(&options.image, &options.source).await?;
+        let store = open(seal::sealed_with(source.resolved())?)?;
+        let pulled = take(&store, source, progress).await?;
+        anyhow::Ok((store, pulled))
+    })?;
+    keep(&store, pulled, &tag, progress)
 }
 
 /// Pulls into the repository of a machine, under its lock.
@@ -131,25 +145,28 @@ pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>)
 ///
 /// [`FailureKind::Usage`] for a tag that a machine keeps its own books with.
 pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
-    let tag = options.tag.clone().unwrap_or_else(|| tag_of(&options.image));
-    if tag.starts_with(prune::TAG) || tag == upgrade::DOWNLOADED {
-        return Err(Failure::new(FailureKind::Usage, format!("pulling {}: tag {tag} is a machine's own", options.image))
-            .hint("choose another name")
-            .into());
-    }
+    let tag = options.tag()?;
+    let pulled = block_on(async {
+        let source = Source::open(&options.image, &options.source).await?;
+        take(store, source, progress).await
+    })?;
+    keep(store, pulled, &tag, progress)
+}
+
+async fn take(store: &Store, source: Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     if !store.is_sealed() {
         progress.note(
             "the repository has no fs-verity, as its file system or kernel has none: nothing checks files when they are read".to_owned(),
         );
     }
-    let pulled = block_on(async {
-        let source = Source::open(&options.image, &options.source).await?;
-        let pulled = fetch(store, &source, progress).await?;
-        source.close().await?;
-        Ok(pulled)
-    })?;
+    let pulled = fetch(store, &source, progress).await?;
+    source.close().await?;
+    Ok(pulled)
+}
+
+fn keep(store: &Store, pulled: Pulled, tag: &str, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     store.sync()?;
-    store.tag(&pulled.stored_manifest, &tag)?;
+    store.tag(&pulled.stored_manifest, tag)?;
     store.sync()?;
     progress.step("tag image");
     Ok(pulled)

@@ -6,6 +6,7 @@ pub mod efi;
 pub mod in_root;
 pub mod interrupt;
 pub mod lock;
+pub mod memory;
 pub mod mount;
 pub mod partitions;
 pub mod process;
