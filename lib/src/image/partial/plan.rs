@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use crate::image::chunked::{File, Table, is_skipped};
 
-/// What a request costs besides the bytes that it asks for: about as many of headers.
-const REQUEST: u64 = 512;
+/// What a request costs besides the bytes that it asks for: some of headers, and while it is answered, about so many more could come.
+const REQUEST: u64 = 2048;
 
 /// The most requests for one layer. Where there would be more, the smallest holes between them are fetched, too.
 const MAX_REQUESTS: usize = 1000;
@@ -100,18 +100,18 @@ mod tests {
     #[test]
     #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are compared, some of them of one")]
     fn what_is_asked_for() {
-        let table = table(&[1000..2000, 2100..3000, 5000..9000, 9010..9020]);
+        let table = table(&[10_000..20_000, 21_000..30_000, 50_000..90_000, 90_100..90_200]);
         let plan = |here: [bool; 4], between| Plan::new(&table, here.into(), between).runs;
         let none: [Range<u64>; 0] = [];
         // Only files; small holes are fetched.
         assert_eq!(plan([true; 4], None), none);
-        assert_eq!(plan([false, false, true, true], None), [1000..3000]);
-        assert_eq!(plan([false, true, true, false], None), [1000..2000, 9010..9020]);
-        assert_eq!(plan([false; 4], None), [1000..3000, 5000..9020]);
+        assert_eq!(plan([false, false, true, true], None), [10_000..30_000]);
+        assert_eq!(plan([false, true, true, false], None), [10_000..20_000, 90_100..90_200]);
+        assert_eq!(plan([false; 4], None), [10_000..30_000, 50_000..90_200]);
         // Also what is between them.
-        assert_eq!(plan([false; 4], Some(9100)), [0..9100]);
-        assert_eq!(plan([true; 4], Some(9100)), [0..1000, 2000..2100, 3000..5000, 9000..9100]);
-        assert_eq!(plan([true, true, true, false], Some(9020)), [0..1000, 2000..2100, 3000..5000, 9000..9020]);
+        assert_eq!(plan([false; 4], Some(91_000)), [0..91_000]);
+        assert_eq!(plan([true; 4], Some(91_000)), [0..10_000, 20_000..21_000, 30_000..50_000, 90_000..91_000]);
+        assert_eq!(plan([true, true, true, false], Some(90_200)), [0..10_000, 20_000..21_000, 30_000..50_000, 90_000..90_200]);
     }
 
     #[test]

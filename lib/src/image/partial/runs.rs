@@ -10,7 +10,7 @@ use crate::image::ahead::Ahead;
 use crate::image::chunked::Ranged;
 
 /// How many requests there are at a time, for one layer.
-const TOGETHER: usize = 3;
+const TOGETHER: usize = 8;
 
 /// Reads ranges of a blob in order. Memory is bounded by what [`Ahead`] holds of each request that is open.
 pub(super) struct Runs<B> {

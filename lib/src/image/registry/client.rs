@@ -25,6 +25,9 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// How long nothing at all may come.
 const STALL: Duration = Duration::from_secs(30);
 
+/// Connections that are kept: two layers at a time may have eight requests each.
+const CONNECTIONS: usize = 16;
+
 /// More redirects than these are a circle. Real ones are one: to the store of the blobs.
 const MAX_REDIRECTS: usize = 5;
 
@@ -80,6 +83,8 @@ impl Client {
             .timeout_recv_response(Some(ANSWER))
             .timeout_per_read(Some(STALL))
             .timeout_per_write(Some(STALL))
+            .max_idle_connections(CONNECTIONS)
+            .max_idle_connections_per_host(CONNECTIONS)
             .user_agent(concat!("selkie/", env!("CARGO_PKG_VERSION")))
             .build();
         Ok(Self {
