@@ -83,7 +83,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
             (
                 vec!["v1", "v2", "v2s"],
                 images::SERVER,
-                "v1 is Debian's last point release, v2 has its updates of today, v2s is v2 with the kernel of v1",
+                "v1 is Debian's last point release, v2 has its updates of today; v2s, where it is there, is v2 with the kernel of v1",
             )
         }
         Size::Small => {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::{
     Contest, Sample,
     contest::Contestant,
-    pair::{Form, Pair},
+    pair::Pair,
     tools::{Bench, Tool},
     verdict,
 };

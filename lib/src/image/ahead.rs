@@ -25,9 +25,15 @@ pub(super) struct Ahead {
 impl Ahead {
     /// Starts reading. The thread ends when this value is dropped, or rather when the source's next block is there.
     pub(super) fn new(source: impl Read + Send + 'static) -> io::Result<Self> {
+        Self::of(source, u64::MAX)
+    }
+
+    /// The same for a source of at most `size` bytes, which may be few: its blocks are no larger.
+    pub(super) fn of(source: impl Read + Send + 'static, size: u64) -> io::Result<Self> {
+        let length = usize::try_from(size).map_or(BLOCK, |size| size.clamp(1, BLOCK));
         let (sender, blocks) = mpsc::sync_channel(WAITING);
         let (emptied, empty) = mpsc::channel();
-        thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &sender, &empty))?;
+        thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &sender, &empty, length))?;
         Ok(Self { blocks, emptied, block: Vec::new(), used: 0 })
     }
 
@@ -52,10 +58,10 @@ impl Ahead {
     }
 }
 
-fn run(mut source: impl Read, blocks: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>) {
+fn run(mut source: impl Read, blocks: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>, length: usize) {
     loop {
         let mut block = empty.try_recv().unwrap_or_default();
-        block.resize(BLOCK, 0);
+        block.resize(length, 0);
         let (filled, error) = fill(&mut source, &mut block);
         block.truncate(filled);
         // What came before an error is handed out before it. An empty block is the end.
@@ -113,6 +119,18 @@ mod tests {
         ahead.read_to_end(&mut found).unwrap();
         assert!(found == bytes);
         for _ in 0..20 {
+            assert_eq!(ahead.read(&mut [0; 9]).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_small_source_are_small() {
+        for size in [0, 1, 700] {
+            let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
+            let mut ahead = Ahead::of(io::Cursor::new(bytes.clone()), size).unwrap();
+            assert_eq!(ahead.fill_buf().unwrap(), bytes);
+            assert!(ahead.block.capacity() as u64 <= size.max(1).next_multiple_of(64), "{}", ahead.block.capacity());
+            ahead.consume(bytes.len());
             assert_eq!(ahead.read(&mut [0; 9]).unwrap(), 0);
         }
     }

@@ -62,7 +62,9 @@ impl<B: Ranged + Clone + Send + 'static> Runs<B> {
         while self.open.len() < TOGETHER {
             let Some(run) = self.waiting.pop_front() else { break };
             let request = Request { run: run.clone(), blobs: Arc::clone(&self.blobs), answer: None };
-            self.open.push_back((run, Ahead::new(request)?));
+            // Most are small, and there are many.
+            let ahead = Ahead::of(request, run.end - run.start)?;
+            self.open.push_back((run, ahead));
         }
         Ok(())
     }
