@@ -19,8 +19,9 @@ mod gnu {
     const M_ARENA_MAX: c_int = -8;
     /// Each thread prefers an arena of its own, which is never empty enough to be given back.
     const ARENAS: c_int = 2;
-    /// The default, which otherwise grows with the first large block that is freed; then large blocks come out of arenas, too.
-    const LARGE: c_int = 128 << 10;
+    /// In bytes. Larger blocks are mapped, and unmapped when they are freed. By default this grows with every such block, and then arenas keep those, too. The
+    /// buffers between threads are below it: they come and go, and each mapping costs the kernel as many page faults as it has pages.
+    const LARGE: c_int = 512 << 10;
 
     unsafe extern "C" {
         fn mallopt(parameter: c_int, value: c_int) -> c_int;
