@@ -151,7 +151,7 @@ mod tests {
         let (sender, answer) = std::sync::mpsc::channel();
         thread::spawn(move || sender.send(read(port)));
         while !gate.is_holding() {
-            thread::yield_now();
+            thread::sleep(std::time::Duration::from_millis(1));
         }
         assert!(answer.try_recv().is_err(), "some is held");
         gate.open();

@@ -118,11 +118,15 @@ pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Resu
 pub(super) async fn of(host: &Host, system: &System, (source, progress): (&Source, &Arc<dyn Progress>), from: &ImageId) -> Result<Preview> {
     let store = host.store()?;
     let resolved = source.resolved();
-    let (fetch, mut looks) = look(&store, source, progress).await?;
-    let foretold = foretell(&store, resolved, from, &fetch, &mut looks);
-    let (root, unknown) = match foretold? {
-        Ok(root) => (Some(root), None),
-        Err(reason) => (None, Some(reason)),
+    let (fetch, looks) = look(&store, source, progress).await?;
+    // In a thread, because it waits and reads: a signal is heard meanwhile.
+    let job = Foretelling { store: store.clone(), resolved: resolved.clone(), from: from.clone(), fetch: fetch.clone(), looks };
+    let (foretold, looked_at) = tokio::task::spawn_blocking(move || job.run()).await.context("foretelling in a thread")?;
+    let (root, unknown) = match foretold {
+        Ok(Ok(root)) => (Some(root), None),
+        Ok(Err(reason)) => (None, Some(reason)),
+        // That there is an update, and what it costs to fetch, is true all the same.
+        Err(error) => (None, Some(format!("{error:#}"))),
     };
     let images = IMAGES * store.image_size(&system.booted)?.unwrap_or(0);
     let missing = || fetch.iter().filter(|layer| layer.way != Way::Here).map(|layer| layer.size).sum();
@@ -130,7 +134,7 @@ pub(super) async fn of(host: &Host, system: &System, (source, progress): (&Sourc
     let needed = if fetch.iter().all(|layer| layer.way == Way::Here) { 0 } else { new + images };
     Ok(Preview {
         bytes: fetch.iter().map(|layer| layer.bytes).sum(),
-        looked_at: looks.iter().flatten().map(|look| look.looked_at).sum(),
+        looked_at,
         room: Room { needed, free: host.free_bytes()? },
         fetch,
         root,
@@ -170,6 +174,23 @@ fn choose(layer: &mut FetchedLayer, look: &LayerPreview, by_delta: Option<u64>) 
         (_, Ok(_)) => (Way::Partial, look.bytes, None),
         (None, Err(reason)) => (Way::Whole, look.bytes, Some(reason.clone())),
     };
+}
+
+/// What it takes to foretell a root.
+struct Foretelling {
+    store: Store,
+    resolved: Resolved,
+    from: ImageId,
+    fetch: Vec<FetchedLayer>,
+    looks: Vec<Option<LayerPreview>>,
+}
+
+impl Foretelling {
+    /// The root, or why it is not known; and bytes that were fetched to find that out.
+    fn run(mut self) -> (Result<Result<ForetoldRoot, String>>, u64) {
+        let foretold = foretell(&self.store, &self.resolved, &self.from, &self.fetch, &mut self.looks);
+        (foretold, self.looks.iter().flatten().map(|look| look.looked_at).sum())
+    }
 }
 
 /// The root that the layers would make, or why that is not known.

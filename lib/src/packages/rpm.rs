@@ -48,11 +48,11 @@ pub struct RpmPackage {
 ///
 /// It is none, or contradicts itself.
 pub fn rpm(database: &[u8]) -> Result<Vec<RpmPackage>, DatabaseError> {
-    let mut packages = Vec::new();
+    let (mut packages, mut left) = (Vec::new(), MAX_PATHS);
     sqlite::rows(database, "Packages", &mut |row| {
         // The number of the package stands for the row.
         if let [_, Value::Bytes(header), ..] = row.as_slice() {
-            packages.push(Header::parse(header)?.package()?);
+            packages.push(Header::parse(header)?.package(&mut left)?);
         }
         Ok(())
     })?;
@@ -134,7 +134,7 @@ impl<'a> Header<'a> {
         Ok(bytes.chunks_exact(size).map(|number| number.iter().fold(0, |value, byte| value << 8 | u32::from(*byte))).collect())
     }
 
-    fn package(&self) -> Result<RpmPackage, DatabaseError> {
+    fn package(&self, left: &mut usize) -> Result<RpmPackage, DatabaseError> {
         let needed = |tag| self.text(tag)?.ok_or_else(|| wrong(format!("a package without tag {tag}")));
         let (name, version) = (needed(NAME)?, format!("{}-{}", needed(VERSION)?, needed(RELEASE)?));
         let epoch = self.numbers(EPOCH)?.first().map(|epoch| format!("{epoch}:")).unwrap_or_default();
@@ -146,25 +146,26 @@ impl<'a> Header<'a> {
             version: format!("{epoch}{version}"),
             architecture: self.text(ARCH)?,
             installed: self.numbers(INSTALL_TIME)?.first().copied(),
-            files: self.files()?,
+            files: self.files(left)?,
             name,
         })
     }
 
-    fn files(&self) -> Result<Vec<Vec<u8>>, DatabaseError> {
+    fn files(&self, left: &mut usize) -> Result<Vec<Vec<u8>>, DatabaseError> {
         let (names, folders, indexes) = (self.strings(BASE_NAMES)?, self.strings(DIR_NAMES)?, self.numbers(DIR_INDEXES)?);
         if names.len() != indexes.len() {
             return Err(wrong(format!("{} names of files in {} directories", names.len(), indexes.len())));
         }
         let modes = self.numbers(FILE_MODES)?;
-        let (mut files, mut left) = (Vec::new(), MAX_PATHS);
+        let mut files = Vec::new();
         for (number, (name, folder)) in names.into_iter().zip(indexes).enumerate() {
             let folder = folders.get(folder as usize).ok_or_else(|| wrong(format!("it has no directory {folder}")))?;
             if modes.get(number).is_some_and(|mode| mode & 0o170_000 == 0o040_000) {
                 continue;
             }
-            left =
-                left.checked_sub(folder.len() + name.len()).ok_or_else(|| wrong("the paths of a package are longer than any package's"))?;
+            *left = left
+                .checked_sub(folder.len() + name.len())
+                .ok_or_else(|| wrong("the paths of its files are longer than those of any system"))?;
             files.push([folder.strip_prefix(b"/").unwrap_or(folder), name].concat());
         }
         Ok(files)
@@ -200,7 +201,7 @@ mod tests {
     ];
 
     fn package(tags: &[(u32, u32, u32, &[u8])]) -> Result<RpmPackage, DatabaseError> {
-        Header::parse(&header(tags))?.package()
+        Header::parse(&header(tags))?.package(&mut { MAX_PATHS })
     }
 
     #[test]

@@ -42,7 +42,8 @@ pub(super) fn take<H: FsVerityHashValue>(
     contents: bool,
 ) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
-    let journal = contents.then(|| Journal::open(repository.repo_fd())).transpose()?;
+    // It is an economy: without it, a pull that is cut fetches more the next time.
+    let journal = if contents { Journal::open::<H>(repository.repo_fd()).ok() } else { None };
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let (jobs, waiting) = mpsc::sync_channel(WAITING);
     let (emptied, empty) = mpsc::channel();
@@ -243,7 +244,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         let id = current.hasher.digest();
         if let (Some(taken), Some(content)) = (&mut self.taken, current.content.take()) {
             let record = Record { content: content.finish(), object: raw(&id), size: current.size };
-            self.journal.as_mut().map_or(Ok(()), |journal| journal.push(&record))?;
+            if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
+                self.journal = None;
+            }
             taken.0.push(record);
         }
         if current.is_whole() {

@@ -149,7 +149,7 @@ impl Client {
     ///
     /// Where the registry says neither.
     pub(super) fn referrers(&self, digest: &str, artifact_type: &str) -> Result<Option<Vec<u8>>, Unusable> {
-        self.document(&format!("referrers/{digest}?artifactType={artifact_type}"), INDEX)
+        self.document(&format!("referrers/{digest}?artifactType={artifact_type}"), INDEX, &[400, 404, 405, 406, 501])
     }
 
     /// The manifest or index that a tag or digest names; `None` where there is none. Nothing is verified.
@@ -158,17 +158,18 @@ impl Client {
     ///
     /// Where the registry says neither.
     pub(super) fn manifest(&self, name: &str) -> Result<Option<Vec<u8>>, Unusable> {
-        self.document(&format!("manifests/{name}"), MANIFESTS)
+        self.document(&format!("manifests/{name}"), MANIFESTS, &[404])
     }
 
-    fn document(&self, path: &str, accept: &str) -> Result<Option<Vec<u8>>, Unusable> {
+    /// Answers with a status of `none` say that there is no such thing.
+    fn document(&self, path: &str, accept: &str, none: &[u16]) -> Result<Option<Vec<u8>>, Unusable> {
         let mut answer = self.authorized(|session| {
             let request = self.prepare(session, |agent, url| agent.get(url), path);
             Ok((request.header("accept", accept).call().map_err(failed)?, true))
         })?;
         match answer.status() {
             StatusCode::OK => answer.body_mut().with_config().limit(MAX_DOCUMENT).read_to_vec().map(Some).map_err(failed),
-            StatusCode::NOT_FOUND => Ok(None),
+            status if none.contains(&status.as_u16()) => Ok(None),
             _ => Err(refused(&answer, "200 or 404")),
         }
     }

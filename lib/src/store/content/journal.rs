@@ -8,8 +8,10 @@ use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 
 use anyhow::{Context, Result};
+use composefs::fsverity::FsVerityHashValue;
 
-use super::table::{MAX, Record, records_of};
+use super::raw;
+use super::table::{MAX, Record, record_size, records_of};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
 
@@ -27,12 +29,14 @@ pub(in crate::store) struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal of the repository at `repository`, and makes it where there is none.
-    pub(in crate::store) fn open(repository: BorrowedFd<'_>) -> Result<Self> {
+    /// Opens the journal of the repository at `repository`, and makes it where there is none. What a cut has torn off a record is taken away.
+    pub(in crate::store) fn open<H: FsVerityHashValue>(repository: BorrowedFd<'_>) -> Result<Self> {
         let file = dir::append(repository, CONTENT_JOURNAL, 0o644).context("opening the content journal")?;
+        let length = file.metadata().context("opening the content journal")?.len();
         // Only cut after cut makes it so large, with much that stands in it many times.
-        if file.metadata().context("opening the content journal")?.len() >= MAX {
-            file.set_len(0).context("emptying the content journal")?;
+        let kept = if length >= MAX { 0 } else { length - length % record_size(raw(&H::EMPTY).len()) as u64 };
+        if kept < length {
+            file.set_len(kept).context("shortening the content journal")?;
         }
         Ok(Self { file, waiting: Vec::new(), count: 0 })
     }

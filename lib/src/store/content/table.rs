@@ -137,7 +137,8 @@ fn number(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-fn record_size(object: usize) -> usize {
+/// Bytes of a record with an object's digest of so many bytes.
+pub(super) fn record_size(object: usize) -> usize {
     32 + object + SIZE
 }
 
