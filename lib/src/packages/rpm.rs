@@ -246,7 +246,7 @@ mod tests {
         let (folder, names) = ([&[b'a'; 1 << 20][..], b"\0"].concat(), b"f\0".repeat(1000));
         let long = [(DIR_INDEXES, 4, 1000, &[0; 4000][..]), (BASE_NAMES, 8, 1000, &names), (DIR_NAMES, 8, 1, &folder)];
         let found = package(&[&GOOD[..8], &long].concat()).unwrap_err().to_string();
-        assert!(found.contains("longer than any"), "{found}");
+        assert!(found.contains("longer than those of any"), "{found}");
     }
 
     #[test]
