@@ -231,7 +231,7 @@ impl Source {
     /// what is wrong where something is.
     async fn by_own_requests(&self, layer: &Layer, progress: &Arc<dyn Progress>) -> Result<Option<Reader>> {
         let Ok(repository) = self.repository() else { return Ok(None) };
-        let blob = repository.blob(&layer.digest, layer.size, Arc::clone(progress));
+        let mut blob = repository.blob(&layer.digest, layer.size, Arc::clone(progress));
         let opened = tokio::task::spawn_blocking(move || blob.whole()).await.context("asking for a blob in a thread")?;
         Ok(opened.ok())
     }

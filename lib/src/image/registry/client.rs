@@ -17,7 +17,7 @@ use super::auth::{self, Basic};
 use super::challenge::Challenge;
 use super::conf::Endpoint;
 use super::places::Places;
-use super::{Unusable, certs};
+use super::{SourceOptions, Unusable, certs};
 
 /// How long a registry may take to be reached, and to answer.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -71,8 +71,9 @@ struct Token {
 }
 
 impl Client {
-    /// Reads credentials and certificates for `endpoint`. Connects to nothing yet.
-    pub(super) fn new(places: &Places, endpoint: &Endpoint, insecure: bool) -> Result<Self, Unusable> {
+    /// Reads credentials and certificates for `endpoint`. What the options say of TLS counts for more than what the endpoint has. Connects to nothing yet.
+    pub(super) fn new(places: &Places, endpoint: &Endpoint, options: &SourceOptions) -> Result<Self, Unusable> {
+        let insecure = options.tls_verify.map_or(endpoint.insecure, |verify| !verify);
         let config = Agent::config_builder()
             .tls_config(certs::tls(&places.certs, &endpoint.host, insecure)?)
             .proxy(None)

@@ -86,9 +86,8 @@ impl Repository {
             return Err(Unusable::new(format!("{} gives no ranges", reference.transport().prefix())));
         }
         let config = conf::Config::read(&places.registries, &places.drop_ins)?;
-        let insecure = options.tls_verify.map(|verify| !verify);
-        let client = |endpoint: conf::Endpoint| Client::new(places, &endpoint, insecure.unwrap_or(endpoint.insecure));
-        let clients = config.endpoints(reference)?.into_iter().map(client).collect::<Result<_, _>>()?;
+        let clients =
+            config.endpoints(reference)?.iter().map(|endpoint| Client::new(places, endpoint, options)).collect::<Result<_, _>>()?;
         Ok(Self { clients, retries: options.retries })
     }
 
@@ -139,8 +138,7 @@ impl Blob {
     ///
     /// Where no place gives them.
     pub(super) fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>> {
-        let whole = (offset, length) == (0, self.size);
-        Ok(Box::new(Steady::open(self.clone(), offset..offset + length, whole)?))
+        Ok(Box::new(Steady::open(self.clone(), offset..offset + length)?))
     }
 
     /// A reader of all of it.
@@ -148,9 +146,8 @@ impl Blob {
     /// # Errors
     ///
     /// As above.
-    pub(super) fn whole(self) -> io::Result<Box<dyn Read + Send>> {
-        let range = 0..self.size;
-        Ok(Box::new(Steady::open(self, range, true)?))
+    pub(super) fn whole(&mut self) -> io::Result<Box<dyn Read + Send>> {
+        self.range(0, self.size)
     }
 
     fn retries(&self) -> Retries {

@@ -63,8 +63,7 @@ impl Home {
         let open = || -> Result<Self, Unusable> {
             let places = Places::of_this_process(options)?;
             let endpoint = conf::Config::read(&places.registries, &places.drop_ins)?.destination(reference)?;
-            let insecure = options.tls_verify.map_or(endpoint.insecure, |verify| !verify);
-            Ok(Self(Client::new(&places, &endpoint, insecure)?))
+            Ok(Self(Client::new(&places, &endpoint, options)?))
         };
         debug_assert_eq!(reference.transport(), Transport::Registry);
         open().map_err(|e| e.to_string())

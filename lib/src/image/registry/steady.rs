@@ -25,7 +25,8 @@ impl Steady {
     /// # Errors
     ///
     /// Where no place gives it.
-    pub(super) fn open(mut blob: Blob, range: Range<u64>, whole: bool) -> io::Result<Self> {
+    pub(super) fn open(mut blob: Blob, range: Range<u64>) -> io::Result<Self> {
+        let whole = range == (0..blob.size);
         let mut retry = Retry::new(blob.retries());
         let body = blob.ask(range.clone(), whole, &mut retry)?;
         Ok(Self { blob, left: range, whole, body, retry })
