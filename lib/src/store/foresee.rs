@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 
 use anyhow::{Context, Result};
 use composefs::INLINE_CONTENT_MAX_V0;
@@ -12,17 +11,16 @@ use composefs::generic_tree::{LeafContent, Stat};
 use composefs::repository::Repository;
 use composefs::tree::{FileSystem, RegularFile};
 use composefs_oci::layer_content_id;
-use openssl::sha::{Sha256, sha256};
+use openssl::sha::sha256;
 use rustix::fs::makedev;
 
 use super::changeset::{Change, Changeset};
+use super::content::{PIECE, digest};
 use super::layers::parse_digest;
 use super::tree::{Content, NodeKind, Tree};
 use super::{ContentDigest, ObjectId, Store, hash, merge, tree_image, unsuitable, with_repository};
+use crate::image_id::Algorithm;
 use crate::listing::{Listed, ListedKind};
-
-/// What is read of an object at a time.
-const PIECE: usize = 256 << 10;
 
 /// A layer of an image that is foretold.
 #[derive(Debug, Clone, Copy)]
@@ -190,27 +188,17 @@ impl<'t> Known<'t> {
         if file.size != size || !self.indexed.insert(object.clone()) {
             return Ok(None);
         }
-        let found = digest(self.before.open(&file)?).with_context(|| format!("reading object {object}"))?;
+        let (found, _) = digest(self.before.open(&file)?, &mut vec![0; PIECE]).with_context(|| format!("reading object {object}"))?;
         self.read.insert(found, object.clone());
         Ok((found == *content).then(|| object.clone()))
     }
 }
 
 /// The name of an object that does not exist: no file has its own SHA-256 as its fs-verity digest. Equal for equal contents.
-fn nowhere(algorithm: crate::image_id::Algorithm, content: &ContentDigest) -> ObjectId {
+fn nowhere(algorithm: Algorithm, content: &ContentDigest) -> ObjectId {
     let digest = hex::encode(content);
     ObjectId::named(match algorithm {
-        crate::image_id::Algorithm::Sha256 => digest,
-        crate::image_id::Algorithm::Sha512 => digest.repeat(2),
+        Algorithm::Sha256 => digest,
+        Algorithm::Sha512 => digest.repeat(2),
     })
-}
-
-fn digest(mut file: impl Read) -> std::io::Result<ContentDigest> {
-    let (mut hasher, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hasher.finish()),
-            read => hasher.update(&piece[..read]),
-        }
-    }
 }

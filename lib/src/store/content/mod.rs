@@ -20,6 +20,7 @@ mod rebuild;
 pub(super) mod table;
 
 pub(super) use journal::Journal;
+pub(super) use rebuild::{PIECE, digest};
 pub use table::ContentDigest;
 pub(super) use table::Record;
 use table::{MAX, Table};

@@ -10,14 +10,14 @@ use composefs_oci::LAYER_CONTENT_TYPE;
 use oci_spec::image::ImageManifest;
 use openssl::sha::Sha256;
 
-use super::{CONTENT_INDEX, Record, Taken, raw, read};
+use super::{CONTENT_INDEX, ContentDigest, Record, Taken, raw, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
 use crate::store::fsck::pool;
 use crate::store::{Store, objects, with_repository};
 use crate::sys::dir;
 
 /// What is read at a time.
-const PIECE: usize = 256 << 10;
+pub(in crate::store) const PIECE: usize = 256 << 10;
 /// How the names of manifests and of layers begin in `streams/`.
 const MANIFESTS: &str = "oci-manifest-";
 const LAYERS: &str = "oci-layer-";
@@ -93,15 +93,21 @@ fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &
         return Ok(None);
     }
     let reading = || format!("reading object {}", object.to_hex());
-    let mut file = std::fs::File::from(repository.open_object(object).with_context(reading)?);
+    let file = std::fs::File::from(repository.open_object(object).with_context(reading)?);
+    let (content, size) = digest(file, piece).with_context(reading)?;
+    Ok(Some(Record { content, object: raw(object), size }))
+}
+
+/// The digest of the content of a file, and its size, read piece by piece.
+pub(in crate::store) fn digest(mut file: impl Read, piece: &mut [u8]) -> std::io::Result<(ContentDigest, u64)> {
     let (mut hasher, mut size) = (Sha256::new(), 0);
     loop {
-        let read = file.read(piece).with_context(reading)?;
-        if read == 0 {
-            break;
+        match file.read(piece)? {
+            0 => return Ok((hasher.finish(), size)),
+            read => {
+                hasher.update(&piece[..read]);
+                size += read as u64;
+            }
         }
-        hasher.update(&piece[..read]);
-        size += read as u64;
     }
-    Ok(Some(Record { content: hasher.finish(), object: raw(object), size }))
 }
