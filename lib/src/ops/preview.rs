@@ -166,14 +166,12 @@ async fn look(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> R
 
 /// The way that a pull takes.
 fn choose(layer: &mut FetchedLayer, look: &LayerPreview, by_delta: Option<u64>) {
-    (layer.way, layer.bytes, layer.reason) = match (by_delta, &look.parts) {
-        // The table alone is more: a pull does not read it then.
-        (Some(size), _) if look.table >= size => (Way::Delta, size, None),
-        (Some(size), Err(_)) => (Way::Delta, look.table + size, None),
-        (Some(size), Ok(cost)) if size <= *cost => (Way::Delta, look.table + size, None),
-        (_, Ok(_)) => (Way::Partial, look.bytes, None),
-        (None, Err(reason)) => (Way::Whole, look.bytes, Some(reason.clone())),
-    };
+    // Where the table alone is more than a delta, a pull does not read it.
+    let table = by_delta.map_or(look.table, |size| if look.table >= size { 0 } else { look.table });
+    let parts = look.parts.as_ref().ok().copied().filter(|_| table == look.table);
+    layer.way = pull::cheapest(by_delta, parts);
+    layer.bytes = by_delta.filter(|_| layer.way == Way::Delta).map_or(look.bytes, |size| table + size);
+    layer.reason = look.parts.as_ref().err().filter(|_| layer.way == Way::Whole).cloned();
 }
 
 /// What it takes to foretell a root.

@@ -21,7 +21,7 @@ mod deltas;
 mod layers;
 
 pub(super) use deltas::Delta;
-pub(super) use layers::{Fetched, fetch_layers, here, known, tell_of_index};
+pub(super) use layers::{Fetched, cheapest, fetch_layers, here, known, tell_of_index};
 pub use layers::{FetchedLayer, Way};
 
 /// What to pull.

@@ -170,29 +170,30 @@ impl Layers<'_> {
         );
         let by_delta = self.delta.as_ref().filter(|_| !waiting.no_delta).and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
         let plan = self.plan(&mut waiting, by_delta).await?;
-        let made = match (by_delta, plan, &self.delta) {
-            (Some(size), plan, Some(delta)) if plan.as_ref().is_none_or(|plan| size <= plan.cost()) => {
+        let way = cheapest(by_delta, plan.as_ref().map(PartialPlan::cost));
+        let made = match (way, plan, &self.delta) {
+            (Way::Delta, plan, Some(delta)) => {
                 self.fetched.layers[waiting.index].bytes += plan.map_or(0, |plan| plan.spent());
                 waiting.no_delta = true;
                 let (files, progress) = (Arc::clone(&delta.files), Arc::clone(self.progress));
-                Some((Way::Delta, self.source.open_delta(waiting.index, &delta.found, files, progress).await?))
+                Some(self.source.open_delta(waiting.index, &delta.found, files, progress).await?)
             }
-            (_, Some(plan), _) => {
+            (Way::Partial, Some(plan), _) => {
                 waiting.no_parts = true;
-                Some((Way::Partial, plan.start().await?))
+                Some(plan.start().await?)
             }
             _ => None,
         };
         let contents = self.source.has_table(waiting.index);
         match made {
-            Some((way, Partial::Parts(parts))) => {
+            Some(Partial::Parts(parts)) => {
                 let (store, layer) = (self.store.clone(), layer.clone());
                 self.importing.spawn_blocking(move || {
                     let imported = import_made(&store, &layer, parts, way, contents, &mut waiting).context(doing)?;
                     Ok((waiting, imported))
                 });
             }
-            Some((way, Partial::Whole { reason, bytes })) => {
+            Some(Partial::Whole { reason, bytes }) => {
                 self.fetched.layers[waiting.index].bytes += bytes;
                 waiting.fail(way, &reason);
                 self.waiting.push_front(waiting);
@@ -224,6 +225,15 @@ impl Layers<'_> {
                 Ok(None)
             }
         }
+    }
+}
+
+/// The way of the fewest bytes, where a delta has so many and parts cost so much, requests included.
+pub(in crate::ops) fn cheapest(delta: Option<u64>, parts: Option<u64>) -> Way {
+    match (delta, parts) {
+        (Some(delta), parts) if parts.is_none_or(|cost| delta <= cost) => Way::Delta,
+        (_, Some(_)) => Way::Partial,
+        (_, None) => Way::Whole,
     }
 }
 
