@@ -5,7 +5,8 @@ use selkie::ops::preview::Preview;
 use selkie::packages::PackageChange;
 use selkie::store::What;
 
-use crate::output::bytes;
+use crate::output::{bytes, table};
+use crate::pull::layers;
 
 /// More lines than this of files are not shown, unless asked for.
 pub const SHOWN: usize = 20;
@@ -40,8 +41,14 @@ pub fn lists(changes: &Changes, shown: usize) -> String {
     text
 }
 
-/// The rows of what taking an image would cost and change.
-pub fn preview_rows(preview: &Preview) -> Vec<(&'static str, String)> {
+/// What taking an image would cost and change, under the rows of `head`.
+pub fn preview(mut head: Vec<(&'static str, String)>, preview: &Preview, shown: usize) -> String {
+    head.extend(preview_rows(preview));
+    let changes = preview.root.as_ref().map(|root| lists(&root.changes, shown)).unwrap_or_default();
+    table(&head) + &layers(&preview.fetch) + &changes
+}
+
+fn preview_rows(preview: &Preview) -> Vec<(&'static str, String)> {
     let looked_at = if preview.looked_at == 0 { String::new() } else { format!("; {} to find this out", bytes(preview.looked_at)) };
     let mut rows = vec![
         ("To fetch", format!("{}{looked_at}", bytes(preview.bytes))),

@@ -6,10 +6,9 @@ use selkie::ops::diff::{self, Report, Side};
 use selkie::ops::host::{Access, Host};
 use selkie::ops::preview;
 
-use crate::changes::{SHOWN, lists, preview_rows, rows};
+use crate::changes::{SHOWN, lists, rows};
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
-use crate::pull::layers;
 use crate::source::SourceArguments;
 
 /// Show what an update changes: packages, kernel, files. Without names, from the root that runs to the one that boots next.
@@ -71,10 +70,8 @@ fn human(report: &Report, shown: usize) -> String {
 }
 
 fn foretold(report: &preview::Report, shown: usize) -> String {
-    let mut all = vec![("From", root(&report.from)), ("To", format!("{}, {}", report.image, report.to_manifest))];
-    all.extend(preview_rows(&report.preview));
-    let changes = report.preview.root.as_ref().map(|root| lists(&root.changes, shown)).unwrap_or_default();
-    table(&all) + &layers(&report.preview.fetch) + &changes
+    let head = vec![("From", root(&report.from)), ("To", format!("{}, {}", report.image, report.to_manifest))];
+    crate::changes::preview(head, &report.preview, shown)
 }
 
 fn root(side: &Side) -> String {

@@ -4,12 +4,11 @@ use anyhow::Result;
 use clap::Args;
 use selkie::config::Config;
 use selkie::ops::host::{Access, Host};
-use selkie::ops::preview::Preview;
 use selkie::ops::pull::Pulled;
 use selkie::ops::upgrade::{self, Options, Outcome, Report, Until};
 
-use crate::changes::{SHOWN, lists, preview_rows};
-use crate::output::{Answer, Output, bytes, table};
+use crate::changes::{self, SHOWN};
+use crate::output::{Answer, Output, bytes};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
 
@@ -87,7 +86,8 @@ fn human(report: &Report) -> String {
         Outcome::UpToDate => format!("{image} is up to date: {to}{version}\n"),
         Outcome::Available => {
             let now = report.from_manifest.as_deref().unwrap_or("unknown");
-            format!("{image} has an update: {to}{version}\nnow: {now}\n{}", report.preview.as_ref().map(preview).unwrap_or_default())
+            let preview = report.preview.as_ref().map(|preview| changes::preview(Vec::new(), preview, SHOWN));
+            format!("{image} has an update: {to}{version}\nnow: {now}\n{}", preview.unwrap_or_default())
         }
         Outcome::Downloaded => {
             format!("{fetched}{image} is downloaded: {to}{version}\nRun `selkie upgrade` to make it the root that boots next.\n")
@@ -101,11 +101,6 @@ fn human(report: &Report) -> String {
         }
         Outcome::Followed => format!("This machine follows {image} from now on; it is on that already.\n"),
     }
-}
-
-fn preview(preview: &Preview) -> String {
-    let changes = preview.root.as_ref().map(|root| lists(&root.changes, SHOWN)).unwrap_or_default();
-    table(&preview_rows(preview)) + &crate::pull::layers(&preview.fetch) + &changes
 }
 
 fn fetched(pulled: &Pulled) -> String {

@@ -26,7 +26,8 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     done
 }
 
-fn is_called_off(error: &anyhow::Error) -> bool {
+/// Whether an error is that a signal has called the work off.
+pub(super) fn is_called_off(error: &anyhow::Error) -> bool {
     use FailureKind::{HungUp, Interrupted, Terminated};
     Failure::find(error).is_some_and(|failure| matches!(failure.kind, HungUp | Interrupted | Terminated))
 }

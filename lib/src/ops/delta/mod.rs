@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::pull;
-use super::runtime::block_on;
+use super::runtime::{block_on, is_called_off};
 use crate::error::{Failure, FailureKind};
 use crate::image::{self, Delta, DeltaBlob, DeltaLayer, OutputOptions, Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
@@ -227,8 +227,7 @@ fn described(to: &Resolved, blobs: &HashMap<&str, DeltaBlob>) -> Vec<DeltaLayer>
 }
 
 fn unproven(error: anyhow::Error) -> anyhow::Error {
-    use FailureKind::{HungUp, Interrupted, Terminated};
-    if Failure::find(&error).is_some_and(|failure| matches!(failure.kind, HungUp | Interrupted | Terminated)) {
+    if is_called_off(&error) {
         return error;
     }
     let message = format!("proving the delta: {error:#}");
