@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The base that is made when none is named.
-const OWN_BASE: &str = "localhost/debian-base";
+pub(crate) const OWN_BASE: &str = "localhost/debian-base";
 /// selkie's files.
 const DIST: &str = "localhost/selkie-dist";
 /// Debian with selkie.
@@ -31,6 +31,10 @@ pub(crate) const RELEASES: [&str; 3] = ["v1", "v2", "v3"];
 pub(crate) const SERVER: &str = "localhost/bench";
 /// The same, made in seconds, in the versions v1 and v2.
 pub(crate) const SMALL_SERVER: &str = "localhost/bench-small";
+/// Debian with a skopeo as current machines have it.
+const SKOPEO: &str = "localhost/bench-skopeo";
+/// What [`SERVER`] is built on, by version.
+const SERVER_BASE: &str = "localhost/bench-base";
 /// Where Debian's packages come from: the last point release, and what is newer.
 const SOURCES: [&str; 3] = [
     "deb http://deb.debian.org/debian trixie main",
@@ -153,7 +157,7 @@ impl<'lab> Images<'lab> {
                 continue;
             }
             tell.say(format!("making {server} from the Debian archive; that takes minutes, once"));
-            let (tarball, base) = (self.lab.dir.join(format!("bench-base-{version}.tar")), format!("localhost/bench-base:{version}"));
+            let (tarball, base) = (self.lab.dir.join(format!("bench-base-{version}.tar")), format!("{SERVER_BASE}:{version}"));
             let argv = mmdebstrap(&tarball, keep_kernel.then_some(KEEP_KERNEL)).with(&SOURCES[..sources]);
             argv.by_root().log(&self.lab.log(&format!("mmdebstrap-{version}")))?;
             self.import(&tarball, &base)?;
@@ -171,6 +175,23 @@ impl<'lab> Images<'lab> {
             self.build(&build.arg("BASE", base.unwrap_or(OWN_BASE)).arg("VERSION", version), tell)?;
         }
         Ok(())
+    }
+
+    /// Builds an image with a current skopeo, on `base` or what [`SERVER`] is built on: the one of this machine may be too old to write what is read today.
+    pub(crate) fn skopeo(&self, base: Option<&str>, tell: &Teller) -> Result<()> {
+        let newest = format!("{SERVER_BASE}:v2");
+        let build = Build::new(SKOPEO, &self.lab.file("integration/images")).file("skopeo.Containerfile");
+        self.build(&build.arg("BASE", base.unwrap_or(&newest)), tell)
+    }
+
+    /// Runs the skopeo of [`Self::skopeo`] with these words, where it sees `dir` under the name that it has here.
+    pub(crate) fn run_skopeo(&self, dir: &Path, words: &[&str]) -> Result<()> {
+        let container = self.read(["from", SKOPEO])?;
+        let volume = format!("{0}:{0}", dir.display());
+        let run = self.storage.buildah(["run", "--isolation", "chroot", "--volume", &volume, &container, "--", "skopeo"]);
+        let done = run.with(words).by_root().read().context("running skopeo in a container");
+        self.read(["rm", &container])?;
+        done.map(drop)
     }
 
     /// A local image, as every program names it.

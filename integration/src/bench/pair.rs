@@ -16,7 +16,7 @@ use crate::{command::Argv, images, registry::Registry, story::Teller};
 pub(super) enum Form {
     Gzip,
     Zstd,
-    /// With a table of contents, by skopeo.
+    /// With a table of contents and a list of tar headers, by a current skopeo.
     Chunked,
     /// With a table of contents, by package, by selkie.
     Rechunked,
@@ -80,6 +80,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     let (mut versions, server, note) = match size {
         Size::Real => {
             images.servers(tell)?;
+            images.skopeo(None, tell)?;
             (
                 vec!["v1", "v2", "v2s"],
                 images::SERVER,
@@ -88,6 +89,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
         }
         Size::Small => {
             images.small_servers(*base, tell)?;
+            images.skopeo(Some(base.unwrap_or(images::OWN_BASE)), tell)?;
             (vec!["v1", "v2"], images::SMALL_SERVER, "a small image and one with a few other files: only shows that measuring works")
         }
     };
@@ -107,7 +109,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     for version in &versions {
         for form in pair.forms.clone() {
             if !reuse {
-                write(&pair, selkie, form, version, &images.reference(&format!("{server}:{version}")))?;
+                write(&pair, stage, selkie, form, version, &format!("{server}:{version}"))?;
             }
             publish(&pair, registry, form, version)?;
             pair.sizes.insert((form, version), layouts::size(&pair.layout(form), version)?);
@@ -123,14 +125,20 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     Ok(pair)
 }
 
-fn write(pair: &Pair, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
-    let to = pair.reference(form, version);
-    if form != Form::Rechunked {
-        return copy(&["--dest-compress-format", form.name()], image, &to);
+fn write(pair: &Pair, Stage { images, .. }: &Stage<'_>, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
+    let (from, to) = (pair.reference(Form::Zstd, version), pair.reference(form, version));
+    match form {
+        Form::Gzip | Form::Zstd => copy(&["--dest-compress-format", form.name()], &images.reference(image), &to),
+        // Where zstd is here already, nothing would be compressed anew.
+        Form::Chunked => {
+            let chunked = ["copy", "--quiet", "--insecure-policy", "--dest-compress-format", form.name(), "--dest-force-compress-format"];
+            images.run_skopeo(&pair.dir, &[&chunked[..], &[&from, &to]].concat()).context("making the pair")
+        }
+        Form::Rechunked => {
+            let rechunk = Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &from, "--scratch"]);
+            rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
+        }
     }
-    let rechunk =
-        Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &pair.reference(Form::Zstd, version), "--scratch"]);
-    rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
 }
 
 fn publish(pair: &Pair, registry: &Registry, form: Form, version: &str) -> Result<()> {
