@@ -9,7 +9,12 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{Stage, layouts};
-use crate::{command::Argv, images, registry::Registry, story::Teller};
+use crate::{
+    command::Argv,
+    images::{self, Images},
+    registry::Registry,
+    story::Teller,
+};
 
 /// How layers are compressed, and cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,16 +134,24 @@ fn write(pair: &Pair, Stage { images, .. }: &Stage<'_>, selkie: &Path, form: For
     let (from, to) = (pair.reference(Form::Zstd, version), pair.reference(form, version));
     match form {
         Form::Gzip | Form::Zstd => copy(&["--dest-compress-format", form.name()], &images.reference(image), &to),
-        // Where zstd is here already, nothing would be compressed anew.
-        Form::Chunked => {
-            let chunked = ["copy", "--quiet", "--insecure-policy", "--dest-compress-format", form.name(), "--dest-force-compress-format"];
-            images.run_skopeo(&pair.dir, &[&chunked[..], &[&from, &to]].concat()).context("making the pair")
-        }
+        Form::Chunked => chunk(pair, images, &from, &to),
         Form::Rechunked => {
             let rechunk = Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &from, "--scratch"]);
             rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
         }
     }
+}
+
+/// skopeo compresses nothing anew that is compressed in the same way, tables or not, so it is undone before.
+fn chunk(pair: &Pair, images: &Images<'_>, from: &str, to: &str) -> Result<()> {
+    let plain = pair.dir.join("plain");
+    let between = format!("dir:{}", plain.display());
+    let copy = ["copy", "--quiet", "--insecure-policy"];
+    let chunked = ["--dest-compress-format", Form::Chunked.name()];
+    for words in [[&copy[..], &["--dest-decompress", from, &between]], [&copy[..], &[chunked[0], chunked[1], &between, to]]] {
+        images.run_skopeo(&pair.dir, &words.concat()).context("making the pair")?;
+    }
+    Argv::new(["rm", "-r"]).with([plain]).by_root().read().map(drop).context("making the pair")
 }
 
 fn publish(pair: &Pair, registry: &Registry, form: Form, version: &str) -> Result<()> {
