@@ -109,9 +109,9 @@ fn a_content_index_is_no_business_of_cfsctl() {
     let temp = temporary();
     let repository = repository(&temp);
     let layers = system();
-    let mut taken = selkie::store::Taken::default();
+    let (mut taken, known) = (selkie::store::Taken::default(), repository.contents().unwrap());
     for layer in &layers {
-        taken.append(repository.import_layer_and_contents(&sha256(layer), &layer[..]).unwrap().1);
+        taken.append(repository.import_layer_and_contents(&sha256(layer), &layer[..], &known).unwrap().1);
     }
     let stored = store(&repository, &layers, Some("kept")).unwrap();
     assert!(repository.remember(taken.clone()).unwrap() && !repository.remember(taken).unwrap());

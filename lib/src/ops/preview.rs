@@ -153,7 +153,7 @@ async fn look(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> R
     loop {
         while looking.len() < TOGETHER {
             let Some(index) = waiting.pop() else { break };
-            let look = source.preview_layer(index, Arc::clone(&here), progress)?;
+            let look = source.preview_layer(index, here.clone(), progress)?;
             looking.spawn_blocking(move || (index, look()));
         }
         let Some(looked) = looking.join_next().await else { return Ok((fetch, looks)) };

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender};
 
@@ -21,8 +22,8 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// What the writer is given to do, in order.
 pub(super) enum Job<H> {
-    /// Whole files, one behind the other: the digest of each, and where it ends.
-    Files(Vec<u8>, Vec<(H, usize)>),
+    /// Whole files: the digest of each, and where it is.
+    Files(Vec<u8>, Vec<(H, Range<usize>)>),
     /// The next bytes of a file whose digest is not known yet.
     Piece(Vec<u8>),
     /// The last bytes of this file, its digest and its size.
@@ -68,13 +69,11 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
             }
             let mut buffer = match job {
                 Job::Files(buffer, files) => {
-                    let mut start = 0;
-                    for (id, end) in files {
-                        let content = &buffer[start..end];
+                    for (id, place) in files {
+                        let content = &buffer[place];
                         let mut file = self.temporary()?;
                         file.write_all(content).with_context(|| format!("writing object {}", id.to_hex()))?;
                         self.publish(file, &id, content.len() as u64, &mut written)?;
-                        start = end;
                     }
                     buffer
                 }
@@ -151,16 +150,23 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
 
     /// Whether it is new. What has the name and another size was damaged, and gives way.
     fn link(&self, file: &OwnedFd, id: &H, size: u64) -> Result<bool> {
-        let (from, path) = (path_of(file), id.to_object_pathname());
-        let link = || rustix::fs::linkat(CWD, &from, self.objects, &path, AtFlags::SYMLINK_FOLLOW);
-        match link() {
+        let path = id.to_object_pathname();
+        match self.link_as(file, &path) {
             Err(Errno::EXIST) if self.has(id, size)? => return Ok(false),
             Err(Errno::EXIST) => dir::optional(rustix::fs::unlinkat(self.objects, &path, AtFlags::empty()))?,
             linked => return Ok(linked.map(|()| true)?),
         };
-        match link() {
+        match self.link_as(file, &path) {
             Err(Errno::EXIST) => Ok(false),
             linked => Ok(linked.map(|()| true)?),
+        }
+    }
+
+    /// Gives a file its name. By its handle, which older kernels allow only to those who may read everything; to others it says that there is no such file.
+    fn link_as(&self, file: &OwnedFd, path: &str) -> rustix::io::Result<()> {
+        match rustix::fs::linkat(file, "", self.objects, path, AtFlags::EMPTY_PATH) {
+            Err(Errno::NOENT) => rustix::fs::linkat(CWD, path_of(file), self.objects, path, AtFlags::SYMLINK_FOLLOW),
+            linked => linked,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A layer's tar stream into a split stream and objects: hashed first, then written if it is new.
 //!
-//! Files of up to [`WHOLE`] are gathered in a buffer, where their digest is known before anything is written; a file that is here already
-//! costs no write, no temporary file and no delete. A larger one goes to a temporary file piece by piece while it is hashed. The calling
-//! thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
+//! Files of up to [`WHOLE`] are gathered in a buffer, where they are hashed side by side, and their digests are known before anything is written; a
+//! file that is here already costs no write, no temporary file and no delete. A larger one goes to a temporary file piece by piece while it is
+//! hashed. The calling thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
 
 use std::collections::HashSet;
 use std::io::BufRead;
@@ -11,15 +11,16 @@ use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use anyhow::{Result, anyhow, ensure};
-use composefs::fsverity::{FsVerityHashValue, FsVerityHasher};
+use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
-use openssl::sha::Sha256;
+use openssl::sha::{Sha256, sha256};
 
-use super::content::{Journal, Record, Taken, raw};
+use super::content::{ContentDigest, Contents, Journal, Record, Taken, raw};
 use super::deposit::{Deposit, Job};
 use super::layers::ImportStats;
+use super::merkle::{self, Growing};
 use super::split::{Parts, Splitter};
 
 /// The largest file that is in memory as a whole.
@@ -30,20 +31,18 @@ const BATCH: usize = 1 << 20;
 const WAITING: usize = 2;
 /// The library keeps in memory what stays in the stream, until the next file. A quarter of a million directories in a row are fewer bytes than these.
 const MAX_INLINE: u64 = 256 << 20;
-/// fs-verity's.
-const BLOCK: usize = 4096;
 
 /// Reads `tar` to its end: its split stream, which has no name yet, and what it brought. Files for which `keep` says yes, by name in the
-/// archive and size, become objects; the others are only hashed. With `contents`, the digests of their contents are taken, too.
+/// archive and size, become objects; the others are only hashed. With `contents`, the digests of the contents that those do not know are taken, too.
 pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: &mut impl BufRead,
     keep: impl Fn(&[u8], u64) -> bool,
-    contents: bool,
+    contents: Option<&Contents>,
 ) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
     // It is an economy: without it, a pull that is cut fetches more the next time.
-    let journal = if contents { Journal::open::<H>(repository.repo_fd()).ok() } else { None };
+    let journal = contents.and_then(|_| Journal::open::<H>(repository.repo_fd()).ok());
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let (jobs, waiting) = mpsc::sync_channel(WAITING);
     let (emptied, empty) = mpsc::channel();
@@ -61,11 +60,13 @@ pub(super) fn take<H: FsVerityHashValue>(
             empty,
             buffer: Vec::new(),
             files: Vec::new(),
+            between: Vec::new(),
             current: None,
             sent: HashSet::new(),
             reused: 0,
             inline: 0,
-            taken: contents.then(Taken::default),
+            contents,
+            taken: Taken::default(),
             journal,
         };
         (incoming.read(tar), writer.join())
@@ -89,10 +90,12 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     stream: SplitStreamWriter<H>,
     jobs: SyncSender<Job<H>>,
     empty: Receiver<Vec<u8>>,
-    /// Whole files that have to be written, and the one that is coming in.
+    /// Whole files, each filled up with zeros to whole blocks, and the one that is coming in.
     buffer: Vec<u8>,
-    /// Their digests, and where in the buffer they end.
-    files: Vec<(H, usize)>,
+    /// The files that are whole, in order.
+    files: Vec<Gathered>,
+    /// What the stream has before, between and after them.
+    between: Vec<u8>,
     current: Option<Current<H>>,
     /// What the writer was given; it may not be there yet.
     sent: HashSet<H>,
@@ -100,35 +103,46 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     reused: u64,
     /// Bytes that stay in the stream, since the last file.
     inline: u64,
-    /// Files with the digests of their contents, where those are wanted.
-    taken: Option<Taken>,
+    /// What is known of contents, where their digests are wanted.
+    contents: Option<&'d Contents>,
+    /// Files with the digests of their contents.
+    taken: Taken,
     /// The same on disk, for a pull that is cut.
     journal: Option<Journal>,
 }
 
-/// The file that is coming in.
-struct Current<H: FsVerityHashValue> {
-    hasher: FsVerityHasher<H>,
-    content: Option<Sha256>,
+/// A file that is in the buffer as a whole.
+struct Gathered {
     /// Where in the buffer it begins.
     start: usize,
-    size: u64,
+    size: usize,
+    /// How much of what is between files comes before it.
+    before: usize,
     keep: bool,
 }
 
-impl<H: FsVerityHashValue> Current<H> {
-    fn is_whole(&self) -> bool {
-        self.size <= WHOLE
-    }
+/// The file that is coming in.
+struct Current<H> {
+    size: u64,
+    keep: bool,
+    way: Coming<H>,
+}
+
+/// How it comes in.
+enum Coming<H> {
+    /// As a whole; where in the buffer it begins.
+    Whole(usize),
+    /// Piece by piece.
+    Pieces(Growing<H>, Option<Sha256>),
 }
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     fn read(mut self, tar: &mut impl BufRead) -> Result<(SplitStreamWriter<H>, u64, Taken)> {
         let read = self.read_all(tar);
         // Files that came whole before it broke are of use to the next attempt.
-        let sent = self.send_files();
-        read.and(sent)?;
-        Ok((self.stream, self.reused, self.taken.unwrap_or_default()))
+        let settled = self.settle();
+        read.and(settled)?;
+        Ok((self.stream, self.reused, self.taken))
     }
 
     fn read_all(&mut self, tar: &mut impl BufRead) -> Result<()> {
@@ -145,12 +159,50 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         splitter.finish()
     }
 
-    fn send_files(&mut self) -> Result<()> {
-        if self.files.is_empty() {
+    /// Hashes the files in the buffer, sends those that are new to the writer, and gets on with the stream.
+    fn settle(&mut self) -> Result<()> {
+        let files = std::mem::take(&mut self.files);
+        let end = files.last().map_or(0, |last| last.start + merkle::padded(last.size));
+        let sizes: Vec<u64> = files.iter().map(|file| file.size as u64).collect();
+        let ids = merkle::digests::<H>(&self.buffer[..end], &sizes)?;
+        let (between, mut written, mut new) = (std::mem::take(&mut self.between), 0, Vec::new());
+        for (file, id) in files.into_iter().zip(ids) {
+            self.stream.write_inline(&between[written..file.before]);
+            written = file.before;
+            if self.contents.is_some_and(|contents| !contents.knows(&id)) {
+                let content = sha256(&self.buffer[file.start..file.start + file.size]);
+                self.remember(&id, file.size as u64, content);
+            }
+            self.refer(&id, file.size as u64)?;
+            if !file.keep || self.sent.contains(&id) || self.deposit.has(&id, file.size as u64)? {
+                self.reused += 1;
+                continue;
+            }
+            self.sent.insert(id.clone());
+            new.push((id, file.start..file.start + file.size));
+        }
+        self.stream.write_inline(&between[written..]);
+        if new.is_empty() {
+            self.buffer.clear();
             return Ok(());
         }
-        let (buffer, files) = (self.next_buffer(), std::mem::take(&mut self.files));
-        self.send(Job::Files(buffer, files))
+        let buffer = self.next_buffer();
+        self.send(Job::Files(buffer, new))
+    }
+
+    /// Notes what the content of a file is.
+    fn remember(&mut self, id: &H, size: u64, content: ContentDigest) {
+        let record = Record { content, object: raw(id), size };
+        if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
+            self.journal = None;
+        }
+        self.taken.0.push(record);
+    }
+
+    /// Has the stream refer to a file.
+    fn refer(&mut self, id: &H, size: u64) -> Result<()> {
+        self.stream.add_external_size(size);
+        self.stream.write_reference(id.clone())
     }
 
     /// The buffer as it is; an empty one takes its place.
@@ -164,46 +216,39 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     }
 
     /// A large file is never in the buffer as a whole.
-    fn piece(&mut self, current: &mut Current<H>, mut bytes: &[u8]) -> Result<()> {
+    fn piece(&mut self, growing: &mut Growing<H>, keep: bool, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(BATCH - self.buffer.len()));
             self.buffer.extend_from_slice(now);
             bytes = later;
             if self.buffer.len() == BATCH {
-                self.buffer.chunks(BLOCK).for_each(|block| current.hasher.add_block(block));
-                match current.keep {
-                    true => {
-                        let piece = self.next_buffer();
-                        self.send(Job::Piece(piece))?;
-                    }
-                    false => self.buffer.clear(),
+                growing.add(&self.buffer);
+                if keep {
+                    let piece = self.next_buffer();
+                    self.send(Job::Piece(piece))?;
+                } else {
+                    self.buffer.clear();
                 }
             }
         }
         Ok(())
     }
 
-    /// What becomes of a file that is in the buffer as a whole.
-    fn settle(&mut self, id: &H, current: &Current<H>) -> Result<()> {
-        if !current.keep || self.sent.contains(id) || self.deposit.has(id, current.size)? {
-            self.buffer.truncate(current.start);
-            self.reused += 1;
-            return Ok(());
-        }
-        self.sent.insert(id.clone());
-        self.files.push((id.clone(), self.buffer.len()));
-        Ok(())
-    }
-
     /// What becomes of a file of which all but the rest in the buffer is gone.
-    fn settle_large(&mut self, id: &H, current: &Current<H>) -> Result<()> {
-        if !current.keep {
+    fn end_large(&mut self, mut growing: Growing<H>, content: Option<Sha256>, size: u64, keep: bool) -> Result<()> {
+        growing.add(&self.buffer);
+        let id = growing.digest()?;
+        if let Some(content) = content {
+            self.remember(&id, size, content.finish());
+        }
+        self.refer(&id, size)?;
+        if !keep {
             self.buffer.clear();
             self.reused += 1;
             return Ok(());
         }
         let rest = self.next_buffer();
-        self.send(Job::Last(rest, id.clone(), current.size))
+        self.send(Job::Last(rest, id, size))
     }
 }
 
@@ -211,51 +256,51 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
         self.inline += bytes.len() as u64;
         ensure!(self.inline <= MAX_INLINE, "more than {MAX_INLINE} bytes of headers and small files without another file");
-        self.stream.write_inline(bytes);
+        if self.between.len() + bytes.len() > BATCH {
+            self.settle()?;
+        }
+        if self.files.is_empty() {
+            self.stream.write_inline(bytes);
+        } else {
+            self.between.extend_from_slice(bytes);
+        }
         Ok(())
     }
 
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()> {
-        if size > WHOLE || self.buffer.len() as u64 + size > BATCH as u64 {
-            self.send_files()?;
+        if self.buffer.len() as u64 + size > BATCH as u64 {
+            self.settle()?;
         }
-        let (content, keep) = (self.taken.as_ref().map(|_| Sha256::new()), (self.keep)(name, size));
-        self.current = Some(Current { hasher: FsVerityHasher::new(), content, start: self.buffer.len(), size, keep });
+        let pieces = || Coming::Pieces(Growing::new(), self.contents.map(|_| Sha256::new()));
+        let way = if size > WHOLE { pieces() } else { Coming::Whole(self.buffer.len()) };
+        self.current = Some(Current { size, keep: (self.keep)(name, size), way });
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Err(anyhow!("content of no file")) };
-        if let Some(content) = &mut current.content {
-            content.update(bytes);
-        }
-        if current.is_whole() {
-            self.buffer.extend_from_slice(bytes);
-        } else {
-            self.piece(&mut current, bytes)?;
+        match &mut current.way {
+            Coming::Whole(_) => self.buffer.extend_from_slice(bytes),
+            Coming::Pieces(growing, content) => {
+                content.iter_mut().for_each(|content| content.update(bytes));
+                self.piece(growing, current.keep, bytes)?;
+            }
         }
         self.current = Some(current);
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
-        let Some(mut current) = self.current.take() else { return Err(anyhow!("the end of no file")) };
-        self.buffer[current.start..].chunks(BLOCK).for_each(|block| current.hasher.add_block(block));
-        let id = current.hasher.digest();
-        if let (Some(taken), Some(content)) = (&mut self.taken, current.content.take()) {
-            let record = Record { content: content.finish(), object: raw(&id), size: current.size };
-            if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
-                self.journal = None;
-            }
-            taken.0.push(record);
-        }
-        if current.is_whole() {
-            self.settle(&id, &current)?;
-        } else {
-            self.settle_large(&id, &current)?;
-        }
+        let Some(current) = self.current.take() else { return Err(anyhow!("the end of no file")) };
         self.inline = 0;
-        self.stream.add_external_size(current.size);
-        self.stream.write_reference(id)
+        let (size, keep) = (current.size, current.keep);
+        match current.way {
+            Coming::Pieces(growing, content) => self.end_large(growing, content, size, keep),
+            Coming::Whole(start) => {
+                self.files.push(Gathered { start, size: self.buffer.len() - start, before: self.between.len(), keep });
+                self.buffer.resize(merkle::padded(self.buffer.len()), 0);
+                Ok(())
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 
-use super::content::Taken;
+use super::content::{Contents, Taken};
 use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
@@ -63,18 +63,19 @@ impl Store {
     /// in an entry that is no file.
     pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar, false));
+        let imported = with_repository!(self, repository => import(repository, &digest, tar, None));
         Ok(imported.with_context(|| format!("importing layer {digest}"))?.0)
     }
 
-    /// Like [`import_layer`](Self::import_layer), and computes the digests of the contents of its files, for [`remember`](Self::remember).
+    /// Like [`import_layer`](Self::import_layer), and computes the digests of the contents of those of its files that `known` does not have, for
+    /// [`remember`](Self::remember).
     ///
     /// # Errors
     ///
     /// As there.
-    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl BufRead) -> Result<(ImportStats, Taken)> {
+    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl BufRead, known: &Contents) -> Result<(ImportStats, Taken)> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar, true));
+        let imported = with_repository!(self, repository => import(repository, &digest, tar, Some(known)));
         imported.with_context(|| format!("importing layer {digest}"))
     }
 }
@@ -83,7 +84,7 @@ fn import<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     diff_id: &OciDigest,
     tar: impl BufRead,
-    contents: bool,
+    contents: Option<&Contents>,
 ) -> Result<(ImportStats, Taken)> {
     if complete_layer(repository, diff_id)?.is_some() {
         return Ok((ImportStats::REUSED, Taken::default()));
@@ -99,7 +100,7 @@ pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: impl BufRead,
     keep: impl Fn(&[u8], u64) -> bool,
-    contents: bool,
+    contents: Option<&Contents>,
 ) -> Result<(H, ImportStats, Taken)> {
     let mut watched = Watched { inner: tar, failed: None };
     incoming::take(repository, &mut watched, keep, contents).map_err(|error| explain(error, watched))

@@ -34,6 +34,7 @@ mod layers;
 mod layers_tree;
 mod measure;
 mod merge;
+mod merkle;
 mod names;
 mod objects;
 mod open;
@@ -66,7 +67,7 @@ pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 pub const DIRECTORY: &str = "composefs";
 
 /// The recipe by which the boot image is made of the layers. It changes only together with digests: every sealed image names the recipe that
-/// its digest was computed by.
+/// its digest was computed by. Images that are stored are not made again, so whoever changes it has them count as not stored.
 pub const RECIPE: u32 = 1;
 
 /// An open composefs repository. Clones share the one handle: a second handle in the same process would make garbage

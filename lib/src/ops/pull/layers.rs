@@ -102,7 +102,7 @@ struct Layers<'a> {
     store: &'a Store,
     source: &'a Source,
     progress: &'a Arc<dyn Progress>,
-    here: Arc<dyn Contents>,
+    here: Arc<store::Contents>,
     delta: Option<Delta>,
     fetched: &'a mut Fetched,
     /// Layers to import.
@@ -184,12 +184,13 @@ impl Layers<'_> {
             }
             _ => None,
         };
-        let contents = self.source.has_table(waiting.index);
+        // Only layers with tables ask for contents.
+        let known = self.source.has_table(waiting.index).then(|| Arc::clone(&self.here));
         match made {
             Some(Partial::Parts(parts)) => {
                 let (store, layer) = (self.store.clone(), layer.clone());
                 self.importing.spawn_blocking(move || {
-                    let imported = import_made(&store, &layer, parts, way, contents, &mut waiting).context(doing)?;
+                    let imported = import_made(&store, &layer, parts, way, known.as_deref(), &mut waiting).context(doing)?;
                     Ok((waiting, imported))
                 });
             }
@@ -202,7 +203,7 @@ impl Layers<'_> {
                 let reader = self.source.open_layer(waiting.index, Arc::clone(self.progress)).await?;
                 let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
                 self.importing.spawn_blocking(move || {
-                    let (stats, taken) = import(&store, &diff_id, reader, contents).context(doing)?;
+                    let (stats, taken) = import(&store, &diff_id, reader, known.as_deref()).context(doing)?;
                     Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
                 });
             }
@@ -252,9 +253,16 @@ impl Waiting {
 }
 
 /// Imports a layer that is made of what is here and what is fetched.
-fn import_made(store: &Store, layer: &Layer, mut made: PartialLayer, way: Way, contents: bool, waiting: &mut Waiting) -> Result<Imported> {
+fn import_made(
+    store: &Store,
+    layer: &Layer,
+    mut made: PartialLayer,
+    way: Way,
+    known: Option<&store::Contents>,
+    waiting: &mut Waiting,
+) -> Result<Imported> {
     let reader = made.reader()?;
-    match import(store, &layer.diff_id, reader, contents) {
+    match import(store, &layer.diff_id, reader, known) {
         Ok((stats, taken)) => Ok(Imported::Done(stats, taken, way, made.bytes())),
         Err(error) => match made.failure() {
             Some(reason) => {
@@ -266,31 +274,29 @@ fn import_made(store: &Store, layer: &Layer, mut made: PartialLayer, way: Way, c
     }
 }
 
-/// Imports a layer, with the digests of its contents where they are of use.
-fn import(store: &Store, diff_id: &str, reader: LayerReader, contents: bool) -> Result<(ImportStats, Taken)> {
-    if contents {
-        return store.import_layer_and_contents(diff_id, reader);
+/// Imports a layer, with the digests of its contents that `known` does not have, where they are of use.
+fn import(store: &Store, diff_id: &str, reader: LayerReader, known: Option<&store::Contents>) -> Result<(ImportStats, Taken)> {
+    match known {
+        Some(known) => store.import_layer_and_contents(diff_id, reader, known),
+        None => Ok((store.import_layer(diff_id, reader)?, Taken::default())),
     }
-    Ok((store.import_layer(diff_id, reader)?, Taken::default()))
 }
 
 /// The objects of a repository, as the image side asks for them.
-pub(in crate::ops) fn here(store: &Store) -> Result<Arc<dyn Contents>> {
-    Ok(Arc::new(Here(store.contents()?)))
+pub(in crate::ops) fn here(store: &Store) -> Result<Arc<store::Contents>> {
+    Ok(Arc::new(store.contents()?))
 }
 
-struct Here(store::Contents);
-
-impl Contents for Here {
+impl Contents for store::Contents {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.is_empty()
     }
 
     fn has(&self, sha256: &[u8; 32], size: u64) -> bool {
-        self.0.has(sha256, size)
+        self.has(sha256, size)
     }
 
     fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.0.open(sha256, size)?))
+        Ok(Box::new(self.open(sha256, size)?))
     }
 }

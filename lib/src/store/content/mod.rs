@@ -5,8 +5,10 @@
 //! that is torn or foreign counts as absent, an object that is gone as unknown. It lies beside the directories of the composefs
 //! repository, where `cfsctl` does not look.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
@@ -44,6 +46,8 @@ impl Taken {
 pub struct Contents {
     store: Store,
     table: Table,
+    /// The beginnings of the names of all its objects, once somebody has asked.
+    objects: OnceLock<HashSet<u64>>,
 }
 
 impl Contents {
@@ -61,6 +65,13 @@ impl Contents {
     pub(in crate::store) fn object(&self, content: &ContentDigest, size: u64) -> Option<ObjectId> {
         let record = self.table.find(content).filter(|record| record.size == size)?;
         is_here(&self.store, &record).unwrap_or(false).then(|| ObjectId::named(hex::encode(&record.object)))
+    }
+
+    /// Whether the content of this object is known. Names are told apart by their first bytes: an object that is taken for another costs bytes in a later
+    /// pull, and nothing else.
+    pub(in crate::store) fn knows<H: FsVerityHashValue>(&self, object: &H) -> bool {
+        let first = |name: &[u8]| name.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
+        self.objects.get_or_init(|| self.table.records().map(|record| first(&record.object)).collect()).contains(&first(&raw(object)))
     }
 
     /// All objects that the index knows.
@@ -91,10 +102,11 @@ impl Store {
         let table = read(self)?.unwrap_or_default();
         let journal = journal::read(self.dir(), self.algorithm())?;
         if journal.is_empty() {
-            return Ok(Contents { store: self.clone(), table });
+            return Ok(Contents { store: self.clone(), table, objects: OnceLock::new() });
         }
         let all = Table::write(journal.into_iter().chain(table.records()).collect(), self.algorithm());
-        Ok(Contents { store: self.clone(), table: Table::parse(all, self.algorithm()).unwrap_or_default() })
+        let table = Table::parse(all, self.algorithm()).unwrap_or_default();
+        Ok(Contents { store: self.clone(), table, objects: OnceLock::new() })
     }
 
     /// Adds files to the content index, and takes out those whose objects are gone. Durable when it returns, and whole or not there at any time.
@@ -114,7 +126,7 @@ impl Store {
         }
         records.extend(old.iter().flat_map(Table::records));
         // What was just taken in comes first, so that it wins.
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         records.retain(|record| seen.insert(record.content));
         let mut here = Vec::with_capacity(records.len());
         for record in records {
