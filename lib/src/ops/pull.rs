@@ -180,8 +180,19 @@ pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Pro
     if let Some(digest) = &moved_to {
         progress.note(format!("{} names {digest} by now; this is {}, which it named before", resolved.reference, resolved.manifest_digest));
     }
-    let stored = commit(store, resolved, progress)?;
+    let stored = match found(store, resolved, &fetched)? {
+        Some(stored) => stored,
+        None => commit(store, resolved, progress)?,
+    };
     Ok(Pulled { moved_to, ..report(store, resolved, stored, fetched) })
+}
+
+/// The image, where all of it was here before. What cannot be read of it is made again.
+fn found(store: &Store, resolved: &Resolved, fetched: &Fetched) -> Result<Option<StoredImage>> {
+    if fetched.stats.layers_new > 0 {
+        return Ok(None);
+    }
+    Ok(store.find(&resolved.oci_manifest()?.0).unwrap_or(None))
 }
 
 /// Makes an image of layers that are all here.

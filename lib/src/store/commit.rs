@@ -1,6 +1,6 @@
 //! From imported layers to an image: merge, EROFS images, configuration, manifest, tag — the tag last.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -188,7 +188,7 @@ fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciD
     let Some((config, mut refs)) = read_json(repository, &config_stream, CONFIG_CONTENT_TYPE)? else { return Ok(None) };
     let (Some(image), Some(boot_image)) = (refs.remove(IMAGE_REF_KEY_V1), refs.remove(BOOT_IMAGE_REF_KEY_V1)) else { return Ok(None) };
     let whole = sha256_content_digest(&manifest) == *manifest_digest && sha256_content_digest(&config) == *config_digest;
-    if !whole || !is_complete(repository, &image)? || !is_complete(repository, &boot_image)? {
+    if !whole || !are_complete(repository, &[&image, &boot_image])? {
         return Ok(None);
     }
     // What is left are the layers, through which garbage collection finds the objects of the images.
@@ -231,14 +231,18 @@ pub(super) fn read_json<H: FsVerityHashValue>(repository: &Repository<H>, id: &H
     Ok(Some((repository.read_object(&object)?, stream.into_named_refs())))
 }
 
-/// Whether an EROFS image has its name and all objects of its files.
-fn is_complete<H: FsVerityHashValue>(repository: &Repository<H>, image: &H) -> Result<bool> {
-    let name = image.to_hex();
-    let named = rustix::fs::statat(repository.repo_fd(), format!("images/{name}"), rustix::fs::AtFlags::empty());
-    if crate::sys::dir::optional(named).context("looking for the image")?.is_none() {
-        return Ok(false);
+/// Whether EROFS images have their names and all objects of their files.
+fn are_complete<H: FsVerityHashValue>(repository: &Repository<H>, images: &[&H]) -> Result<bool> {
+    let mut wanted = HashSet::new();
+    for image in images {
+        let name = image.to_hex();
+        let named = rustix::fs::statat(repository.repo_fd(), format!("images/{name}"), rustix::fs::AtFlags::empty());
+        if crate::sys::dir::optional(named).context("looking for the image")?.is_none() {
+            return Ok(false);
+        }
+        wanted.extend(repository.objects_for_image(&name)?);
     }
-    for object in repository.objects_for_image(&name)? {
+    for object in wanted {
         if !objects::exists(repository, &object)? {
             return Ok(false);
         }
