@@ -137,20 +137,20 @@ pub fn called_off() -> Option<Signal> {
     state.asked.filter(|_| state.mode == Mode::Hearing)
 }
 
-/// Sleeps, in a thread that is no one's but the work's.
+/// Sleeps as long as that is `wanted`, in a thread that is no one's but the work's.
 ///
 /// # Errors
 ///
 /// A signal calls off what is at work.
-pub fn sleep(duration: Duration) -> Result<(), Signal> {
-    /// How long it may take to hear one.
+pub fn sleep(duration: Duration, wanted: impl Fn() -> bool) -> Result<(), Signal> {
+    /// How long it may take to notice either.
     const SLICE: Duration = Duration::from_millis(100);
     let mut left = duration;
     loop {
         if let Some(signal) = called_off() {
             return Err(signal);
         }
-        if left.is_zero() {
+        if left.is_zero() || !wanted() {
             return Ok(());
         }
         let slice = left.min(SLICE);
