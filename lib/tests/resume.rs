@@ -13,6 +13,7 @@ use partial_common::{CHUNKED, Machine, Release, way};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Retries, SourceOptions};
+use selkie::ops::digest;
 use selkie::ops::pull::{self, Way};
 use selkie::progress::{Event, Progress, Recorder};
 
@@ -64,8 +65,16 @@ fn a_line_that_breaks_all_the_time_is_given_up_and_what_came_is_of_use() {
     let error = machine.try_pull(&name).unwrap_err();
     let failure = Failure::find(&error).unwrap();
     assert_eq!(failure.kind, FailureKind::Unreachable, "{error:#}");
-    assert!(failure.message.contains(", 3 times in a row"), "{failure}");
+    assert!(failure.message.contains(", after 900000 bytes (expected ") && failure.message.ends_with("), 3 times in a row"), "{failure}");
     assert_eq!(asked(&relay), [None, Some(300_000), Some(600_000)]);
+    let hint = "run the same command again when the registry can be reached";
+    assert_eq!(failure.hint, Some(format!("{hint}: it goes on from what is there")));
+    // A verb that keeps nothing begins anew.
+    let options =
+        digest::Options { image: name.parse().unwrap(), source: plain_http(), algorithm: None, scratch: machine.temp.path().into() };
+    let measured = digest::run(&options, &(Arc::<Recorder>::default() as _)).unwrap_err();
+    let failure = Failure::find(&measured).unwrap();
+    assert_eq!((failure.kind, failure.hint.as_deref()), (FailureKind::Unreachable, Some(hint)), "{measured:#}");
     let again = machine.pull(&registry.name("acme/os:v1"));
     assert!(again.objects_reused > 0, "{again:?}");
 }

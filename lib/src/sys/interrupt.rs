@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::Notify;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN, Failure, FailureKind};
 
 /// A signal that ends a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Signal {
             Self::Terminate => FailureKind::Terminated,
         };
         let message = format!("stopped by {}: what was not finished has no effect", self.name());
-        Failure::new(kind, message).hint("run the same command again: it goes on from what is there, and removes what is of no use")
+        Failure::new(kind, message).hint(AGAIN)
     }
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::sys::interrupt;
@@ -235,8 +235,7 @@ impl Blob {
         let how_far = retry.how_far();
         let Some(pause) = retry.failed(reason.later.flatten()) else {
             let message = format!("{reason}{how_far}, {} times in a row", retry.failures() + 1);
-            let hint = "run the same command again when the registry can be reached: it goes on from what is there";
-            return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(hint)));
+            return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER)));
         };
         self.progress.note(format!("{reason}{how_far}; asking again in {:.1} s", pause.as_secs_f32()));
         interrupt::sleep(pause, || wanted().is_ok()).map_err(|signal| io::Error::other(signal.failure()))?;

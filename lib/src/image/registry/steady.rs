@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 
 use super::retry::Retry;
 use super::{Blob, Place, Unusable};
@@ -51,7 +51,7 @@ impl Steady {
         error.downcast::<Failure>().map_or_else(
             |error| {
                 let message = format!("going on after a connection broke{}: {error}", self.retry.how_far());
-                io::Error::other(Failure::new(FailureKind::Unreachable, message))
+                io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER))
             },
             io::Error::other,
         )
