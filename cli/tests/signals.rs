@@ -50,6 +50,7 @@ fn a_signal_stops_what_waits_with_a_message_and_an_exit_code() {
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!((&json["error"]["kind"], &json["error"]["exit-code"]), (&kind.into(), &code.into()));
         assert!(json["error"]["message"].as_str().unwrap().contains(&format!("stopped by SIG{name}")), "{json}");
+        assert_eq!(json["error"]["hint"], "run the same command again", "nothing is kept: {json}");
     }
 }
 

@@ -7,6 +7,11 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// What to do about what may be otherwise the next time.
+pub const AGAIN: &str = "run the same command again";
+/// What to do about a registry that was given up.
+pub const AGAIN_LATER: &str = "run the same command again when the registry can be reached";
+
 /// What kind of thing went wrong; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -88,6 +93,19 @@ impl Failure {
         self
     }
 
+    /// The same failure of a verb that keeps what it has fetched: where its advice is to call again, that tells so.
+    #[must_use]
+    pub fn kept(self) -> Self {
+        let more = match (self.kind, self.hint.as_deref()) {
+            (FailureKind::Unreachable, Some(AGAIN_LATER)) => ": it goes on from what is there",
+            (FailureKind::HungUp | FailureKind::Interrupted | FailureKind::Terminated, Some(AGAIN)) => {
+                ": it goes on from what is there, and removes what is of no use"
+            }
+            _ => return self,
+        };
+        Self { hint: self.hint.map(|hint| hint + more), ..self }
+    }
+
     /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk, one that is read-only, or a
     /// refused access.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {
@@ -164,6 +182,20 @@ mod tests {
             let error = Err::<(), _>(error).context("importing").context("pulling").unwrap_err();
             assert_eq!(Failure::find(&error), Some(failure.clone()));
         }
+    }
+
+    #[test]
+    fn only_advice_to_call_again_says_that_something_was_kept() {
+        let hint = |kind, hint: &str| Failure::new(kind, "x").hint(hint).kept().hint.unwrap();
+        assert_eq!(
+            hint(FailureKind::Interrupted, AGAIN),
+            "run the same command again: it goes on from what is there, and removes what is of no use"
+        );
+        let later = "run the same command again when the registry can be reached: it goes on from what is there";
+        assert_eq!(hint(FailureKind::Unreachable, AGAIN_LATER), later);
+        assert_eq!(hint(FailureKind::Unreachable, AGAIN), AGAIN);
+        assert_eq!(hint(FailureKind::Denied, "log in"), "log in");
+        assert_eq!(Failure::new(FailureKind::Unreachable, "x").kept().hint, None);
     }
 
     #[test]

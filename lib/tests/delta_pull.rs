@@ -104,6 +104,22 @@ fn a_registry_that_lists_referrers_is_asked_for_them() {
 }
 
 #[test]
+fn an_outage_while_a_delta_is_fetched_is_the_error_of_the_pull() {
+    let (registry, desk) = (Registry::start(), Desk::new());
+    published(&registry, &desk, "acme/os", &["--preserve-digests"], true);
+    let relay = Relay::start(&registry.address, Odd::Gone(0));
+    let machine = Machine::new();
+    machine.pull(&registry.name("acme/os:v1"));
+    let error = machine.try_pull(&format!("{}/acme/os:v2", relay.address)).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::Unreachable, "{error:#}");
+    assert!(failure.message.contains(", 3 times in a row"), "{error:#}");
+    // Three times the patch, and once the layer, in case that there is more to be had.
+    let seen = relay.seen();
+    assert_eq!(seen.iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count(), 4, "{seen:#?}");
+}
+
+#[test]
 fn credentials_are_those_of_the_image() {
     let (registry, desk) = (Registry::start_closed(), Desk::new());
     let authfile = registry.authfile("bWU6c2VjcmV0");

@@ -98,6 +98,7 @@ fn an_interrupt_at_any_moment_leaves_the_old_root_or_the_new_one() {
             finished += 1;
         } else {
             let failure = failure(outcome);
+            assert!(failure.hint.as_ref().unwrap().contains(": it goes on from what is there"), "{failure:?}");
             assert_eq!((failure.kind, failure.kind.exit_code()), (FailureKind::Interrupted, 130), "at event {at}: {failure}");
             assert_eq!((status.staged, status.booted.id), (None, first.clone()), "at event {at}");
             called_off += 1;

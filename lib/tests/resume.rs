@@ -5,12 +5,15 @@ mod partial_common;
 mod relay;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use partial_common::oci::{Compression, Layout, noise, plain_http};
 use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, way};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
+use selkie::image::{Retries, SourceOptions};
+use selkie::ops::digest;
 use selkie::ops::pull::{self, Way};
 use selkie::progress::{Event, Progress, Recorder};
 
@@ -62,8 +65,16 @@ fn a_line_that_breaks_all_the_time_is_given_up_and_what_came_is_of_use() {
     let error = machine.try_pull(&name).unwrap_err();
     let failure = Failure::find(&error).unwrap();
     assert_eq!(failure.kind, FailureKind::Unreachable, "{error:#}");
-    assert!(failure.message.contains(", 3 times in a row"), "{failure}");
+    assert!(failure.message.contains(", after 900000 bytes (expected ") && failure.message.ends_with("), 3 times in a row"), "{failure}");
     assert_eq!(asked(&relay), [None, Some(300_000), Some(600_000)]);
+    let hint = "run the same command again when the registry can be reached";
+    assert_eq!(failure.hint, Some(format!("{hint}: it goes on from what is there")));
+    // A verb that keeps nothing begins anew.
+    let options =
+        digest::Options { image: name.parse().unwrap(), source: plain_http(), algorithm: None, scratch: machine.temp.path().into() };
+    let measured = digest::run(&options, &(Arc::<Recorder>::default() as _)).unwrap_err();
+    let failure = Failure::find(&measured).unwrap();
+    assert_eq!((failure.kind, failure.hint.as_deref()), (FailureKind::Unreachable, Some(hint)), "{measured:#}");
     let again = machine.pull(&registry.name("acme/os:v1"));
     assert!(again.objects_reused > 0, "{again:?}");
 }
@@ -107,6 +118,59 @@ fn ranges_of_a_layer_go_on_too() {
     let pulled = machine.pull(&name);
     assert_eq!((way(&pulled).0, way(&pulled).3), (Way::Partial, None));
     assert!(asked(&relay).len() > 5, "{:?}", asked(&relay));
+}
+
+#[test]
+fn an_outage_while_parts_are_fetched_is_the_error_of_the_pull() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v0", CHUNKED);
+    large().push(&registry, "v1", CHUNKED);
+    // Before the table of contents, and after it.
+    for answers in [0, 1] {
+        let (machine, relay, name) = machine(&registry, Odd::Gone(answers));
+        machine.pull(&registry.name("acme/os:v0"));
+        let error = machine.try_pull(&name).unwrap_err();
+        let failure = Failure::find(&error).unwrap();
+        assert_eq!(failure.kind, FailureKind::Unreachable, "{error:#}");
+        assert!(failure.message.contains(", 3 times in a row"), "{error:#}");
+        // The whole layer is asked for once, in case that only ranges do not work, and by nobody else.
+        let whole = asked(&relay).into_iter().filter(Option::is_none).count();
+        assert!(whole <= 1 && asked(&relay).len() >= answers + 3, "{:?}", asked(&relay));
+        let layers = relay.seen().into_iter().filter(|head| head.contains("/blobs/") && !head.contains("user-agent: selkie/")).count();
+        assert!(layers <= 1, "the configuration at most: {:#?}", relay.seen());
+    }
+}
+
+#[test]
+fn a_line_that_breaks_in_parts_is_not_tried_for_long_with_the_whole_layer() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v0", CHUNKED);
+    large().push(&registry, "v1", CHUNKED);
+    let (machine, relay, name) = machine(&registry, Odd::Breaks(300_000));
+    machine.pull(&registry.name("acme/os:v0"));
+    let error = machine.try_pull(&name).unwrap_err();
+    assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::Unreachable, "{error:#}");
+    let first = asked(&relay).iter().position(Option::is_none).unwrap();
+    assert_eq!(asked(&relay).len(), first + 1, "{:?}", asked(&relay));
+}
+
+#[test]
+fn requests_of_a_layer_stop_when_one_has_failed_for_good() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v0", CHUNKED);
+    Release::second().push(&registry, "v1", CHUNKED);
+    let (machine, relay, name) = machine(&registry, Odd::Uneven);
+    machine.pull(&registry.name("acme/os:v0"));
+    // Once waited for, the busy one would have failed with the other words.
+    let retries = Retries { most: 1, first: Duration::from_secs(20) };
+    let source = SourceOptions { retries, ..plain_http() };
+    let options = pull::Options { image: name.parse().unwrap(), source, tag: None };
+    let recorder = Arc::<Recorder>::default();
+    let pulled = pull::run(&machine.store, &options, &(recorder.clone() as _)).unwrap();
+    let (way, _, _, reason) = way(&pulled);
+    assert_eq!(way, Way::Whole);
+    assert!(reason.unwrap().ends_with("the answer is 404 Not Found (expected 206)"), "{reason:?}");
+    assert_eq!(asked(&relay).into_iter().filter(|at| *at == Some(0)).count(), 1, "{:?}", asked(&relay));
 }
 
 /// Moves a tag as soon as something is fetched.

@@ -60,18 +60,18 @@ struct State {
 
 /// Why a source failed. Errors are told again to each who asks.
 #[derive(Clone)]
-enum Broken {
+pub(super) enum Broken {
     Failure(Failure),
     Other(io::ErrorKind, String),
 }
 
 impl Broken {
-    fn of(error: &io::Error) -> Self {
+    pub(super) fn of(error: &io::Error) -> Self {
         let failure = error.get_ref().and_then(|inner| inner.downcast_ref::<Failure>());
         failure.map_or_else(|| Self::Other(error.kind(), error.to_string()), |failure| Self::Failure(failure.clone()))
     }
 
-    fn error(self) -> io::Error {
+    pub(super) fn error(self) -> io::Error {
         match self {
             Self::Failure(failure) => io::Error::other(failure),
             Self::Other(kind, message) => io::Error::new(kind, message),

@@ -31,9 +31,11 @@ mod proxy;
 mod proxy_error;
 mod pump;
 mod ranges;
+mod reason;
 mod rebuild;
 mod registry;
 mod skopeo;
+mod together;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -54,6 +56,7 @@ pub use output::{OutputOptions, Written, check_output, write};
 pub use partial::{Contents, LayerPreview, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
+pub use reason::Reason;
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
 
 use crate::error::{Failure, FailureKind};
@@ -212,6 +215,20 @@ impl Source {
         Ok(reader?.of(&self.alive))
     }
 
+    /// Like [`open_layer`](Self::open_layer), for a layer that was given up just now in another way, for an outage: it is asked for once, and given up at the first
+    /// failure before a mebibyte has come. `None` where it cannot be had so.
+    ///
+    /// # Errors
+    ///
+    /// There is no such layer.
+    pub async fn open_layer_once(&self, index: usize, progress: Arc<dyn Progress>) -> Result<Option<LayerReader>> {
+        let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?;
+        let Ok(repository) = self.repository() else { return Ok(None) };
+        let blob = repository.blob(&layer.digest, layer.size, Arc::clone(&progress)).given_up_before();
+        let Some(reader) = whole(blob).await? else { return Ok(None) };
+        Ok(Some(LayerReader::new(layer, Expected::of(layer), reader, None, progress)?.of(&self.alive)))
+    }
+
     /// Starts reading the blob of layer `index` as it is: compressed, where it is compressed. Otherwise like [`open_layer`](Self::open_layer).
     ///
     /// # Errors
@@ -231,9 +248,7 @@ impl Source {
     /// what is wrong where something is.
     async fn by_own_requests(&self, layer: &Layer, progress: &Arc<dyn Progress>) -> Result<Option<Reader>> {
         let Ok(repository) = self.repository() else { return Ok(None) };
-        let mut blob = repository.blob(&layer.digest, layer.size, Arc::clone(progress));
-        let opened = tokio::task::spawn_blocking(move || blob.whole()).await.context("asking for a blob in a thread")?;
-        Ok(opened.ok())
+        whole(repository.blob(&layer.digest, layer.size, Arc::clone(progress))).await
     }
 
     fn repository(&self) -> Result<&registry::Repository, String> {
@@ -306,4 +321,10 @@ impl Source {
             From::Proxy(proxy) => proxy.close().await,
         }
     }
+}
+
+/// A reader of all of `blob`; `None` where nobody gives it.
+async fn whole(mut blob: registry::Blob) -> Result<Option<Reader>> {
+    let opened = tokio::task::spawn_blocking(move || blob.whole()).await.context("asking for a blob in a thread")?;
+    Ok(opened.ok())
 }

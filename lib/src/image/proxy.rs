@@ -12,7 +12,7 @@ use containers_image_proxy::{ImageProxy, OpenedImage};
 use oci_spec::image::{Descriptor, ImageIndex};
 use tokio::task::JoinSet;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN, Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::sys::process;
@@ -212,7 +212,7 @@ fn index_with(reference: &ImageReference, top: &[u8], manifest_digest: &str) -> 
     let listed = ImageIndex::from_reader(top).is_ok_and(|i| i.manifests().iter().any(|d| d.digest().as_ref() == manifest_digest));
     if !listed {
         let message = format!("resolving {reference}: it changed while it was being read (expected an index with {manifest_digest})");
-        return Err(Failure::new(FailureKind::Unreachable, message).hint("run the same command again").into());
+        return Err(Failure::new(FailureKind::Unreachable, message).hint(AGAIN).into());
     }
     match reference.digest() {
         Some(pinned) => Ok(pinned.to_owned()),

@@ -16,7 +16,9 @@ use oci_spec::image::ImageManifest;
 
 use super::chunked::{FOOTER, File, Position, Ranged, Table, Trouble, copy, exactly};
 use super::manifest::Resolved;
+use super::reason::Reason;
 use super::registry;
+use super::together::Together;
 
 /// A regular file of a layer that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,15 +98,20 @@ pub(super) fn fetch<B: Ranged>(
     receiver: &mut dyn Receiver,
 ) -> Result<Ranges> {
     let mut ranges = Ranges { bytes: 0, table_bytes: 0, left: (0..wanted.len()).collect(), reason: None };
-    let opened = blob.and_then(|mut blob| Ok((table(&mut blob, annotations, &mut ranges.table_bytes)?, blob)));
+    let opened = blob.map_err(Reason::from).and_then(|mut blob| Ok((table(&mut blob, annotations, &mut ranges.table_bytes)?, blob)));
     let (table, mut blob) = match opened {
         Ok(opened) => opened,
-        Err(reason) => return Ok(Ranges { reason: Some(reason), ..ranges }),
+        Err(reason) => return Ok(Ranges { reason: Some(reason.to_string()), ..ranges }),
     };
     for (number, file) in wanted.iter().enumerate() {
         match one(&mut blob, &table, file, number, &mut ranges.bytes, receiver) {
             Ok(()) => ranges.left.retain(|left| *left != number),
             Err(Trouble::Blob(reason)) => ranges.reason = Some(format!("{}: {reason}", file.path.display())),
+            Err(Trouble::Line(failure)) => {
+                // The next file would wait as long.
+                ranges.reason = Some(format!("{}: {failure}", file.path.display()));
+                break;
+            }
             Err(Trouble::Receiver(error)) => return Err(error),
         }
     }
@@ -133,9 +140,9 @@ fn one<B: Ranged>(
 }
 
 /// The table of contents of a blob, or why there is none. Counts the bytes that were fetched for it.
-pub(super) fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, String> {
+pub(super) fn table<B: Ranged>(blob: &mut B, annotations: &HashMap<String, String>, fetched: &mut u64) -> Result<Table, Reason> {
     let (json, limit) = table_json(blob, annotations, fetched)?;
-    Table::parse(&json, limit).map_err(|e| e.to_string())
+    Table::parse(&json, limit).map_err(|e| e.to_string().into())
 }
 
 /// The JSON of that table, and where in the blob the contents of files have to end.
@@ -143,7 +150,7 @@ pub(super) fn table_json<B: Ranged>(
     blob: &mut B,
     annotations: &HashMap<String, String>,
     fetched: &mut u64,
-) -> Result<(Vec<u8>, u64), String> {
+) -> Result<(Vec<u8>, u64), Reason> {
     let size = blob.size();
     let mut position = Position::of_annotations(annotations, size).map_err(|e| e.to_string())?;
     if position.is_none() {
@@ -159,10 +166,10 @@ pub(super) fn table_json<B: Ranged>(
     Ok((json, position.offset))
 }
 
-pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, String> {
+pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, Reason> {
     // Bounded by whoever knows what is there.
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or_default());
-    blob.range(offset, length).and_then(|mut range| range.read_to_end(&mut bytes)).map_err(|e| e.to_string())?;
+    blob.range(offset, length).and_then(|mut range| range.read_to_end(&mut bytes))?;
     Ok(bytes)
 }
 
@@ -203,6 +210,12 @@ impl Ranged for RangedBlob {
         match self {
             Self::File(file, _) => Ok(Box::new(exactly(At { file: Arc::clone(file), offset }, length))),
             Self::Registry(blob) => Ok(Box::new(exactly(blob.range(offset, length)?, length))),
+        }
+    }
+
+    fn bind(&mut self, together: &Together) {
+        if let Self::Registry(blob) = self {
+            blob.bind(together);
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::host::Host;
-use super::runtime::block_on;
+use super::runtime::block_on_kept;
 use super::{prune, seal, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
@@ -124,7 +124,7 @@ pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn P
     }
     // The image decides; it is resolved once for this and for its layers.
     let tag = options.tag()?;
-    let (store, pulled) = block_on(async {
+    let (store, pulled) = block_on_kept(async {
         let source = Source::open(&options.image, &options.source).await?;
         let store = open(seal::sealed_with(source.resolved())?)?;
         let pulled = take(&store, source, progress).await?;
@@ -146,7 +146,7 @@ pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>)
 /// [`FailureKind::Usage`] for a tag that a machine keeps its own books with.
 pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let tag = options.tag()?;
-    let pulled = block_on(async {
+    let pulled = block_on_kept(async {
         let source = Source::open(&options.image, &options.source).await?;
         take(store, source, progress).await
     })?;

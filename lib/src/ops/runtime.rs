@@ -26,6 +26,14 @@ pub(super) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
     done
 }
 
+/// The same for a verb that keeps what it has fetched, so that it need not be fetched again: the advice after an outage or a signal says so.
+pub(super) fn block_on_kept<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    block_on(future).map_err(|error| match Failure::find(&error) {
+        Some(failure) if failure.clone().kept() != failure => Failure { message: format!("{error:#}"), ..failure.kept() }.into(),
+        _ => error,
+    })
+}
+
 /// Whether an error is that a signal has called the work off.
 pub(super) fn is_called_off(error: &anyhow::Error) -> bool {
     use FailureKind::{HungUp, Interrupted, Terminated};

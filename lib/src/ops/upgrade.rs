@@ -13,7 +13,7 @@ use super::host::Host;
 use super::preview::{self, Preview};
 use super::prune;
 use super::pull::{self, Pulled};
-use super::runtime::block_on;
+use super::runtime::{block_on, block_on_kept};
 use super::stage::{self, Bootable, Provenance};
 use super::{seal, space};
 use crate::cmdline::Cmdline;
@@ -193,7 +193,7 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
             followed.parse().with_context(|| format!("reading the followed reference {followed:?}"))?
         }
     };
-    block_on(async {
+    let work = async {
         if let Some(report) = news::none(&system, &image, options).await {
             return Ok(report);
         }
@@ -201,7 +201,8 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
         let report = upgrade(host, &system, &source, options, progress).await?;
         source.close().await?;
         Ok(report)
-    })
+    };
+    if options.until.only_reads() { block_on(work) } else { block_on_kept(work) }
 }
 
 async fn upgrade(host: &Host, system: &System, source: &Source, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {

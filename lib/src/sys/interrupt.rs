@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::sync::Notify;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN, Failure, FailureKind};
 
 /// A signal that ends a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Signal {
             Self::Terminate => FailureKind::Terminated,
         };
         let message = format!("stopped by {}: what was not finished has no effect", self.name());
-        Failure::new(kind, message).hint("run the same command again: it goes on from what is there, and removes what is of no use")
+        Failure::new(kind, message).hint(AGAIN)
     }
 }
 
@@ -137,20 +137,20 @@ pub fn called_off() -> Option<Signal> {
     state.asked.filter(|_| state.mode == Mode::Hearing)
 }
 
-/// Sleeps, in a thread that is no one's but the work's.
+/// Sleeps as long as that is `wanted`, in a thread that is no one's but the work's.
 ///
 /// # Errors
 ///
 /// A signal calls off what is at work.
-pub fn sleep(duration: Duration) -> Result<(), Signal> {
-    /// How long it may take to hear one.
+pub fn sleep(duration: Duration, wanted: impl Fn() -> bool) -> Result<(), Signal> {
+    /// How long it may take to notice either.
     const SLICE: Duration = Duration::from_millis(100);
     let mut left = duration;
     loop {
         if let Some(signal) = called_off() {
             return Err(signal);
         }
-        if left.is_zero() {
+        if left.is_zero() || !wanted() {
             return Ok(());
         }
         let slice = left.min(SLICE);

@@ -36,6 +36,10 @@ pub(crate) enum Odd {
     Breaks(usize),
     /// The first one does, and ranges are ignored.
     BreaksOnce(usize),
+    /// Nothing but the truth, until selkie has so many answers with blobs; then connections end without an answer, whoever asks.
+    Gone(usize),
+    /// Of the ranges after the first, which is the table of contents, the one from the start of the blob is answered with 503, and others with 404.
+    Uneven,
     /// Nothing but the truth, for those who bring a token; blobs are in a store of their own, to which the registry redirects.
     Token,
     /// Nothing but the truth, and it lists what refers to a manifest.
@@ -91,6 +95,9 @@ impl Server {
         let Some(head) = head(&mut client) else { return };
         let lower = head.to_ascii_lowercase().replacen("get ", "GET ", 1);
         self.seen.lock().unwrap().push(lower.clone());
+        if matches!(self.odd, Odd::Gone(answers) if self.asked() > answers) {
+            return;
+        }
         if let Some(answer) = self.own_answer(&head, &lower) {
             let _ = client.write_all(answer.as_bytes());
             return;
@@ -109,9 +116,14 @@ impl Server {
         let _ = client.write_all(&self.range(&head, nth));
     }
 
+    /// How often selkie has asked for a blob.
+    fn asked(&self) -> usize {
+        self.seen.lock().unwrap().iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count()
+    }
+
     /// Whether it answered, with less than was asked for or nothing.
     fn breaks(&self, head: &str, client: &mut TcpStream) -> bool {
-        let nth = self.seen.lock().unwrap().iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count();
+        let nth = self.asked();
         let (head, bytes) = match self.odd {
             Odd::Busy if nth <= 2 => {
                 let busy = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -138,6 +150,9 @@ impl Server {
             Odd::Circle if ranged => Some(empty("307 Temporary Redirect", &format!("Location: {path}\r\n"))),
             Odd::Nowhere if ranged => Some(empty("302 Found", "")),
             Odd::Refused if ranged => Some(empty("500 Internal Server Error", "")),
+            Odd::Uneven if ranged && self.asked() > 1 => {
+                Some(empty(if lower.contains("\r\nrange: bytes=0-") { "503 Service Unavailable" } else { "404 Not Found" }, ""))
+            }
             Odd::Token if path.starts_with("/token?") => {
                 let known = head.contains("Basic bWU6c2VjcmV0");
                 let body = if known { r#"{"access_token":"good","expires_in":300}"# } else { "{}" };

@@ -6,6 +6,8 @@ use std::io::{self, BufReader, Read};
 use openssl::sha::Sha256;
 
 use super::table::{Chunk, File};
+use crate::error::Failure;
+use crate::image::together::Together;
 
 /// What is decompressed at a time.
 const BUFFER: usize = 128 * 1024;
@@ -28,8 +30,11 @@ pub(in crate::image) trait Ranged {
     ///
     /// # Errors
     ///
-    /// Where that range cannot be had. All that this and its reader say means that ranges do not work here.
+    /// Where that range cannot be had. All that this and its reader say means that ranges do not work here, but for a [`Failure`].
     fn range(&mut self, offset: u64, length: u64) -> io::Result<Box<dyn Read + Send>>;
+
+    /// From now on nothing is tried again once `together` has failed.
+    fn bind(&mut self, _together: &Together) {}
 }
 
 /// Why a file was not copied to its end.
@@ -37,13 +42,15 @@ pub(in crate::image) trait Ranged {
 pub(in crate::image) enum Trouble {
     /// The blob could not be read so, or is not what its table says.
     Blob(String),
+    /// There was an outage, or a signal: nothing is known of the blob.
+    Line(Failure),
     /// The receiver said so.
     Receiver(anyhow::Error),
 }
 
 impl From<io::Error> for Trouble {
     fn from(error: io::Error) -> Self {
-        Self::Blob(error.to_string())
+        error.downcast::<Failure>().map_or_else(|error| Self::Blob(error.to_string()), Self::Line)
     }
 }
 

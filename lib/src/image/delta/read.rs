@@ -13,6 +13,7 @@ use crate::image::chunked::Ranged;
 use crate::image::layer::LayerReader;
 use crate::image::manifest::Layer;
 use crate::image::partial::{Partial, PartialLayer, Sink, State, spawn};
+use crate::image::reason::Reason;
 use crate::progress::Progress;
 
 /// A patch makes no more than this of a layer, in bytes of the tar for each byte of the blob and in all cases: a few bytes of it can stand for as many as
@@ -35,23 +36,23 @@ impl Source {
     ) -> Result<Partial<PartialLayer>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let Some(blob) = delta.blob(&layer).cloned() else {
-            return Ok(Partial::Whole { reason: "the delta has nothing that is less than the layer".to_owned(), bytes: 0 });
+            return Ok(Partial::Whole { reason: "the delta has nothing that is less than the layer".into(), bytes: 0 });
         };
         let stands = Layer { digest: blob.digest.clone(), size: blob.size, ..layer.clone() };
         let (ranged, alive) = match self.ranged(&stands, &progress) {
             Ok(blob) => (blob, Arc::clone(&self.alive)),
-            Err(error) => return Ok(Partial::Whole { reason: format!("{error:#}"), bytes: 0 }),
+            Err(error) => return Ok(Partial::Whole { reason: format!("{error:#}").into(), bytes: 0 }),
         };
         let start = move || {
             let state = Arc::<State>::default();
-            let started = ranged.and_then(|mut ranged| {
+            let started = ranged.map_err(Reason::from).and_then(|mut ranged| {
                 state.asked.fetch_add(blob.size, Ordering::Relaxed);
-                let reader = ranged.range(0, blob.size).map_err(|e| e.to_string())?;
+                let reader = ranged.range(0, blob.size)?;
                 let expected = Expected { digest: blob.digest.clone(), size: Some(blob.size) };
                 let reader = Blob::new(reader, expected, layer.digest.clone(), progress).map_err(|e| format!("{e:#}"))?;
                 let making = Making { layer, reader, media_type: blob.media_type, files, state: Arc::clone(&state) };
                 let started = spawn(move |sink| making.run(sink)).and_then(LayerReader::verified);
-                started.map_err(|e| format!("starting a thread: {e}"))
+                started.map_err(|e| format!("starting a thread: {e}").into())
             });
             match started {
                 Ok(reader) => Partial::Parts(PartialLayer::new(reader.of(&alive), state)),
@@ -86,22 +87,23 @@ impl Making {
                 Ok(())
             }
             Err(reason) => {
-                self.state.fail(&reason);
-                Err(io::Error::other(reason))
+                self.state.fail(reason.clone());
+                Err(reason.error())
             }
         }
     }
 
     /// A blob that is not what the delta lists says more than what came of it.
-    fn judge(&self, applied: Result<()>) -> Result<(), String> {
+    fn judge(&self, applied: Result<()>) -> Result<(), Reason> {
         let mut rest = self.reader.clone();
-        io::copy(&mut rest.by_ref(), &mut io::sink()).map_err(|e| e.to_string())?;
-        match self.reader.seen().map_err(|e| e.to_string())? {
-            Seen::Whole => applied.map_err(|e| format!("{e:#}")),
-            Seen::Truncated(read) => Err(format!("its blob ended after {read} bytes")),
-            Seen::TooLong => Err("its blob is longer than it says".to_owned()),
-            Seen::OtherDigest(found) => Err(format!("its blob has the digest {found} (expected {})", self.reader.expected().digest)),
-        }
+        io::copy(&mut rest.by_ref(), &mut io::sink())?;
+        let message = match self.reader.seen()? {
+            Seen::Whole => return applied.map_err(|e| format!("{e:#}").into()),
+            Seen::Truncated(read) => format!("its blob ended after {read} bytes"),
+            Seen::TooLong => "its blob is longer than it says".to_owned(),
+            Seen::OtherDigest(found) => format!("its blob has the digest {found} (expected {})", self.reader.expected().digest),
+        };
+        Err(message.into())
     }
 }
 

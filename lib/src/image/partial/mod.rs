@@ -3,7 +3,7 @@
 //! The table of contents says which files there are. Those whose contents are here, by SHA-256, are read here ([`Contents`]); the others, and what the
 //! tar has between files, are fetched by ranges. What comes out is the tar of the layer to the last bit, or an error: its digest is compared with
 //! the diff_id, which the configuration has, and thereby the manifest, of which skopeo and the signature policy decided. So neither the table nor
-//! whoever knows the contents has to be believed. Whatever goes wrong is a reason to read the whole layer.
+//! whoever knows the contents has to be believed. Whatever goes wrong with parts is a reason to read the whole layer; an outage of the registry is none.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use super::chunked::{Position, Ranged, Table, TarSplit};
 use super::layer::LayerReader;
 use super::manifest::Layer;
+use super::reason::Reason;
 use super::{Source, ranges};
 use crate::progress::Progress;
 
@@ -62,7 +63,7 @@ pub enum Partial<T> {
     /// Only as a whole.
     Whole {
         /// Why.
-        reason: String,
+        reason: Reason,
         /// Bytes that were fetched to find that out.
         bytes: u64,
     },
@@ -75,7 +76,7 @@ pub struct PartialPlan {
     start: Start,
 }
 
-type Start = Box<dyn FnOnce() -> Result<LayerReader, String> + Send>;
+type Start = Box<dyn FnOnce() -> Result<LayerReader, Reason> + Send>;
 
 impl PartialPlan {
     /// Bytes that starting now will take, requests included.
@@ -112,7 +113,7 @@ pub struct PartialLayer {
 /// What is known of a layer that is being made.
 #[derive(Default)]
 pub(super) struct State {
-    reason: Mutex<Option<String>>,
+    reason: Mutex<Option<Reason>>,
     /// Bytes for tables.
     tables: AtomicU64,
     /// Bytes of ranges.
@@ -120,9 +121,9 @@ pub(super) struct State {
 }
 
 impl State {
-    pub(super) fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: Reason) {
         if let Ok(mut first) = self.reason.lock() {
-            first.get_or_insert_with(|| reason.to_owned());
+            first.get_or_insert(reason);
         }
     }
 }
@@ -141,8 +142,8 @@ impl PartialLayer {
         self.reader.take().context("reading a layer in parts: it is being read already")
     }
 
-    /// Why reading it in parts did not work, where that is why the reader failed: then the whole layer may still be good.
-    pub fn failure(&self) -> Option<String> {
+    /// Why reading it in parts did not work, where that is why the reader failed: then the whole layer may still be good, unless there was an outage.
+    pub fn reason(&self) -> Option<Reason> {
         self.state.reason.lock().ok()?.clone()
     }
 
@@ -181,12 +182,12 @@ impl Source {
         let annotations = ranges::annotations(&self.resolved, index)?;
         let position = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
             Ok(position) => position,
-            Err(reason) => return Ok(Partial::Whole { reason, bytes: 0 }),
+            Err(reason) => return Ok(Partial::Whole { reason: reason.into(), bytes: 0 }),
         };
         let (blob, alive) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive));
         let plan = move || {
             let state = Arc::<State>::default();
-            let planned = blob.and_then(|mut blob| {
+            let planned = blob.map_err(Reason::from).and_then(|mut blob| {
                 let mut fetched = 0;
                 let table = ranges::table(&mut blob, &annotations, &mut fetched);
                 state.tables.fetch_add(fetched, Ordering::Relaxed);
@@ -281,7 +282,7 @@ struct Prepared<B> {
 
 impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
     /// Starts to rebuild.
-    fn start(self, state: &Arc<State>, progress: Arc<dyn Progress>) -> Result<LayerReader, String> {
+    fn start(self, state: &Arc<State>, progress: Arc<dyn Progress>) -> Result<LayerReader, Reason> {
         let Self { layer, mut blob, table, choice: Choice { plan, headers, .. }, contents } = self;
         let headers = match headers {
             None => None,
@@ -293,6 +294,6 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
         let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
         let started = spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
-        started.map_err(|e| format!("starting a thread: {e}"))
+        started.map_err(|e| format!("starting a thread: {e}").into())
     }
 }

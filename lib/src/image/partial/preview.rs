@@ -78,6 +78,7 @@ impl LayerPreview {
         match copied {
             Ok(()) => {}
             Err(Trouble::Blob(reason)) => anyhow::bail!("{reason}"),
+            Err(Trouble::Line(failure)) => return Err(failure.into()),
             Err(Trouble::Receiver(error)) => return Err(error),
         }
         ensure!(sha256(&bytes) == *content, "its content has another digest than the table of contents says");
@@ -108,7 +109,7 @@ impl Source {
             let headers = TarSplit::of_annotations(&annotations, layer.size);
             let mut looked_at = 0;
             let table = blob.and_then(|mut blob| {
-                let (json, limit) = ranges::table_json(&mut blob, &annotations, &mut looked_at)?;
+                let (json, limit) = ranges::table_json(&mut blob, &annotations, &mut looked_at).map_err(|reason| reason.to_string())?;
                 Ok((Table::parse(&json, limit).map_err(|e| e.to_string())?, list(&json).map_err(|e| e.to_string())?, blob))
             });
             let preview = match table {

@@ -12,6 +12,7 @@ use super::{Contents, State};
 use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
 use crate::image::digest::Hasher;
 use crate::image::manifest::Layer;
+use crate::image::reason::Reason;
 use crate::progress::{Event, Progress, Unit};
 
 /// What is read of an object at a time.
@@ -59,13 +60,16 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
                 self.report();
                 Ok(())
             }
-            Err(Trouble::Blob(reason)) => {
-                self.state.fail(&reason);
-                Err(io::Error::other(reason))
-            }
+            Err(Trouble::Blob(reason)) => Err(self.failed(reason.into())),
+            Err(Trouble::Line(failure)) => Err(self.failed(failure.into())),
             Err(Trouble::Receiver(error)) if error.is::<Left>() => Err(io::ErrorKind::BrokenPipe.into()),
             Err(Trouble::Receiver(error)) => Err(io::Error::other(error.to_string())),
         }
+    }
+
+    fn failed(&self, reason: Reason) -> io::Error {
+        self.state.fail(reason.clone());
+        reason.error()
     }
 
     fn judge(&self, found: &str) -> Result<(), Trouble> {

@@ -8,17 +8,21 @@ use std::sync::{Arc, Mutex};
 
 use crate::image::ahead::Ahead;
 use crate::image::chunked::Ranged;
+use crate::image::together::Together;
 
 /// How many requests there are at a time, for one layer.
 const TOGETHER: usize = 8;
 
-/// Reads ranges of a blob in order. Memory is bounded by what [`Ahead`] holds of each request that is open.
+/// Reads ranges of a blob in order. Memory is bounded by what [`Ahead`] holds of each request that is open. None of them is tried again after one has failed for
+/// good, or when this is gone.
 pub(super) struct Runs<B> {
     waiting: VecDeque<Range<u64>>,
     open: VecDeque<(Range<u64>, Ahead)>,
     /// Where in the first one that is open it stands.
     at: u64,
     blobs: Arc<Blobs<B>>,
+    /// For whoever reads, and at the end for those that are still at work.
+    _leaves: Leaves,
 }
 
 /// Handles of one blob, each for one request at a time.
@@ -27,13 +31,26 @@ struct Blobs<B> {
     idle: Mutex<Vec<B>>,
     /// Bytes that were asked for.
     asked: Arc<AtomicU64>,
+    together: Together,
+}
+
+/// Says when nobody reads any more.
+struct Leaves(Together);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.fail(&io::ErrorKind::BrokenPipe.into());
+    }
 }
 
 impl<B: Ranged + Clone + Send + 'static> Runs<B> {
     /// Counts in `asked` the bytes that are asked for.
-    pub(super) fn new(blob: B, runs: Vec<Range<u64>>, asked: Arc<AtomicU64>) -> Self {
-        let blobs = Blobs { first: Mutex::new(blob), idle: Mutex::default(), asked };
-        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, blobs: Arc::new(blobs) }
+    pub(super) fn new(mut blob: B, runs: Vec<Range<u64>>, asked: Arc<AtomicU64>) -> Self {
+        let together = Together::default();
+        blob.bind(&together);
+        let leaves = Leaves(together.clone());
+        let blobs = Blobs { first: Mutex::new(blob), idle: Mutex::default(), asked, together };
+        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, blobs: Arc::new(blobs), _leaves: leaves }
     }
 
     /// A reader of this range, which must lie in one that was planned, after the one that was read before. Read it to its end.
@@ -95,6 +112,20 @@ impl<B: Ranged + Clone> Request<B> {
 
 impl<B: Ranged + Clone> Read for Request<B> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.next(buffer);
+        if let Err(error) = read.as_ref()
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.blobs.together.fail(error);
+        }
+        read
+    }
+}
+
+impl<B: Ranged + Clone> Request<B> {
+    fn next(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Whoever reads ahead asks again after an error.
+        self.blobs.together.failed().map_or(Ok(()), Err)?;
         let answer = match &mut self.answer {
             Some(answer) => answer,
             None => {

@@ -75,7 +75,7 @@ mod tests {
         match read {
             Ok(()) => Ok(found),
             Err(Trouble::Blob(reason)) => Err(reason),
-            Err(Trouble::Receiver(error)) => panic!("{error}"),
+            Err(other) => panic!("{other:?}"),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub(super) struct Client {
     insecure: bool,
     credentials: Option<Basic>,
     session: Arc<Mutex<Option<Session>>>,
+    /// The last first connection failed.
+    unreached: Arc<AtomicBool>,
 }
 
 /// What was agreed upon with the registry.
@@ -95,12 +98,18 @@ impl Client {
             insecure,
             credentials: auth::find(&places.auth, endpoint)?,
             session: Arc::default(),
+            unreached: Arc::default(),
         })
     }
 
     /// The registry, for people.
     pub(super) fn name(&self) -> &str {
         &self.host
+    }
+
+    /// Whether nothing was agreed upon, though that was tried: it may take long to find that out once more.
+    pub(super) fn is_unreached(&self) -> bool {
+        self.unreached.load(Ordering::Relaxed)
     }
 
     /// A reader of bytes `range` of the blob `digest` of `size` bytes. It ends early where the connection does. Of a blob that is read as a whole, an answer with all
@@ -219,7 +228,14 @@ impl Client {
     /// What was agreed upon. Where nothing was, that the registry cannot be reached is for good: skopeo knows how to tell it.
     fn session(&self) -> Result<Session, Unusable> {
         let agreed = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        agreed.map_or_else(|| self.connect().map_err(Unusable::for_good), Ok)
+        agreed.map_or_else(
+            || {
+                let connected = self.connect();
+                self.unreached.store(connected.is_err(), Ordering::Relaxed);
+                connected.map_err(Unusable::for_good)
+            },
+            Ok,
+        )
     }
 
     fn agree(&self, session: Session) -> Result<Session, Unusable> {

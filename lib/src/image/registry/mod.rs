@@ -22,13 +22,15 @@ mod tests;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::sys::interrupt;
 
+use super::together::Together;
 use super::{Retries, SourceOptions};
 use client::Client;
 use places::Places;
@@ -93,7 +95,17 @@ impl Repository {
 
     /// The blob `digest` of `size` bytes. What is waited for is told to `progress`.
     pub(super) fn blob(&self, digest: &str, size: u64, progress: Arc<dyn Progress>) -> Blob {
-        Blob { digest: digest.to_owned(), size, repository: self.clone(), failed: Vec::new(), progress }
+        let place = |(number, client): (usize, &Client)| Place { client: client.clone(), number, broke: Arc::default() };
+        Blob {
+            digest: digest.to_owned(),
+            size,
+            places: self.clients.iter().enumerate().map(place).collect(),
+            retries: self.retries,
+            given_up: false,
+            together: Together::default(),
+            failed: Vec::new(),
+            progress,
+        }
     }
 
     /// The digest of the manifest or index that the registry has for a tag now, in its own words: nothing was fetched that could be compared with it.
@@ -115,13 +127,34 @@ impl Repository {
     }
 }
 
-/// A blob of a repository.
+/// A place where a blob may be.
+#[derive(Clone)]
+struct Place {
+    client: Client,
+    /// Its number in the configuration, best first.
+    number: usize,
+    /// How often it broke in the middle of this blob.
+    broke: Arc<AtomicU32>,
+}
+
+impl Place {
+    /// What went wrong there.
+    fn named(&self, reason: Unusable) -> Unusable {
+        Unusable { message: format!("{}: {reason}", self.client.name()), ..reason }
+    }
+}
+
+/// A blob of a repository. Clones share what is known of its places.
 #[derive(Clone)]
 pub(super) struct Blob {
     digest: String,
     size: u64,
-    /// Without the places that do not have it.
-    repository: Repository,
+    /// Without those that do not have it.
+    places: Vec<Place>,
+    retries: Retries,
+    /// Whether it was given up just now, when it was asked for otherwise.
+    given_up: bool,
+    together: Together,
     failed: Vec<String>,
     progress: Arc<dyn Progress>,
 }
@@ -150,25 +183,37 @@ impl Blob {
         self.range(0, self.size)
     }
 
-    fn retries(&self) -> Retries {
-        self.repository.retries
+    /// The same blob, which was given up just now in another way: the first failure is the last one, unless it is shown before that it comes.
+    pub(super) fn given_up_before(self) -> Self {
+        Self { given_up: true, ..self }
     }
 
-    /// The bytes from the first place that gives them. They may end early.
-    fn ask(&mut self, range: Range<u64>, whole: bool, retry: &mut Retry) -> io::Result<Box<dyn Read + Send>> {
+    /// From now on nothing is tried again once `together` has failed.
+    pub(super) fn bind(&mut self, together: &Together) {
+        self.together = together.clone();
+    }
+
+    fn retry(&self, length: u64) -> Retry {
+        let retry = Retry::new(self.retries, length);
+        if self.given_up { retry.spent() } else { retry }
+    }
+
+    /// The bytes from the first place that gives them, and that place. They may end early.
+    fn ask(&mut self, range: Range<u64>, whole: bool, retry: &mut Retry) -> io::Result<(Place, Box<dyn Read + Send>)> {
         loop {
-            let (mut place, mut later) = (0, None);
-            while let Some(client) = self.repository.clients.get(place) {
-                match client.read(&self.digest, self.size, range.clone(), whole) {
-                    Ok(body) => return Ok(body),
+            self.sort();
+            let (mut number, mut later) = (0, None);
+            while let Some(place) = self.places.get(number) {
+                match place.client.read(&self.digest, self.size, range.clone(), whole) {
+                    Ok(body) => return Ok((place.clone(), body)),
                     Err(reason) => {
-                        let named = Unusable { message: format!("{}: {reason}", client.name()), ..reason };
+                        let named = place.named(reason);
                         if named.later.is_some() {
-                            place += 1;
+                            number += 1;
                             later = Some(named);
                         } else {
                             self.failed.push(named.message);
-                            self.repository.clients.remove(place);
+                            self.places.remove(number);
                         }
                     }
                 }
@@ -178,14 +223,22 @@ impl Blob {
         }
     }
 
+    /// First those that were reached or not tried yet, and that broke least.
+    fn sort(&mut self) {
+        self.places.sort_by_cached_key(|place| (place.client.is_unreached(), place.broke.load(Ordering::Relaxed), place.number));
+    }
+
     /// Waits, if it is to be asked again.
     fn pause(&self, retry: &mut Retry, reason: &Unusable) -> io::Result<()> {
+        let wanted = || self.together.failed().map_or(Ok(()), Err);
+        wanted()?;
+        let how_far = retry.how_far();
         let Some(pause) = retry.failed(reason.later.flatten()) else {
-            let message = format!("{reason}, {} times in a row", retry.failures() + 1);
-            let hint = "run the same command again when the registry can be reached: it goes on from what is there";
-            return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(hint)));
+            let message = format!("{reason}{how_far}, {} times in a row", retry.failures() + 1);
+            return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER)));
         };
-        self.progress.note(format!("{reason}; asking again in {:.1} s", pause.as_secs_f32()));
-        interrupt::sleep(pause).map_err(|signal| io::Error::other(signal.failure()))
+        self.progress.note(format!("{reason}{how_far}; asking again in {:.1} s", pause.as_secs_f32()));
+        interrupt::sleep(pause, || wanted().is_ok()).map_err(|signal| io::Error::other(signal.failure()))?;
+        wanted()
     }
 }

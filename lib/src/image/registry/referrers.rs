@@ -15,7 +15,9 @@ pub(in crate::image) struct Referrers {
 impl Referrers {
     /// Asks nothing yet.
     pub(in crate::image) fn of(repository: &Repository) -> Self {
-        Self { clients: repository.clients.clone() }
+        let mut clients = repository.clients.clone();
+        clients.sort_by_cached_key(Client::is_unreached);
+        Self { clients }
     }
 
     /// The index of the deltas of the manifest `subject`, by the question for it or by the tag that stands in for that; `None` where there is neither.

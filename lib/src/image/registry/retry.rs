@@ -18,16 +18,31 @@ pub(super) struct Retry {
     failures: u32,
     /// Bytes that came since the last one.
     came: u64,
+    /// Bytes that came in all, and that are to come.
+    done: u64,
+    expected: u64,
 }
 
 impl Retry {
-    pub(super) fn new(retries: Retries) -> Self {
-        Self { retries, failures: 0, came: 0 }
+    /// Of `expected` bytes.
+    pub(super) fn new(retries: Retries, expected: u64) -> Self {
+        Self { retries, failures: 0, came: 0, done: 0, expected }
+    }
+
+    /// As if it had failed as often as it may.
+    pub(super) fn spent(self) -> Self {
+        Self { failures: self.retries.most, ..self }
+    }
+
+    /// How far it came, as the end of a sentence; nothing where nothing came.
+    pub(super) fn how_far(&self) -> String {
+        if self.done == 0 { String::new() } else { format!(", after {} bytes (expected {})", self.done, self.expected) }
     }
 
     /// Bytes have come. A connection that breaks after each few of them is not taken for one that works.
     pub(super) fn came(&mut self, bytes: usize) {
         self.came += bytes as u64;
+        self.done += bytes as u64;
         if self.came >= ENOUGH {
             self.failures = 0;
         }
@@ -55,7 +70,7 @@ mod tests {
     use super::*;
 
     fn retry(most: u32) -> Retry {
-        Retry::new(Retries { most, first: Duration::from_millis(500) })
+        Retry::new(Retries { most, first: Duration::from_millis(500) }, 1 << 30)
     }
 
     #[test]
@@ -65,6 +80,10 @@ mod tests {
         assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000, 30_000]);
         assert_eq!(retry.failures(), 9);
         assert_eq!(self::retry(0).failed(None), None);
+        let mut spent = self::retry(9).spent();
+        assert_eq!(spent.failed(None), None);
+        spent.came(1 << 20);
+        assert_eq!(spent.failed(None), Some(Duration::from_millis(500)));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 
 use std::io::{self, Read};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 
 use super::retry::Retry;
-use super::{Blob, Unusable};
+use super::{Blob, Place, Unusable};
 
 /// Reads a range of a blob. Whatever breaks is asked for again from there, until it fails too often in a row.
 pub(super) struct Steady {
@@ -15,6 +16,8 @@ pub(super) struct Steady {
     left: Range<u64>,
     /// Whether it is all of the blob: then an answer that begins at its start is good, too.
     whole: bool,
+    /// Where what comes now comes from.
+    place: Place,
     body: Box<dyn Read + Send>,
     retry: Retry,
 }
@@ -27,15 +30,31 @@ impl Steady {
     /// Where no place gives it.
     pub(super) fn open(mut blob: Blob, range: Range<u64>) -> io::Result<Self> {
         let whole = range == (0..blob.size);
-        let mut retry = Retry::new(blob.retries());
-        let body = blob.ask(range.clone(), whole, &mut retry)?;
-        Ok(Self { blob, left: range, whole, body, retry })
+        let mut retry = blob.retry(range.end - range.start);
+        let (place, body) = blob.ask(range.clone(), whole, &mut retry)?;
+        Ok(Self { blob, left: range, whole, place, body, retry })
     }
 
-    fn again(&mut self, reason: &Unusable) -> io::Result<()> {
-        self.blob.pause(&mut self.retry, reason)?;
-        self.body = self.blob.ask(self.left.clone(), self.whole, &mut self.retry).map_err(unreachable)?;
+    fn again(&mut self, reason: Unusable) -> io::Result<()> {
+        self.place.broke.fetch_add(1, Ordering::Relaxed);
+        self.blob.pause(&mut self.retry, &self.place.named(reason))?;
+        let asked = self.blob.ask(self.left.clone(), self.whole, &mut self.retry);
+        (self.place, self.body) = asked.map_err(|error| self.unreachable(error))?;
         Ok(())
+    }
+
+    /// Some of it came, so this is not the place to find out what is wrong.
+    fn unreachable(&self, error: io::Error) -> io::Error {
+        if let Some(error) = self.blob.together.failed() {
+            return error;
+        }
+        error.downcast::<Failure>().map_or_else(
+            |error| {
+                let message = format!("going on after a connection broke{}: {error}", self.retry.how_far());
+                io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER))
+            },
+            io::Error::other,
+        )
     }
 }
 
@@ -56,18 +75,10 @@ impl Read for Steady {
                     self.retry.came(read);
                     return Ok(read);
                 }
-                Ok(_) => Unusable::for_now(format!("the connection ended {} bytes too early", self.left.end - self.left.start)),
+                Ok(_) => Unusable::for_now("the connection ended too early"),
                 Err(error) => Unusable::for_now(error.to_string()),
             };
-            self.again(&broke)?;
+            self.again(broke)?;
         }
-    }
-}
-
-/// Some of it came, so this is not the place to find out what is wrong.
-fn unreachable(error: io::Error) -> io::Error {
-    match error.downcast::<Failure>() {
-        Ok(failure) => io::Error::other(failure),
-        Err(error) => io::Error::other(Failure::new(FailureKind::Unreachable, format!("going on after a connection broke: {error}"))),
     }
 }

@@ -17,7 +17,7 @@ use openssl::x509::store::X509StoreBuilder;
 use openssl::x509::{X509, X509NameBuilder};
 
 use super::*;
-use crate::progress::Silent;
+use crate::progress::{Event, Recorder, Silent};
 
 const BLOB: &[u8] = b"0123456789abcdef";
 const DIGEST: &str = "sha256:9f9f5111f7b27a781f1f1ddde5ebc2dd2b796bfc7365c9c28b548e564176929f";
@@ -70,6 +70,16 @@ impl Server {
         Self::start(|stream| Some(Box::new(stream)))
     }
 
+    /// It ends connections in the middle of a body, after so many bytes of it.
+    fn breaking(after: usize) -> Self {
+        Self::start_with(|stream| Some(Box::new(stream)), after)
+    }
+
+    /// It ends connections at once.
+    fn dead() -> Self {
+        Self::start(|_| None)
+    }
+
     /// With this certificate; only for those who show one that `clients` signed, where given.
     fn tls(own: &Signed, clients: Option<&Signed>) -> Self {
         let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls()).unwrap();
@@ -86,6 +96,10 @@ impl Server {
     }
 
     fn start(wrap: impl Fn(std::net::TcpStream) -> Option<Box<dyn Stream>> + Send + 'static) -> Self {
+        Self::start_with(wrap, usize::MAX)
+    }
+
+    fn start_with(wrap: impl Fn(std::net::TcpStream) -> Option<Box<dyn Stream>> + Send + 'static, after: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (connections, heads) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<String>>>::default());
@@ -95,7 +109,7 @@ impl Server {
                 count.fetch_add(1, Ordering::SeqCst);
                 let Some(stream) = wrap(stream) else { continue };
                 let seen = seen.clone();
-                std::thread::spawn(move || serve(stream, &seen));
+                std::thread::spawn(move || serve(stream, &seen, after));
             }
         });
         Self { address, connections, heads }
@@ -105,8 +119,8 @@ impl Server {
 trait Stream: Read + Write + Send {}
 impl<S: Read + Write + Send> Stream for S {}
 
-/// Answers until the other side is gone.
-fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>) {
+/// Answers until the other side is gone, or it has to break after so many bytes of a body.
+fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>, after: usize) {
     let (mut head, mut byte) = (String::new(), [0]);
     while stream.read_exact(&mut byte).is_ok() && byte[0].is_ascii() {
         head.push(char::from(byte[0]));
@@ -120,7 +134,12 @@ fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>) {
             Some((first, last)) if head.contains("/blobs/sha256:9f9f") => {
                 let body = &BLOB[first.parse().unwrap()..=last.parse().unwrap()];
                 let range = format!("Content-Range: bytes {first}-{last}/{}", BLOB.len());
-                [format!("HTTP/1.1 206 Partial\r\n{range}\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), body].concat()
+                let head = format!("HTTP/1.1 206 Partial\r\n{range}\r\nContent-Length: {}\r\n\r\n", body.len());
+                if after < body.len() {
+                    let _ = stream.write_all(&[head.as_bytes(), &body[..after]].concat());
+                    return;
+                }
+                [head.as_bytes(), body].concat()
             }
             Some(_) => b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
             None => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}".to_vec(),
@@ -131,11 +150,31 @@ fn serve(mut stream: Box<dyn Stream>, seen: &Mutex<Vec<String>>) {
     }
 }
 
-fn open(places: &Places, reference: &str, tls_verify: Option<bool>, digest: &str) -> Blob {
+fn repository(places: &Places, reference: &str, tls_verify: Option<bool>) -> Repository {
     let retries = Retries { most: 2, first: Duration::from_millis(1) };
     let options = SourceOptions { tls_verify, retries, ..Default::default() };
-    let repository = Repository::open_with(places, &reference.parse().unwrap(), &options).unwrap();
-    repository.blob(digest, BLOB.len() as u64, Arc::new(Silent))
+    Repository::open_with(places, &reference.parse().unwrap(), &options).unwrap()
+}
+
+fn open(places: &Places, reference: &str, tls_verify: Option<bool>, digest: &str) -> Blob {
+    repository(places, reference, tls_verify).blob(digest, BLOB.len() as u64, Arc::new(Silent))
+}
+
+/// `images.example/os`, which is in these places: mirrors, and last the registry itself.
+fn mirrored(servers: &[&Server]) -> Repository {
+    let (registry, mirrors) = servers.split_last().unwrap();
+    let mirror = |server: &&Server| format!("[[registry.mirror]]\nlocation='{}'\ninsecure=true\n", server.address);
+    let mirrors: String = mirrors.iter().map(mirror).collect();
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("registries.conf");
+    let conf = format!("[[registry]]\nprefix='images.example'\nlocation='{}'\ninsecure=true\n{mirrors}", registry.address);
+    std::fs::write(&path, conf).unwrap();
+    repository(&Places { registries: vec![path], ..Default::default() }, "images.example/os:v1", None)
+}
+
+/// How many ranges a server was asked for.
+fn ranges(server: &Server) -> usize {
+    server.heads.lock().unwrap().iter().filter(|head| head.contains("range:")).count()
 }
 
 fn read(blob: &mut Blob, offset: u64, length: u64) -> Result<String, String> {
@@ -233,4 +272,57 @@ fn one_connection_serves_many_ranges() {
     // One was a hello of TLS, one is that on which it was asked how it speaks, with an answer that nobody read.
     assert_eq!(server.heads.lock().unwrap().len(), 11);
     assert!(server.connections.load(Ordering::SeqCst) <= 3, "{:?}", server.connections);
+}
+
+#[test]
+fn a_mirror_that_breaks_in_the_middle_is_asked_after_the_others() {
+    let (mirror, registry) = (Server::breaking(4), Server::plain());
+    let mut blob = mirrored(&[&mirror, &registry]).blob(DIGEST, BLOB.len() as u64, Arc::new(Silent));
+    assert_eq!(read(&mut blob, 1, 15), Ok("123456789abcdef".into()));
+    assert_eq!((ranges(&mirror), ranges(&registry)), (1, 1));
+    // That holds for all requests for the blob.
+    assert_eq!(read(&mut blob.clone(), 0, 15), Ok("0123456789abcde".into()));
+    assert_eq!((ranges(&mirror), ranges(&registry)), (1, 2));
+}
+
+#[test]
+fn places_that_all_break_take_turns_and_are_given_up_as_one_is() {
+    let (mirror, registry) = (Server::breaking(4), Server::breaking(4));
+    let recorder = Arc::<Recorder>::default();
+    let mut blob = mirrored(&[&mirror, &registry]).blob(DIGEST, BLOB.len() as u64, recorder.clone());
+    let error = read(&mut blob, 1, 15).unwrap_err();
+    assert_eq!((ranges(&mirror), ranges(&registry)), (2, 1));
+    assert!(error.starts_with(&format!("{}: ", mirror.address)), "{error}");
+    assert!(error.ends_with(", after 12 bytes (expected 15), 3 times in a row"), "{error}");
+    let notes = recorder.events().into_iter().filter_map(|event| if let Event::Note { message } = event { Some(message) } else { None });
+    let expected =
+        [(&mirror, ", after 4 bytes (expected 15); asking again in "), (&registry, ", after 8 bytes (expected 15); asking again in ")];
+    for (note, (server, words)) in notes.zip(expected) {
+        assert!(note.starts_with(&format!("{}: ", server.address)) && note.contains(words), "{note}");
+    }
+}
+
+#[test]
+fn a_place_that_is_not_reached_is_not_tried_for_each_blob() {
+    let (dead, registry) = (Server::dead(), Server::plain());
+    let repository = mirrored(&[&dead, &registry]);
+    let blob = |digest: &str| repository.blob(digest, BLOB.len() as u64, Arc::new(Silent));
+    let tried = || dead.connections.load(Ordering::SeqCst);
+    assert_eq!(read(&mut blob(DIGEST), 0, 4), Ok("0123".into()));
+    let once = tried();
+    assert!(once > 0);
+    for offset in 1..4 {
+        read(&mut blob(DIGEST), offset, 4).unwrap();
+    }
+    assert_eq!(tried(), once);
+    // What the others do not have may be there after all.
+    let error = read(&mut blob(&DIGEST.replace("9f9f", "0000")), 0, 4).unwrap_err();
+    assert!(tried() > once && error.contains("404 Not Found") && error.contains(&dead.address), "{error}");
+    // The only place is tried each time.
+    let alone = mirrored(&[&dead]);
+    let mut before = tried();
+    for _ in 0..2 {
+        read(&mut alone.blob(DIGEST, BLOB.len() as u64, Arc::new(Silent)), 0, 4).unwrap_err();
+        assert!(tried() > std::mem::replace(&mut before, tried()));
+    }
 }

@@ -12,7 +12,7 @@ use super::target::Target;
 use super::{Key, Options, key};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image::{Receiver, Source, Wanted, Way};
-use crate::ops::runtime::block_on;
+use crate::ops::runtime::block_on_kept;
 use crate::progress::Progress;
 use crate::store::Store;
 use crate::store::fsck::{self, DamagedFile, LayerWants, ObjectWriter, Restore, Wants, Writer};
@@ -39,7 +39,7 @@ pub(super) fn repair(target: &Target, look: &Look, plan: &[&Finding], options: &
     let wants = &look.inspection.wants;
     if !(wants.layers.is_empty() && wants.documents.is_empty() && wants.images.is_empty()) {
         progress.phase("repairing the repository".to_owned());
-        let problems = block_on(restore(target, store, look, options, progress, &mut done))?;
+        let problems = block_on_kept(restore(target, store, look, options, progress, &mut done))?;
         explain(plan, &problems, &mut done);
     }
     for finding in plan.iter().filter(|finding| finding.remedy == Remedy::Remove) {

@@ -10,7 +10,8 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::deltas::Delta;
-use crate::image::{Contents, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Resolved, Source};
+use crate::error::{Failure, FailureKind};
+use crate::image::{Contents, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Reason, Resolved, Source};
 use crate::progress::Progress;
 use crate::store::{self, ImportStats, Store, Taken};
 
@@ -120,6 +121,8 @@ struct Waiting {
     whole: Option<String>,
     /// What did not work.
     failed: Vec<String>,
+    /// The registry was given up.
+    outage: Option<Failure>,
 }
 
 /// How an import ended.
@@ -168,8 +171,17 @@ impl Layers<'_> {
             waiting.index + 1,
             layers.len()
         );
+        if let Some(outage) = waiting.outage.take() {
+            let reader = self.source.open_layer_once(waiting.index, Arc::clone(self.progress)).await?;
+            self.whole(waiting, reader.ok_or(outage).context(doing.clone())?, doing);
+            return Ok(());
+        }
         let by_delta = self.delta.as_ref().filter(|_| !waiting.no_delta).and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
         let plan = self.plan(&mut waiting, by_delta).await?;
+        if waiting.outage.is_some() {
+            self.waiting.push_front(waiting);
+            return Ok(());
+        }
         let way = cheapest(by_delta, plan.as_ref().map(PartialPlan::cost));
         let made = match (way, plan, &self.delta) {
             (Way::Delta, plan, Some(delta)) => {
@@ -184,10 +196,9 @@ impl Layers<'_> {
             }
             _ => None,
         };
-        // Only layers with tables ask for contents.
-        let known = self.source.has_table(waiting.index).then(|| Arc::clone(&self.here));
         match made {
             Some(Partial::Parts(parts)) => {
+                let known = self.known(waiting.index);
                 let (store, layer) = (self.store.clone(), layer.clone());
                 self.importing.spawn_blocking(move || {
                     let imported = import_made(&store, &layer, parts, way, known.as_deref(), &mut waiting).context(doing)?;
@@ -196,19 +207,31 @@ impl Layers<'_> {
             }
             Some(Partial::Whole { reason, bytes }) => {
                 self.fetched.layers[waiting.index].bytes += bytes;
-                waiting.fail(way, &reason);
+                waiting.fail(way, &reason).context(doing)?;
                 self.waiting.push_front(waiting);
             }
             None => {
                 let reader = self.source.open_layer(waiting.index, Arc::clone(self.progress)).await?;
-                let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
-                self.importing.spawn_blocking(move || {
-                    let (stats, taken) = import(&store, &diff_id, reader, known.as_deref()).context(doing)?;
-                    Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
-                });
+                self.whole(waiting, reader, doing);
             }
         }
         Ok(())
+    }
+
+    /// Starts to import all of a layer.
+    fn whole(&mut self, waiting: Waiting, reader: LayerReader, doing: String) {
+        let layer = &self.source.resolved().layers[waiting.index];
+        let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
+        let known = self.known(waiting.index);
+        self.importing.spawn_blocking(move || {
+            let (stats, taken) = import(&store, &diff_id, reader, known.as_deref()).context(doing)?;
+            Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
+        });
+    }
+
+    /// What is known of contents, where that is of use: only layers with tables ask for it.
+    fn known(&self, index: usize) -> Option<Arc<store::Contents>> {
+        self.source.has_table(index).then(|| Arc::clone(&self.here))
     }
 
     /// How the layer would be read in parts, unless it is clear by its table alone that a delta of `by_delta` bytes costs less.
@@ -222,7 +245,11 @@ impl Layers<'_> {
             Partial::Whole { reason, bytes } => {
                 self.fetched.layers[waiting.index].bytes += bytes;
                 waiting.no_parts = true;
-                waiting.whole = Some(reason);
+                if reason.failure().is_some() {
+                    waiting.fail(Way::Partial, &reason)?;
+                } else {
+                    waiting.whole = Some(reason.to_string());
+                }
                 Ok(None)
             }
         }
@@ -239,9 +266,21 @@ pub(in crate::ops) fn cheapest(delta: Option<u64>, parts: Option<u64>) -> Way {
 }
 
 impl Waiting {
-    fn fail(&mut self, way: Way, reason: &str) {
+    /// It does not come in this way. After an outage, nothing says that it would come in another, but that only ranges may not work: then the whole is asked for
+    /// once, and nothing else is tried.
+    ///
+    /// # Errors
+    ///
+    /// It was a signal.
+    fn fail(&mut self, way: Way, reason: &Reason) -> Result<()> {
+        match reason.failure() {
+            Some(failure) if failure.kind == FailureKind::Unreachable => self.outage = Some(failure.clone()),
+            Some(failure) => return Err(failure.clone().into()),
+            None => {}
+        }
         let how = if way == Way::Delta { "by a delta: " } else { "" };
         self.failed.push(format!("{how}{reason}"));
+        Ok(())
     }
 
     /// What there is to tell of a layer that came in this way in the end.
@@ -264,9 +303,9 @@ fn import_made(
     let reader = made.reader()?;
     match import(store, &layer.diff_id, reader, known) {
         Ok((stats, taken)) => Ok(Imported::Done(stats, taken, way, made.bytes())),
-        Err(error) => match made.failure() {
+        Err(error) => match made.reason() {
             Some(reason) => {
-                waiting.fail(way, &reason);
+                waiting.fail(way, &reason)?;
                 Ok(Imported::NotSo(made.bytes()))
             }
             None => Err(error),
