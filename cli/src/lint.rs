@@ -8,6 +8,7 @@ use selkie::lint::{CHECKS, Check, Finding, Severity};
 use selkie::ops::lint::{self, Options, Report, Target};
 use selkie::reference::ImageReference;
 
+use crate::environment::ScratchArguments;
 use crate::output::{Answer, Output, bytes};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -32,9 +33,8 @@ pub struct Arguments {
     /// List the checks.
     #[arg(long)]
     list: bool,
-    /// A directory with room for the unpacked image, which is there only while it is looked at.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
             return Ok(Answer::Done);
         }
     };
-    let options = Options { target, scratch: arguments.scratch.clone(), skip: arguments.skip.clone() };
+    let options = Options { target, scratch: arguments.scratch.directory(), skip: arguments.skip.clone() };
     let report = lint::run(&options, &renderer(output))?;
     output.print(&report, human)?;
     Ok(if report.counts.pass(arguments.fatal_warnings) { Answer::Done } else { Answer::No })

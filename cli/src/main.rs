@@ -8,6 +8,7 @@ mod delta;
 mod diff;
 mod digest;
 mod disk;
+mod environment;
 mod esp;
 mod fsck;
 mod gc;

@@ -10,6 +10,7 @@ use selkie::ops::seal::{self, Options, Report};
 use selkie::reference::ImageReference;
 use selkie::signing::{KeySource, Signer};
 
+use crate::environment::{ScratchArguments, TimeArguments};
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -43,12 +44,10 @@ pub struct Arguments {
     /// fs-verity algorithm of the machines' repositories: sha256 or sha512.
     #[arg(long, default_value = "sha256")]
     algorithm: Algorithm,
-    /// The time that everything made here bears.
-    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", default_value = "0")]
-    mtime: u64,
-    /// Where to keep the image while it is sealed; it needs room for its files.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    time: TimeArguments,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -63,8 +62,8 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         arguments: arguments.arguments.clone(),
         addons: arguments.addons.clone(),
         algorithm: arguments.algorithm,
-        mtime: arguments.mtime,
-        scratch: arguments.scratch.clone(),
+        mtime: arguments.time.seconds()?,
+        scratch: arguments.scratch.directory(),
     };
     output.print(&seal::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)
@@ -80,7 +79,7 @@ fn signer(arguments: &Arguments) -> Result<Option<Signer>> {
         (_, Some(_), None) => Err(Failure::new(FailureKind::Usage, "reading the call: a certificate, and nothing that signs")
             .hint("name the key by --key, or a command by --sign-command")
             .into()),
-        // Not left to clap, which would name what the environment says as if it was missing, too.
+        // Not left to clap, which would not say what kind of file.
         (Some(_), None, None) => Err(Failure::new(FailureKind::Usage, "reading the call: a key, and no certificate")
             .hint("name its certificate, a PEM file, by --cert")
             .into()),

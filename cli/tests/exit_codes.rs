@@ -43,6 +43,10 @@ fn words_that_are_off_are_usage() {
         &["fsck", "--esp", "/"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
+        &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", ""],
+        &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", "@sha256:aa"],
+        &["delta", "quay.io/acme/os:v1", "quay.io/acme/os:v2", "--output", "quay.io/acme/other:delta"],
+        &["delta", "quay.io/acme/os:v1", "quay.io/acme/os:v2", "--output", "quay.io/acme/os"],
     ] {
         let output = selkie(args);
         assert_eq!(code(&output), Some(2), "{args:?}: {}", stderr(&output));
@@ -157,6 +161,54 @@ fn a_key_without_a_certificate_is_told_whatever_the_environment_says() {
     let output = Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).env("TMPDIR", "/var/tmp").output().unwrap();
     let told = stderr(&output);
     assert!(code(&output) == Some(2) && told.contains("--cert") && !told.contains("--scratch"), "{told}");
+}
+
+fn selkie_in(environment: [(&str, &str); 2], args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).envs(environment).output().unwrap()
+}
+
+#[test]
+fn usage_lines_name_nothing_that_the_environment_says() {
+    for verb in ["delta", "rechunk", "seal", "lint", "digest", "disk", "fsck"] {
+        let args = if verb == "fsck" { [verb, "--esp", "/"].to_vec() } else { vec![verb] };
+        let output = selkie_in([("TMPDIR", "/var/tmp"), ("SOURCE_DATE_EPOCH", "1")], &args);
+        let told = stderr(&output);
+        assert!(code(&output) == Some(2) && told.contains("Usage: selkie "), "{verb}: {told}");
+        assert!(!told.contains("--scratch") && !told.contains("--mtime"), "{verb}: {told}");
+        let help = String::from_utf8(selkie_in([("TMPDIR", "/var/tmp"), ("SOURCE_DATE_EPOCH", "1")], &[verb, "--help"]).stdout).unwrap();
+        assert_eq!(help.contains("$TMPDIR"), verb != "disk", "{verb}: {help}");
+        assert_eq!(help.contains("$SOURCE_DATE_EPOCH"), ["disk", "seal"].contains(&verb), "{verb}: {help}");
+    }
+}
+
+#[test]
+fn the_environment_speaks_where_nothing_is_given() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    let output = format!("oci:{}", at("new"));
+    let rechunk = ["rechunk", "oci:/nowhere", "--output", &output];
+    let seal = ["seal", "oci:/nowhere", "--output", &output];
+    let table: [(_, Vec<&str>, _, _); 6] = [
+        ([("TMPDIR", "/no/scratch"), ("SOURCE_DATE_EPOCH", "")], rechunk.to_vec(), 3, "there is no directory /no/scratch"),
+        ([("TMPDIR", "/no/scratch"), ("SOURCE_DATE_EPOCH", "")], [&rechunk[..], &["--scratch", "/tmp"]].concat(), 3, "/nowhere"),
+        ([("TMPDIR", ""), ("SOURCE_DATE_EPOCH", "soon")], rechunk.to_vec(), 3, "/nowhere"),
+        ([("TMPDIR", ""), ("SOURCE_DATE_EPOCH", "soon")], seal.to_vec(), 2, "reading SOURCE_DATE_EPOCH: it is \"soon\""),
+        ([("TMPDIR", ""), ("SOURCE_DATE_EPOCH", "soon")], [&seal[..], &["--mtime", "1"]].concat(), 3, "/nowhere"),
+        ([("TMPDIR", ""), ("SOURCE_DATE_EPOCH", "1")], seal.to_vec(), 3, "/nowhere"),
+    ];
+    for (environment, args, expected, words) in table {
+        let output = selkie_in(environment, &args);
+        assert!(code(&output) == Some(expected) && stderr(&output).contains(words), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_one_is_told_before_anything_is_read() {
+    for (tag, words) in [("", "it is empty (expected a name)"), ("@sha256:aa", "it begins with @")] {
+        let output = selkie(&["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", tag]);
+        let told = stderr(&output);
+        assert!(told.contains("for '--tag <TAG>'") && told.contains(words), "{told}");
+    }
 }
 
 #[test]

@@ -45,7 +45,8 @@ pub struct Written {
     pub bytes_written: u64,
 }
 
-/// Whether an image can be written to `output`: for a caller who wants to know before a long preparation. A registry is not asked.
+/// Whether an image can be written to `output`: for a caller who wants to know before a long preparation. A registry is not asked, see
+/// [`check_named`](super::check_named).
 ///
 /// # Errors
 ///
@@ -53,20 +54,20 @@ pub struct Written {
 /// and for one with other images where no tag is given. [`FailureKind::NotFound`]: there is no directory for it.
 /// [`FailureKind::NotPermitted`]: it cannot be written to.
 pub fn check_output(output: &ImageReference) -> Result<()> {
-    check(output, Kind::Image)
+    check(output, OutputKind::Image)
 }
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum OutputKind {
     /// An image.
     Image,
-    /// What belongs to an image, and is found by that.
-    Artifact,
+    /// A delta, which belongs to an image and is found by that.
+    Delta,
 }
 
 /// [`check_output`] for anything that is written.
-pub(super) fn check(output: &ImageReference, kind: Kind) -> Result<()> {
+pub(super) fn check(output: &ImageReference, kind: OutputKind) -> Result<()> {
     let refused = |why: &str, hint: &str| Err(Failure::new(FailureKind::Usage, format!("writing {output}: {why}")).hint(hint).into());
     match output.transport() {
         Transport::DockerArchive => refused("Docker's format has no place for annotations", "write an oci-archive: instead"),
@@ -114,7 +115,7 @@ pub(super) async fn write_image(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
-    check(output, if image.artifact.is_some() { Kind::Artifact } else { Kind::Image })?;
+    check(output, if image.artifact.is_some() { OutputKind::Delta } else { OutputKind::Image })?;
     if source.resolved().manifest_digest != image.base {
         bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }
@@ -185,7 +186,8 @@ async fn copy_staged(
 /// Looks whether the output leads to what was written.
 async fn check_pushed(image: &Image<'_>, output: &ImageReference, options: &OutputOptions) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
-    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
+    let manifest =
+        proxy::raw(&format!("writing {output}"), output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
     let found = digest::sha256(&manifest)?;
     if found == image.manifest_digest {
         return Ok(());
