@@ -5,9 +5,9 @@ use clap::Args;
 use selkie::ops::delta::{self, Options, Report};
 use selkie::reference::ImageReference;
 
-use crate::environment::ScratchArguments;
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Make a delta: what hosts that have one image need to get another, proven before it is published.

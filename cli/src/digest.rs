@@ -8,7 +8,6 @@ use selkie::image_id::Algorithm;
 use selkie::ops::digest::{self, Digests, Options};
 use selkie::reference::ImageReference;
 
-use crate::environment;
 use crate::output::{Answer, Output, table};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -21,9 +20,9 @@ pub struct Arguments {
     /// fs-verity algorithm: sha256 or sha512 (default: the one that a sealed image was sealed with, else sha256).
     #[arg(long)]
     algorithm: Option<Algorithm>,
-    /// Where a scratch directory is made, for names and headers of files; it is removed at the end (default: $TMPDIR, else /tmp).
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    /// Where a scratch directory is made, for names and headers of files; it is removed at the end.
+    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -33,7 +32,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         image: arguments.image.clone(),
         source: arguments.source.options(),
         algorithm: arguments.algorithm,
-        scratch: environment::scratch(arguments.scratch.as_deref(), "/tmp"),
+        scratch: arguments.scratch.clone(),
     };
     output.print(&digest::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)

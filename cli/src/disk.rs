@@ -9,7 +9,6 @@ use selkie::image_id::Algorithm;
 use selkie::ops::disk::{self, Options, Report, SecureBoot};
 use selkie::reference::ImageReference;
 
-use crate::environment::TimeArguments;
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -49,8 +48,9 @@ pub struct Arguments {
     /// When to enrol: if-safe (in virtual machines; elsewhere the boot menu offers it) or force.
     #[arg(long, value_enum, default_value = "if-safe", requires = "secure_boot_keys")]
     secure_boot_enroll: Enroll,
-    #[command(flatten)]
-    time: TimeArguments,
+    /// The time that everything made here bears.
+    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", default_value = "0")]
+    mtime: u64,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -90,7 +90,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
             .secure_boot_keys
             .clone()
             .map(|keys| SecureBoot { keys, force: arguments.secure_boot_enroll == Enroll::Force }),
-        mtime: arguments.time.seconds()?,
+        mtime: arguments.mtime,
     };
     output.print(&disk::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)

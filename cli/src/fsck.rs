@@ -8,7 +8,6 @@ use selkie::ops::fsck::{self, Fetched, Finding, Means, Options, Outcome, Report,
 use selkie::ops::host::{Access, Host};
 use selkie::reference::ImageReference;
 
-use crate::environment;
 use crate::output::{Answer, Output, bytes};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -30,9 +29,9 @@ pub struct Arguments {
     /// Where its EFI system partition is mounted (default: where it is found in or beside --sysroot).
     #[arg(long, value_name = "DIR", requires = "sysroot")]
     esp: Option<PathBuf>,
-    /// Where a scratch directory is made for what is built before it takes its place; it is removed at the end (default: $TMPDIR, else /tmp).
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    /// Where a scratch directory is made for what is built before it takes its place; it is removed at the end.
+    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -46,7 +45,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         repair: arguments.repair,
         image: arguments.image.clone(),
         source: arguments.source.options(),
-        scratch: environment::scratch(arguments.scratch.as_deref(), "/tmp"),
+        scratch: arguments.scratch.clone(),
     };
     let report = fsck::run(&target, &options, &renderer(output))?;
     output.print(&report, human)?;

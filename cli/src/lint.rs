@@ -8,9 +8,9 @@ use selkie::lint::{CHECKS, Check, Finding, Severity};
 use selkie::ops::lint::{self, Options, Report, Target};
 use selkie::reference::ImageReference;
 
-use crate::environment::ScratchArguments;
 use crate::output::{Answer, Output, bytes};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Look for what keeps an image from booting, for faults of security, and for what does not belong on a machine.

@@ -5,9 +5,9 @@ use clap::Args;
 use selkie::ops::rechunk::{self, LAYERS, Options, Report};
 use selkie::reference::ImageReference;
 
-use crate::environment::ScratchArguments;
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Arrange the layers of a finished image so that the next update moves little: the same root, by package, as zstd:chunked.

@@ -10,9 +10,9 @@ use selkie::ops::seal::{self, Options, Report};
 use selkie::reference::ImageReference;
 use selkie::signing::{KeySource, Signer};
 
-use crate::environment::{ScratchArguments, TimeArguments};
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Seal a finished image: add one layer with a unified kernel image that boots exactly this root, signed for Secure Boot.
@@ -44,8 +44,9 @@ pub struct Arguments {
     /// fs-verity algorithm of the machines' repositories: sha256 or sha512.
     #[arg(long, default_value = "sha256")]
     algorithm: Algorithm,
-    #[command(flatten)]
-    time: TimeArguments,
+    /// The time that everything made here bears.
+    #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", default_value = "0")]
+    mtime: u64,
     #[command(flatten)]
     scratch: ScratchArguments,
     #[command(flatten)]
@@ -62,7 +63,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         arguments: arguments.arguments.clone(),
         addons: arguments.addons.clone(),
         algorithm: arguments.algorithm,
-        mtime: arguments.time.seconds()?,
+        mtime: arguments.mtime,
         scratch: arguments.scratch.directory(),
     };
     output.print(&seal::run(&options, &renderer(output))?, human)?;

@@ -8,7 +8,6 @@ use selkie::ops::host::{Access, Host};
 use selkie::ops::verify::{self, KernelState, Options, Report};
 use selkie::reference::ImageReference;
 
-use crate::environment;
 use crate::output::{Answer, Output};
 use crate::progress::renderer;
 use crate::source::SourceArguments;
@@ -24,9 +23,9 @@ pub struct Arguments {
     /// Read every object of the root and compare it with its digest.
     #[arg(long)]
     deep: bool,
-    /// Where a scratch directory is made for an image to compare with that is not sealed; it is removed at the end (default: $TMPDIR, else /tmp).
-    #[arg(long, value_name = "DIR")]
-    scratch: Option<PathBuf>,
+    /// Where a scratch directory is made for an image to compare with that is not sealed; it is removed at the end.
+    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/tmp")]
+    scratch: PathBuf,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -38,7 +37,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         against: arguments.against.clone(),
         source: arguments.source.options(),
         deep: arguments.deep,
-        scratch: environment::scratch(arguments.scratch.as_deref(), "/tmp"),
+        scratch: arguments.scratch.clone(),
     };
     let report = verify::run(&host, &kernel, &options, &renderer(output))?;
     output.print(&report, human)?;

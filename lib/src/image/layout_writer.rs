@@ -36,6 +36,13 @@ pub(super) fn check(path: &str, tag: Option<&str>, kind: OutputKind) -> Result<(
         return check_writable(&parent(path)?, path);
     };
     check_writable(&directory, path)?;
+    for blobs in ["blobs", "blobs/sha256"] {
+        if let Some(blobs) =
+            dir::open_optional(&directory, blobs).map_err(|errno| dir::unusable(format!("writing {path}/{blobs}"), errno))?
+        {
+            check_writable(&blobs, path)?;
+        }
+    }
     match dir::read_optional(&directory, INDEX).with_context(doing)? {
         Some(index) => with_entry(path, Some(&index), any(kind), tag).map(drop),
         None if dir::names(&directory).with_context(doing)?.iter().all(|name| name == LAYOUT || name == "blobs") => Ok(()),

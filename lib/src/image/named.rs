@@ -43,13 +43,19 @@ async fn named(output: &ImageReference, options: &OutputOptions) -> Result<Optio
         Transport::Registry | Transport::ContainersStorage => {
             let OutputOptions { authfile, tls_verify } = options.clone();
             let options = SourceOptions { authfile, tls_verify, ..SourceOptions::default() };
-            match proxy::raw(&format!("writing {output}"), output, &options).await {
-                Ok(found) => Ok(Some(found)),
-                Err(error) if Failure::find(&error).is_some_and(|failure| failure.kind == FailureKind::NotFound) => Ok(None),
-                Err(error) => Err(error),
-            }
+            let found = proxy::raw_optional(&format!("writing {output}"), output, &options).await;
+            found.map_err(|error| match Failure::find(&error) {
+                Some(denied @ Failure { kind: FailureKind::Denied, .. }) => with_more(denied).into(),
+                _ => error,
+            })
         }
     }
+}
+
+/// Some registries do not tell who may read what there is from what there is.
+fn with_more(denied: Failure) -> Failure {
+    let hint = denied.hint.clone().unwrap_or_default();
+    denied.hint(format!("{hint}; some registries answer so where there is no repository of this name: make it first then"))
 }
 
 /// Without a tag it is what has none.

@@ -15,7 +15,7 @@ use super::archive::{self, ArchiveWriter};
 use super::blob::Expected;
 use super::derive::{Derived, Image};
 use super::layout_writer::{self, LayoutWriter};
-use super::{Source, SourceOptions, digest, proxy, proxy_error, skopeo};
+use super::{Source, SourceOptions, digest, named, proxy, proxy_error, skopeo};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
@@ -92,7 +92,7 @@ fn names_digest(output: &ImageReference) -> bool {
 ///
 /// # Errors
 ///
-/// Those of [`check_output`]. Where a layer of the base is not what its digest says, where there is no room, and where the registry refuses
+/// Those of [`check_output`] and [`check_named`](super::check_named). Where a layer of the base is not what its digest says, where there is no room, and where the registry refuses
 /// or cannot be reached: a [`Failure`] as in reading. A `source` that is not the base of `derived`, or that was not opened by
 /// [`Source::open_to_copy`] although it has to. [`FailureKind::Busy`] while another process writes to the same directory or file.
 pub async fn write(
@@ -115,7 +115,10 @@ pub(super) async fn write_image(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
-    check(output, if image.artifact.is_some() { OutputKind::Delta } else { OutputKind::Image })?;
+    let kind = if image.artifact.is_some() { OutputKind::Delta } else { OutputKind::Image };
+    check(output, kind)?;
+    // Once more for whoever asked before a long preparation: somebody may have written there meanwhile.
+    named::check_named(output, kind, options).await?;
     if source.resolved().manifest_digest != image.base {
         bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }

@@ -230,9 +230,20 @@ async fn raw_manifest(reference: &ImageReference, options: &SourceOptions, manif
 
 /// The manifest or index that a reference names, as it is, while `doing` something.
 pub(super) async fn raw(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
+    inspect(reference, options).await?.map_err(|e| proxy_error::explain_command(doing, e))
+}
+
+/// Like [`raw`]; `None` where there is nothing of this name.
+pub(super) async fn raw_optional(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Option<Vec<u8>>> {
+    match inspect(reference, options).await? {
+        Err(error) if proxy_error::is_absent(&error) => Ok(None),
+        found => found.map(Some).map_err(|e| proxy_error::explain_command(doing, e)),
+    }
+}
+
+async fn inspect(reference: &ImageReference, options: &SourceOptions) -> Result<Result<Vec<u8>>> {
     let argv = skopeo::inspect_raw(&reference.skopeo(), options);
-    let output = tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")?;
-    output.map_err(|e| proxy_error::explain_command(doing, e))
+    tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")
 }
 
 /// Skopeo does not say for which architectures an image is; its index does.
