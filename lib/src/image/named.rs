@@ -89,7 +89,7 @@ fn may_replace(output: &ImageReference, kind: OutputKind, found: &[u8]) -> Resul
     }
     let hint = match kind {
         OutputKind::Image if index => {
-            "choose another tag, and put the image into the index by `buildah manifest` or `podman manifest`: the index would be gone"
+            "the index would be gone: choose another tag, and put the image into the index by `buildah manifest` or `podman manifest`"
         }
         OutputKind::Image => "choose another tag",
         OutputKind::Delta => "name a tag for the delta; hosts find it by the image, whatever its tag",

@@ -100,7 +100,8 @@ pub struct Layer {
 /// # Errors
 ///
 /// Those of a pull; everything about the output that can be found wrong beforehand, also that hosts would not look there; [`FailureKind::Usage`] where
-/// nothing changed from one image to the other, [`FailureKind::Unsuitable`] where they are for different architectures; [`FailureKind::Corrupt`] where the delta does not give the new image. The output is untouched then.
+/// nothing changed from one image to the other, [`FailureKind::Unsuitable`] where they are for different architectures; [`FailureKind::Corrupt`] where the
+/// delta does not give the new image. The output is untouched then.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     image::check_delta_output(&options.output)?;
     check_place(&options.to, &options.output)?;
