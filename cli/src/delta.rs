@@ -1,7 +1,5 @@
 //! `selkie delta`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use selkie::ops::delta::{self, Options, Report};
@@ -9,6 +7,7 @@ use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Make a delta: what hosts that have one image need to get another, proven before it is published.
@@ -18,12 +17,12 @@ pub struct Arguments {
     from: ImageReference,
     /// The image that they are to get.
     to: ImageReference,
-    /// Where the delta goes: quay.io/acme/os:delta-v1-v2, oci:DIR[:TAG] or oci-archive:FILE. Hosts find it in the repository or layout of TO.
+    /// Where the delta goes: quay.io/acme/os:delta-v1-v2, oci:DIR[:TAG] or oci-archive:FILE. Hosts find it in the repository or layout of TO, so in a
+    /// registry it has to be that repository, under a tag of its own.
     #[arg(long, value_name = "REF")]
     output: ImageReference,
-    /// Where to keep both images meanwhile; it needs room for their files.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -35,7 +34,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         source: arguments.source.options(),
         output: arguments.output.clone(),
         destination: arguments.source.output_options(),
-        scratch: arguments.scratch.clone(),
+        scratch: arguments.scratch.directory(),
     };
     output.print(&delta::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)

@@ -10,6 +10,7 @@ use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output, bytes};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Look for what keeps an image from booting, for faults of security, and for what does not belong on a machine.
@@ -32,9 +33,8 @@ pub struct Arguments {
     /// List the checks.
     #[arg(long)]
     list: bool,
-    /// A directory with room for the unpacked image, which is there only while it is looked at.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
             return Ok(Answer::Done);
         }
     };
-    let options = Options { target, scratch: arguments.scratch.clone(), skip: arguments.skip.clone() };
+    let options = Options { target, scratch: arguments.scratch.directory(), skip: arguments.skip.clone() };
     let report = lint::run(&options, &renderer(output))?;
     output.print(&report, human)?;
     Ok(if report.counts.pass(arguments.fatal_warnings) { Answer::Done } else { Answer::No })

@@ -21,12 +21,14 @@ mod progress;
 mod pull;
 mod rechunk;
 mod rollback;
+mod scratch;
 mod seal;
 mod signals;
 mod source;
 mod status;
 mod switch;
 mod upgrade;
+mod usage;
 mod verify;
 
 use std::process::ExitCode;
@@ -80,7 +82,7 @@ enum Verb {
 
 fn main() -> ExitCode {
     selkie::sys::memory::give_back();
-    let arguments = Arguments::parse();
+    let arguments: Arguments = usage::parse();
     let output = &arguments.output;
     if let Err(error) = signals::catch(output) {
         return output.fail(&error);

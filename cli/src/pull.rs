@@ -9,7 +9,7 @@ use selkie::image_id::Algorithm;
 use selkie::ops::host::{Access, Host};
 use selkie::ops::pull::{self, FetchedLayer, Options, Pulled, Repository, Way};
 use selkie::reference::ImageReference;
-use selkie::store::Verity;
+use selkie::store::{self, Verity};
 
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
@@ -27,7 +27,7 @@ pub struct Arguments {
     #[arg(long, requires = "repo")]
     algorithm: Option<Algorithm>,
     /// Name to keep the image under (default: the reference).
-    #[arg(long)]
+    #[arg(long, value_parser = parse_tag)]
     tag: Option<String>,
     /// Fail where the file system has no fs-verity, instead of keeping an unsealed repository.
     #[arg(long, requires = "repo")]
@@ -45,6 +45,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     };
     output.print(&pulled, human)?;
     Ok(Answer::Done)
+}
+
+fn parse_tag(text: &str) -> Result<String, Failure> {
+    store::check_tag(text).map(|()| text.to_owned())
 }
 
 /// Off a selkie host there is no repository to pull into unless one is named.

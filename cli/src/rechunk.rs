@@ -1,7 +1,5 @@
 //! `selkie rechunk`
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use clap::Args;
 use selkie::ops::rechunk::{self, LAYERS, Options, Report};
@@ -9,6 +7,7 @@ use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Arrange the layers of a finished image so that the next update moves little: the same root, by package, as zstd:chunked.
@@ -22,9 +21,8 @@ pub struct Arguments {
     /// How many layers there may be, 16 to 110; keep it the same from release to release, or nothing is shared.
     #[arg(long, value_name = "N", default_value_t = LAYERS)]
     layers: usize,
-    /// Where to keep the image meanwhile; it needs room for its files and its layers.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -36,7 +34,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         output: arguments.output.clone(),
         destination: arguments.source.output_options(),
         layers: arguments.layers,
-        scratch: arguments.scratch.clone(),
+        scratch: arguments.scratch.directory(),
     };
     output.print(&rechunk::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)

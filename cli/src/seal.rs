@@ -12,6 +12,7 @@ use selkie::signing::{KeySource, Signer};
 
 use crate::output::{Answer, Output, bytes, table};
 use crate::progress::renderer;
+use crate::scratch::ScratchArguments;
 use crate::source::SourceArguments;
 
 /// Seal a finished image: add one layer with a unified kernel image that boots exactly this root, signed for Secure Boot.
@@ -46,9 +47,8 @@ pub struct Arguments {
     /// The time that everything made here bears.
     #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS", default_value = "0")]
     mtime: u64,
-    /// Where to keep the image while it is sealed; it needs room for its files.
-    #[arg(long, env = "TMPDIR", value_name = "DIR", default_value = "/var/tmp")]
-    scratch: PathBuf,
+    #[command(flatten)]
+    scratch: ScratchArguments,
     #[command(flatten)]
     source: SourceArguments,
 }
@@ -64,7 +64,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         addons: arguments.addons.clone(),
         algorithm: arguments.algorithm,
         mtime: arguments.mtime,
-        scratch: arguments.scratch.clone(),
+        scratch: arguments.scratch.directory(),
     };
     output.print(&seal::run(&options, &renderer(output))?, human)?;
     Ok(Answer::Done)
@@ -80,7 +80,7 @@ fn signer(arguments: &Arguments) -> Result<Option<Signer>> {
         (_, Some(_), None) => Err(Failure::new(FailureKind::Usage, "reading the call: a certificate, and nothing that signs")
             .hint("name the key by --key, or a command by --sign-command")
             .into()),
-        // Not left to clap, which would name what the environment says as if it was missing, too.
+        // Not left to clap, which would not say what kind of file.
         (Some(_), None, None) => Err(Failure::new(FailureKind::Usage, "reading the call: a key, and no certificate")
             .hint("name its certificate, a PEM file, by --cert")
             .into()),

@@ -43,6 +43,10 @@ fn words_that_are_off_are_usage() {
         &["fsck", "--esp", "/"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
+        &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", ""],
+        &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", "@sha256:aa"],
+        &["delta", "quay.io/acme/os:v1", "quay.io/acme/os:v2", "--output", "quay.io/acme/other:delta"],
+        &["delta", "quay.io/acme/os:v1", "quay.io/acme/os:v2", "--output", "quay.io/acme/os"],
     ] {
         let output = selkie(args);
         assert_eq!(code(&output), Some(2), "{args:?}: {}", stderr(&output));
@@ -157,6 +161,39 @@ fn a_key_without_a_certificate_is_told_whatever_the_environment_says() {
     let output = Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).env("TMPDIR", "/var/tmp").output().unwrap();
     let told = stderr(&output);
     assert!(code(&output) == Some(2) && told.contains("--cert") && !told.contains("--scratch"), "{told}");
+}
+
+#[test]
+fn usage_lines_do_not_ask_for_what_the_environment_says() {
+    let selkie = |args: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).envs([("TMPDIR", "/var/tmp"), ("SOURCE_DATE_EPOCH", "1")]).output().unwrap()
+    };
+    let line = |text: &str| text.lines().find(|line| line.starts_with("Usage: ")).unwrap_or_else(|| panic!("{text}")).to_owned();
+    let verbs = [&["delta"][..], &["rechunk"], &["seal"], &["lint"], &["digest"], &["disk"], &["fsck", "--esp", "/"], &["esp", "add"]];
+    for args in verbs {
+        let (output, help) = (selkie(args), selkie(&[args, &["--help"]].concat()));
+        let (told, help) = (stderr(&output), String::from_utf8(help.stdout).unwrap());
+        assert!(code(&output) == Some(2) && told.starts_with("error: "), "{args:?}: {told}");
+        assert!(!told.contains("--scratch") && !told.contains("--mtime"), "{args:?}: {told}");
+        assert!(line(&told) == line(&help) && line(&told).starts_with(&format!("Usage: selkie {}", args[0])), "{args:?}: {told}");
+    }
+}
+
+#[test]
+fn a_missing_skopeo_is_no_answer_to_what_an_output_names() {
+    let args = ["rechunk", "oci:/nowhere", "--output", "127.0.0.1:1/acme/os:v1"];
+    let output = Command::new(env!("CARGO_BIN_EXE_selkie")).args(args).env("PATH", "/nowhere").output().unwrap();
+    let told = stderr(&output);
+    assert!(code(&output) == Some(3) && told.contains("running skopeo: no such program"), "{told}");
+}
+
+#[test]
+fn a_name_that_cannot_be_one_is_told_before_anything_is_read() {
+    for (tag, words) in [("", "it is empty (expected a name)"), ("@sha256:aa", "it begins with @")] {
+        let output = selkie(&["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", tag]);
+        let told = stderr(&output);
+        assert!(told.contains("for '--tag <TAG>'") && told.contains(words), "{told}");
+    }
 }
 
 #[test]

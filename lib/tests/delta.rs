@@ -8,7 +8,7 @@ use composefs::fsverity::Sha256HashValue;
 use composefs::repository::Repository;
 use composefs_oci::PullOptions;
 use delta_common::partial_common::oci::{Compression, flip};
-use delta_common::partial_common::registry::{Registry, push};
+use delta_common::partial_common::registry::{Registry, meddling_line, push, put_index};
 use delta_common::{Desk, base, first, json, second, tar};
 use ocidir::oci_spec::image::{Descriptor, Digest, MediaType};
 use selkie::error::{Failure, FailureKind};
@@ -168,9 +168,17 @@ fn images_between_which_there_is_nothing_to_make_are_refused() {
     let output = format!("oci:{}", desk.path("delta").display());
     let foreign = desk.layout.image("arm64", &[(Compression::Gzip, tar(&first()))]);
     desk.layout.publish(Some("arm"), &foreign);
-    for (from, to) in [("v2", "v2"), ("v1", "arm"), ("arm", "v1")] {
+    let same = desk.layout.image("amd64", &[(Compression::Gzip, tar(&base())), (Compression::Gzip, tar(&second()))]);
+    desk.layout.publish(Some("same"), &desk.layout.annotated(&same, &[("example.new", "yes")]));
+    let table = [
+        ("v2", "v2", FailureKind::Usage, "(expected two)"),
+        ("v2", "same", FailureKind::Usage, "(expected one that is not)"),
+        ("v1", "arm", FailureKind::Unsuitable, "linux/amd64"),
+        ("arm", "v1", FailureKind::Unsuitable, "linux/amd64"),
+    ];
+    for (from, to, expected, words) in table {
         let (kind, message) = refused(&desk, &desk.options(&desk.tag(from), &desk.tag(to), &output));
-        assert_eq!(kind, FailureKind::Unsuitable, "{message}");
+        assert!(kind == expected && message.contains(words), "{from} {to}: {kind:?} {message}");
     }
     assert_eq!(refused(&desk, &desk.options(&desk.tag("none"), &desk.tag("v1"), &output)).0, FailureKind::NotFound);
     assert!(!desk.path("delta").exists());
@@ -197,6 +205,46 @@ fn outputs_that_cannot_be_are_refused_before_the_work() {
         assert_eq!(kind, expected, "{message}");
         assert!(message.contains("writing") || message.contains("resolving 127"), "{message}");
     }
+}
+
+#[test]
+fn an_output_where_nobody_looks_is_refused_before_the_work() {
+    let desk = Desk::new();
+    // Nobody is there: what is refused is refused without asking.
+    let table = [
+        ("127.0.0.1:1/acme/other:delta", "deltas of 127.0.0.1:1/acme/os:v2 are looked for in 127.0.0.1:1/acme/os and nowhere else"),
+        ("127.0.0.1:2/acme/os:delta", "deltas of 127.0.0.1:1/acme/os:v2 are looked for in 127.0.0.1:1/acme/os and nowhere else"),
+        ("127.0.0.1:1/acme/os", "latest, which a reference without a tag means, is the tag of images"),
+        ("127.0.0.1:1/acme/os:latest", "latest, which a reference without a tag means, is the tag of images"),
+    ];
+    for (output, words) in table {
+        let (kind, message) = refused(&desk, &desk.options("127.0.0.1:1/acme/os:v1", "127.0.0.1:1/acme/os:v2", output));
+        assert!(kind == FailureKind::Usage && message.contains(words), "{output}: {kind:?} {message}");
+    }
+}
+
+#[test]
+fn others_who_list_at_the_same_time_take_nothing_from_the_list() {
+    let (registry, mut desk) = (Registry::start(), Desk::new());
+    desk.image("v0", vec![tar(&base())]);
+    for tag in ["v0", "v1", "v2"] {
+        push(&["--preserve-digests"], desk.layout.path(), tag, &registry.name(&format!("acme/os:{tag}")));
+    }
+    let delta = |address: &str, from: &str| {
+        let at = |tag: &str| format!("{address}/acme/os:{tag}");
+        desk.delta(&desk.options(&at(from), &at("v2"), &at(&format!("delta-{from}-v2"))))
+    };
+    let other = delta(&registry.address, "v0").unwrap();
+    let tag = other.to_digest.replace(':', "-");
+    let before = std::fs::read(registry.blob(&registry.tag("acme/os", &tag))).unwrap();
+    let one = delta(&meddling_line(&registry.address, &tag, &before, 2), "v1").unwrap();
+    let index = json(registry.blob(&registry.tag("acme/os", &tag)));
+    let listed: Vec<_> = index["manifests"].as_array().unwrap().iter().map(|entry| entry["digest"].clone()).collect();
+    assert_eq!(listed, [other.delta_digest, one.delta_digest]);
+    // Not for ever.
+    put_index(&registry.address, &tag, &before);
+    let refused = delta(&meddling_line(&registry.address, &tag, &before, usize::MAX), "v1").unwrap_err();
+    assert!(Failure::find(&refused).unwrap().kind == FailureKind::Unreachable && format!("{refused:#}").contains("5 times"), "{refused:#}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use derive_common::oci::{Compression, Damage, flip, halve, read, remove};
-use derive_common::registry::{Registry, breaking_line, copy, push};
+use derive_common::registry::{Registry, breaking_line, copy, push, put_index};
 use derive_common::{Base, check, derive, failure, open, plain_http, refused, seal, seal_with, snapshot, to_plain_http};
 use rustix::mount::MountFlags;
 use selkie::error::FailureKind;
@@ -238,6 +238,36 @@ async fn a_read_only_or_full_file_system_is_told_and_nothing_is_lost() {
         assert!(failure.message.contains("Read-only file system"), "{failure}");
     }
     check(&output, &derived, &small.tars).await;
+}
+
+#[test]
+fn a_layout_whose_blobs_cannot_be_written_is_found_before_the_work() {
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    let temp = tempfile::tempdir().unwrap();
+    let output = format!("oci:{}:v1", temp.path().display()).parse().unwrap();
+    std::fs::write(temp.path().join("index.json"), r#"{"schemaVersion": 2, "manifests": []}"#).unwrap();
+    check_output(&output).unwrap();
+    for closed in ["blobs/sha256", "blobs"] {
+        let directory = temp.path().join(closed);
+        mount(&directory, "1m");
+        check_output(&output).unwrap();
+        rustix::mount::mount_remount(&directory, MountFlags::RDONLY, c"").unwrap();
+        let failure = failure(&check_output(&output).unwrap_err());
+        assert_eq!(failure.kind, FailureKind::NotPermitted, "{closed}: {failure}");
+        rustix::mount::unmount(&directory, rustix::mount::UnmountFlags::empty()).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_came_meanwhile_is_not_replaced() {
+    let (base, registry) = (Base::new(&[Compression::Gzip]), Registry::start());
+    let index = r#"{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}"#;
+    push(&[], base.layout.path(), "v1", &registry.name("acme/os:v1"));
+    put_index(&registry.address, "v2", index.as_bytes());
+    let before = registry.tag("acme/os", "v2");
+    let failure = refused(&base.reference(), &registry.name("acme/os:v2"), &to_plain_http()).await;
+    assert!(failure.kind == FailureKind::Usage && failure.message.contains("an image index of 0 manifests"), "{failure}");
+    assert_eq!(registry.tag("acme/os", "v2"), before);
 }
 
 /// Variables by which a child knows that it is one.

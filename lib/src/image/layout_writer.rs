@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::blob::{Blob, Expected, Seen};
 use super::layout::TAG;
-use super::output::{BUFFER, Kind, Sink, check_writable, name, parent, pour};
+use super::output::{BUFFER, OutputKind, Sink, check_writable, name, parent, pour};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::dir;
@@ -29,13 +29,20 @@ pub(super) const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// # Errors
 ///
 /// [`FailureKind::Usage`] for what is no directory or one of something else, and where an image without a tag would not be the only one.
-pub(super) fn check(path: &str, tag: Option<&str>, kind: Kind) -> Result<()> {
+pub(super) fn check(path: &str, tag: Option<&str>, kind: OutputKind) -> Result<()> {
     let doing = || format!("looking at {path}");
     let Some(directory) = dir::open_optional(CWD, path).map_err(|errno| dir::unusable(format!("writing {path}"), errno))? else {
         name(path)?;
         return check_writable(&parent(path)?, path);
     };
     check_writable(&directory, path)?;
+    for blobs in ["blobs", "blobs/sha256"] {
+        if let Some(blobs) =
+            dir::open_optional(&directory, blobs).map_err(|errno| dir::unusable(format!("writing {path}/{blobs}"), errno))?
+        {
+            check_writable(&blobs, path)?;
+        }
+    }
     match dir::read_optional(&directory, INDEX).with_context(doing)? {
         Some(index) => with_entry(path, Some(&index), any(kind), tag).map(drop),
         None if dir::names(&directory).with_context(doing)?.iter().all(|name| name == LAYOUT || name == "blobs") => Ok(()),
@@ -47,8 +54,8 @@ pub(super) fn check(path: &str, tag: Option<&str>, kind: Kind) -> Result<()> {
 }
 
 /// An entry of this kind that could be listed.
-fn any(kind: Kind) -> Value {
-    if kind == Kind::Artifact { json!({"artifactType": ""}) } else { Value::Null }
+fn any(kind: OutputKind) -> Value {
+    if kind == OutputKind::Delta { json!({"artifactType": ""}) } else { Value::Null }
 }
 
 /// A layout that is being written. Dropping it before [`publish`](Self::publish) takes away what was made.

@@ -22,6 +22,7 @@ mod layer_tar;
 mod layout;
 mod layout_writer;
 mod manifest;
+mod named;
 mod output;
 mod partial;
 mod pick;
@@ -44,15 +45,16 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use delta::{
-    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, check_delta_tag,
-    compress, compress_against, prove_delta,
+    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, compress,
+    compress_against, prove_delta,
 };
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};
 pub use layer::LayerReader;
 pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
-pub use output::{OutputOptions, Written, check_output, write};
+pub use named::check_named;
+pub use output::{OutputKind, OutputOptions, Written, check_output, write};
 pub use partial::{Contents, LayerPreview, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};

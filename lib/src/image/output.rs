@@ -15,7 +15,7 @@ use super::archive::{self, ArchiveWriter};
 use super::blob::Expected;
 use super::derive::{Derived, Image};
 use super::layout_writer::{self, LayoutWriter};
-use super::{Source, SourceOptions, digest, proxy, proxy_error, skopeo};
+use super::{Source, SourceOptions, digest, named, proxy, proxy_error, skopeo};
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
@@ -45,7 +45,8 @@ pub struct Written {
     pub bytes_written: u64,
 }
 
-/// Whether an image can be written to `output`: for a caller who wants to know before a long preparation. A registry is not asked.
+/// Whether an image can be written to `output`: for a caller who wants to know before a long preparation. A registry is not asked, see
+/// [`check_named`](super::check_named).
 ///
 /// # Errors
 ///
@@ -53,20 +54,20 @@ pub struct Written {
 /// and for one with other images where no tag is given. [`FailureKind::NotFound`]: there is no directory for it.
 /// [`FailureKind::NotPermitted`]: it cannot be written to.
 pub fn check_output(output: &ImageReference) -> Result<()> {
-    check(output, Kind::Image)
+    check(output, OutputKind::Image)
 }
 
 /// What is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum OutputKind {
     /// An image.
     Image,
-    /// What belongs to an image, and is found by that.
-    Artifact,
+    /// A delta, which belongs to an image and is found by that.
+    Delta,
 }
 
 /// [`check_output`] for anything that is written.
-pub(super) fn check(output: &ImageReference, kind: Kind) -> Result<()> {
+pub(super) fn check(output: &ImageReference, kind: OutputKind) -> Result<()> {
     let refused = |why: &str, hint: &str| Err(Failure::new(FailureKind::Usage, format!("writing {output}: {why}")).hint(hint).into());
     match output.transport() {
         Transport::DockerArchive => refused("Docker's format has no place for annotations", "write an oci-archive: instead"),
@@ -91,7 +92,7 @@ fn names_digest(output: &ImageReference) -> bool {
 ///
 /// # Errors
 ///
-/// Those of [`check_output`]. Where a layer of the base is not what its digest says, where there is no room, and where the registry refuses
+/// Those of [`check_output`] and [`check_named`](super::check_named). Where a layer of the base is not what its digest says, where there is no room, and where the registry refuses
 /// or cannot be reached: a [`Failure`] as in reading. A `source` that is not the base of `derived`, or that was not opened by
 /// [`Source::open_to_copy`] although it has to. [`FailureKind::Busy`] while another process writes to the same directory or file.
 pub async fn write(
@@ -114,7 +115,10 @@ pub(super) async fn write_image(
     scratch: &Path,
     progress: &Arc<dyn Progress>,
 ) -> Result<Written> {
-    check(output, if image.artifact.is_some() { Kind::Artifact } else { Kind::Image })?;
+    let kind = if image.artifact.is_some() { OutputKind::Delta } else { OutputKind::Image };
+    check(output, kind)?;
+    // Once more for whoever asked before a long preparation: somebody may have written there meanwhile.
+    named::check_named(output, kind, options).await?;
     if source.resolved().manifest_digest != image.base {
         bail!("writing {output}: the image was derived from {} (expected {})", image.base, source.resolved().manifest_digest);
     }
@@ -185,7 +189,8 @@ async fn copy_staged(
 /// Looks whether the output leads to what was written.
 async fn check_pushed(image: &Image<'_>, output: &ImageReference, options: &OutputOptions) -> Result<()> {
     let OutputOptions { authfile, tls_verify } = options.clone();
-    let manifest = proxy::raw(output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
+    let manifest =
+        proxy::raw(&format!("writing {output}"), output, &SourceOptions { authfile, tls_verify, ..SourceOptions::default() }).await?;
     let found = digest::sha256(&manifest)?;
     if found == image.manifest_digest {
         return Ok(());

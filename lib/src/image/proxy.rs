@@ -188,7 +188,7 @@ async fn originals(
 ) -> Result<(Option<String>, Vec<u8>)> {
     let original = digest::matches(&manifest, manifest_digest)?;
     if reference.transport() == Transport::Registry && reference.digest() != Some(manifest_digest) {
-        let top = raw(reference, options).await?;
+        let top = raw(&format!("resolving {reference}"), reference, options).await?;
         if let Some(pinned) = reference.digest() {
             digest::check(&format!("{reference}"), &top, &pinned.parse()?)?;
         }
@@ -222,16 +222,28 @@ fn index_with(reference: &ImageReference, top: &[u8], manifest_digest: &str) -> 
 
 async fn raw_manifest(reference: &ImageReference, options: &SourceOptions, manifest_digest: &str) -> Result<Vec<u8>> {
     let pinned = reference.pinned(manifest_digest);
-    let bytes = raw(pinned.as_ref().unwrap_or(reference), options).await?;
+    let pinned = pinned.as_ref().unwrap_or(reference);
+    let bytes = raw(&format!("resolving {pinned}"), pinned, options).await?;
     digest::check(&format!("manifest {manifest_digest}"), &bytes, &manifest_digest.parse()?)?;
     Ok(bytes)
 }
 
-/// The manifest or index that a reference names, as it is.
-pub(super) async fn raw(reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
+/// The manifest or index that a reference names, as it is, while `doing` something.
+pub(super) async fn raw(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
+    inspect(reference, options).await?.map_err(|e| proxy_error::explain_command(doing, e))
+}
+
+/// Like [`raw`]; `None` where there is nothing of this name.
+pub(super) async fn raw_optional(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Option<Vec<u8>>> {
+    match inspect(reference, options).await? {
+        Err(error) if proxy_error::is_absent(&error) => Ok(None),
+        found => found.map(Some).map_err(|e| proxy_error::explain_command(doing, e)),
+    }
+}
+
+async fn inspect(reference: &ImageReference, options: &SourceOptions) -> Result<Result<Vec<u8>>> {
     let argv = skopeo::inspect_raw(&reference.skopeo(), options);
-    let output = tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")?;
-    output.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))
+    tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")
 }
 
 /// Skopeo does not say for which architectures an image is; its index does.
@@ -239,7 +251,7 @@ async fn better(reference: &ImageReference, options: &SourceOptions, architectur
     if Failure::find(&error).is_none_or(|failure| failure.kind != FailureKind::Unsuitable) {
         return error;
     }
-    let Ok(bytes) = raw(reference, options).await else { return error };
+    let Ok(bytes) = raw(&format!("resolving {reference}"), reference, options).await else { return error };
     let Ok(index) = ImageIndex::from_reader(bytes.as_slice()) else { return error };
     let there = platform::shown(index.manifests().iter().filter_map(|d| d.platform().as_ref()));
     platform::none_for(&reference.to_string(), architecture, &there).into()

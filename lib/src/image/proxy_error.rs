@@ -15,8 +15,19 @@ const STORAGE: &str = "use the storage of podman as root, or inside `podman unsh
 const AGAIN: &str = "check the registry's name, the network and the mirrors, then run the same command again";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
 
+/// Texts of registries and storages that have nothing of the name that they were asked for.
+const ABSENT: &[&str] = &[
+    "manifest unknown",
+    "name unknown",
+    "repository name not known",
+    "statuscode: 404",
+    "no descriptor found for reference",
+    "does not resolve to an image",
+    "not found",
+];
+
 /// Texts, in lowercase, with what they mean. The first row that has a text in the message decides.
-const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
+const MEANINGS: &[Meaning] = &[
     (
         FailureKind::Denied,
         Some(SIGNATURES),
@@ -88,21 +99,8 @@ const MEANINGS: &[(FailureKind, Option<&str>, &[&str])] = &[
             "dial tcp",
         ],
     ),
-    (
-        FailureKind::NotFound,
-        None,
-        &[
-            "manifest unknown",
-            "name unknown",
-            "repository name not known",
-            "statuscode: 404",
-            "no descriptor found for reference",
-            "does not resolve to an image",
-            "not found",
-            "no such file or directory",
-            "file does not exist",
-        ],
-    ),
+    (FailureKind::NotFound, None, ABSENT),
+    (FailureKind::NotFound, None, &["no such file or directory", "file does not exist"]),
 ];
 
 /// An error of the proxy while `doing` something.
@@ -135,6 +133,12 @@ pub(super) fn explain_command(doing: &str, error: anyhow::Error) -> anyhow::Erro
     }
 }
 
+/// Whether the text of a failed `skopeo` command says that there is nothing of the name, and not that something is missing which it takes to find out.
+pub(super) fn is_absent(error: &anyhow::Error) -> bool {
+    let row = row(&logged(&error.to_string()));
+    Failure::find(error).is_none() && row.is_some_and(|(_, _, texts)| *texts == ABSENT)
+}
+
 fn not_installed() -> Failure {
     Failure::new(FailureKind::NotFound, "running skopeo: no such program")
         .hint("install skopeo; only oci: directories can be read without it")
@@ -148,8 +152,15 @@ fn with_hint(failure: Failure, hint: Option<&str>) -> Failure {
 }
 
 fn meaning(said: &str) -> Option<(FailureKind, Option<&'static str>)> {
+    row(said).map(|(kind, hint, _)| (*kind, *hint))
+}
+
+/// A row of the table.
+type Meaning = (FailureKind, Option<&'static str>, &'static [&'static str]);
+
+fn row(said: &str) -> Option<&'static Meaning> {
     let said = said.to_lowercase();
-    MEANINGS.iter().find(|(_, _, texts)| texts.iter().any(|text| said.contains(text))).map(|(kind, hint, _)| (*kind, *hint))
+    MEANINGS.iter().find(|(_, _, texts)| texts.iter().any(|text| said.contains(text)))
 }
 
 /// The words of skopeo, without those that the proxy library puts around them.
@@ -254,6 +265,28 @@ mod tests {
         assert_eq!(explain("resolving x", &odd).to_string(), "resolving x: skopeo says: the moon is full");
         let odd = Error::RetryableRequestFailure { method: "OpenImage".into(), error: "the moon is full".into() };
         assert_eq!(failure("resolving x", &odd).map(|f| f.kind), Some(FailureKind::Unreachable));
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_from_what_cannot_be_found_out() {
+        let said = |text: &str| is_absent(&anyhow::anyhow!("running skopeo inspect: exit status: 1: level=fatal msg=\"{text}\""));
+        for text in [
+            "reading manifest nope in 127.0.0.1:5931/os: manifest unknown: manifest unknown",
+            "reading manifest v1 in 127.0.0.1:5931/os: name unknown: repository name not known to registry",
+            "reading manifest v1 in r.io/os: StatusCode: 404, <html>",
+            "reference \\\"[vfs@/a+/b]localhost/os:v1\\\" does not resolve to an image ID: identifier is not an image",
+        ] {
+            assert!(said(text), "{text}");
+        }
+        for text in [
+            "open /none/auth.json: no such file or directory",
+            "reading manifest v1 in r.io/os: unauthorized: access to the requested resource is not authorized",
+            "pinging container registry 127.0.0.1:5999: dial tcp 127.0.0.1:5999: connect: connection refused",
+            "the moon is full",
+        ] {
+            assert!(!said(text), "{text}");
+        }
+        assert!(!is_absent(&not_installed().into()));
     }
 
     #[test]

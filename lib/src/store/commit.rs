@@ -54,7 +54,7 @@ impl Store {
     /// [`FailureKind::Corrupt`] where the configuration is not the manifest's, [`FailureKind::NotFound`] where a layer is not
     /// here, [`FailureKind::Unsuitable`] where the layers make no root file system.
     pub fn commit(&self, manifest: &[u8], config: &[u8], tag: Option<&str>) -> Result<StoredImage> {
-        tag.map_or(Ok(()), tags::check)?;
+        tag.map_or(Ok(()), tags::check_tag)?;
         with_repository!(self, repository => commit(repository, manifest, config, tag)).context("storing the image")
     }
 

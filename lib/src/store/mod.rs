@@ -61,6 +61,7 @@ pub use measure::{Commit, Keep, Measured, Scratch, Unread};
 pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;
 pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
+pub use tags::check_tag;
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 
 /// Where the repository of a machine is, seen from the physical root.

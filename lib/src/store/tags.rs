@@ -35,7 +35,7 @@ impl Store {
     ///
     /// [`FailureKind::NotFound`] where the image is not here, [`FailureKind::Usage`] for a name that cannot be one.
     pub fn tag(&self, manifest_digest: &str, tag: &str) -> Result<()> {
-        check(tag)?;
+        check_tag(tag)?;
         let digest = parse_digest(manifest_digest)?;
         with_repository!(self, repository => {
             if has_manifest(repository, &digest)?.is_none() {
@@ -49,15 +49,19 @@ impl Store {
     /// Takes a name away; whether there was such a tag. Its image is left to the next garbage collection, if no other tag
     /// leads to it.
     pub fn untag(&self, tag: &str) -> Result<bool> {
-        check(tag)?;
+        check_tag(tag)?;
         let path = format!("{REFS}/{}", encoded(tag));
         let removed = dir::optional(rustix::fs::unlinkat(self.dir(), &path, rustix::fs::AtFlags::empty()));
         Ok(removed.with_context(|| format!("removing tag {tag}"))?.is_some())
     }
 }
 
-/// Refuses names that cannot be stored: `@` at the start means a digest in the tools of this format.
-pub(super) fn check(tag: &str) -> Result<(), Failure> {
+/// Refuses names that cannot be those of an image in a repository: `@` at the start means a digest in the tools of this format.
+///
+/// # Errors
+///
+/// [`FailureKind::Usage`] for one that cannot.
+pub fn check_tag(tag: &str) -> Result<(), Failure> {
     let found = match tag {
         "" => "it is empty",
         "." | ".." => "it is a directory",
@@ -66,7 +70,7 @@ pub(super) fn check(tag: &str) -> Result<(), Failure> {
         _ if encoded(tag).len() > 255 => "it is longer than 255 bytes",
         _ => return Ok(()),
     };
-    Err(Failure::new(FailureKind::Usage, format!("reading tag {tag:?}: {found}")))
+    Err(Failure::new(FailureKind::Usage, format!("reading tag {tag:?}: {found} (expected a name)")))
 }
 
 /// The file name of a tag, as composefs-oci encodes it.
@@ -86,10 +90,10 @@ mod tests {
     #[test]
     fn names_that_cannot_be_stored_are_refused() {
         for bad in ["", ".", "..", "@sha256:aa", "a\0b", &"/".repeat(86)] {
-            assert!(check(bad).is_err(), "{bad}");
+            assert!(check_tag(bad).is_err(), "{bad}");
         }
         for good in ["os", "quay.io/acme/os:stable", "a%b", "deploy/ab@cd"] {
-            check(good).unwrap();
+            check_tag(good).unwrap();
         }
     }
 }

@@ -121,6 +121,63 @@ pub(crate) fn breaking_line(to: &str, after: usize) -> String {
     address
 }
 
+/// A line to a registry on which somebody else has the tag `tag` of `acme/os` name `index` right after each of the first `times` writes of it, before whoever wrote
+/// it hears so. It stays until the end of the test process.
+pub(crate) fn meddling_line(to: &str, tag: &str, index: &[u8], times: usize) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (to, tag, index, left) = (to.to_owned(), tag.to_owned(), index.to_vec(), Arc::new(AtomicUsize::new(times)));
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let (to, tag, index, left) = (to.clone(), tag.clone(), index.clone(), left.clone());
+            std::thread::spawn(move || meddle(client, &to, &tag, &index, &left));
+        }
+    });
+    address
+}
+
+fn meddle(mut client: TcpStream, to: &str, tag: &str, index: &[u8], left: &AtomicUsize) {
+    let Ok(mut server) = TcpStream::connect(to) else { return };
+    let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+    let (written, head) = (Arc::new(AtomicUsize::new(0)), format!("PUT /v2/acme/os/manifests/{tag} ").into_bytes());
+    let seen = written.clone();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = from_client.read(&mut buffer) {
+            // A request is written at once, and there is one at a time.
+            seen.fetch_add(usize::from(buffer[..read].starts_with(&head)), Ordering::SeqCst);
+            if to_server.write_all(&buffer[..read]).is_err() {
+                return;
+            }
+        }
+        let _ = to_server.shutdown(std::net::Shutdown::Write);
+    });
+    let mut buffer = [0; 4096];
+    while let Ok(read @ 1..) = server.read(&mut buffer) {
+        let mine = written.swap(0, Ordering::SeqCst) > 0;
+        if mine && left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            put_index(to, tag, index);
+        }
+        if client.write_all(&buffer[..read]).is_err() {
+            return;
+        }
+    }
+    let _ = client.shutdown(std::net::Shutdown::Both);
+}
+
+/// Has a tag of `acme/os` in the registry at `address` name an index.
+pub(crate) fn put_index(address: &str, tag: &str, index: &[u8]) {
+    let mut registry = TcpStream::connect(address).unwrap();
+    let (kind, length) = ("application/vnd.oci.image.index.v1+json", index.len());
+    let head = format!(
+        "PUT /v2/acme/os/manifests/{tag} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    registry.write_all(&[head.as_bytes(), index].concat()).unwrap();
+    let mut answer = String::new();
+    registry.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+}
+
 fn relay(client: TcpStream, to: &str, left: &AtomicUsize) {
     let Ok(server) = TcpStream::connect(to) else { return };
     let (mut from_client, mut to_server) = (client.try_clone().unwrap(), server.try_clone().unwrap());

@@ -22,7 +22,7 @@ pub use apply::{SourceFile, SourceFiles, apply_delta, prove_delta};
 pub use artifact::{Delta, DeltaBlob, DeltaLayer};
 pub use find::FoundDelta;
 pub use frame::{compress, compress_against};
-pub use output::{check_delta_output, check_delta_tag};
+pub use output::check_delta_output;
 pub use patch::PatchWriter;
 
 /// The type of the artifact.

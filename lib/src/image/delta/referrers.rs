@@ -49,23 +49,31 @@ pub(super) async fn publish(
     Ok(())
 }
 
+/// How often the list is written where others write it at the same time.
+const ATTEMPTS: usize = 5;
+
 /// Whether the list was written, and not up to date before or kept by the registry itself.
+///
+/// A registry knows no write that depends on what was there, so another program may have read the list before this one wrote it, and write it without
+/// the entry: hence it is read again afterwards. What others do later than that cannot be seen from here.
 fn list(output: &ImageReference, options: &SourceOptions, subject: &str, tag: &str, entry: Value) -> Result<bool, String> {
     let home = registry::Home::open(output, options)?;
     if home.lists(subject)? {
         return Ok(false);
     }
-    let before = home.read(tag)?;
-    let index = with_entry(before.as_deref(), entry).map_err(|found| format!("{found} (expected an image index)"))?;
-    if before.as_ref() == Some(&index) {
-        return Ok(false);
+    for attempt in 0..=ATTEMPTS {
+        let before = home.read(tag)?;
+        match with_entry(before.as_deref(), entry.clone()).map_err(|found| format!("{found} (expected an image index)"))? {
+            None => return Ok(attempt > 0),
+            Some(index) if attempt < ATTEMPTS => home.write(tag, &index)?,
+            Some(_) => {}
+        }
     }
-    home.write(tag, &index)?;
-    Ok(true)
+    Err(format!("it was written {ATTEMPTS} times, and others wrote it without the entry each time"))
 }
 
-/// The index with one entry more, in place of one of the same digest.
-fn with_entry(index: Option<&[u8]>, entry: Value) -> Result<Vec<u8>, String> {
+/// The index with one entry more, in place of one of the same digest; `None` where it has that entry.
+fn with_entry(index: Option<&[u8]>, entry: Value) -> Result<Option<Vec<u8>>, String> {
     let index_type = MediaType::ImageIndex.to_string();
     let mut index: Value = match index {
         Some(bytes) => serde_json::from_slice(bytes).map_err(|e| e.to_string())?,
@@ -73,10 +81,11 @@ fn with_entry(index: Option<&[u8]>, entry: Value) -> Result<Vec<u8>, String> {
     };
     let entries = index.get_mut("manifests").and_then(Value::as_array_mut).ok_or("it lists no manifests")?;
     match entries.iter_mut().find(|old| old["digest"] == entry["digest"]) {
+        Some(old) if *old == entry => return Ok(None),
         Some(old) => *old = entry,
         None => entries.push(entry),
     }
-    serde_json::to_vec(&index).map_err(|e| e.to_string())
+    serde_json::to_vec(&index).map(Some).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -93,10 +102,11 @@ mod tests {
     #[test]
     fn what_is_listed_stays_and_nothing_is_listed_twice() {
         let entry = |digest: &str, size: u64| json!({"digest": digest, "size": size});
-        let one = with_entry(None, entry("a", 1)).unwrap();
-        let two = with_entry(Some(&one), entry("b", 1)).unwrap();
-        assert_eq!(with_entry(Some(&two), entry("b", 1)).unwrap(), two);
-        let index: Value = serde_json::from_slice(&with_entry(Some(&two), entry("a", 2)).unwrap()).unwrap();
+        let with = |index: Option<&[u8]>, entry| with_entry(index, entry).unwrap();
+        let one = with(None, entry("a", 1)).unwrap();
+        let two = with(Some(&one), entry("b", 1)).unwrap();
+        assert_eq!(with(Some(&two), entry("b", 1)), None);
+        let index: Value = serde_json::from_slice(&with(Some(&two), entry("a", 2)).unwrap()).unwrap();
         assert_eq!(index["manifests"], json!([entry("a", 2), entry("b", 1)]));
         assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
         for bytes in ["{", "{}", r#"{"manifests": 1}"#] {

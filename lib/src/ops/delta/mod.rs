@@ -15,10 +15,10 @@ use tokio::task::JoinSet;
 use super::pull;
 use super::runtime::{block_on, is_called_off};
 use crate::error::{Failure, FailureKind};
-use crate::image::{self, Delta, DeltaBlob, DeltaLayer, OutputOptions, Resolved, Source, SourceOptions};
+use crate::image::{self, Delta, DeltaBlob, DeltaLayer, OutputKind, OutputOptions, Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
 use crate::progress::{Event, Progress, Unit};
-use crate::reference::ImageReference;
+use crate::reference::{ImageReference, Transport};
 use crate::store::{self, Store, Verity};
 use crate::sys::dir;
 use crate::sys::scratch::Scratch;
@@ -43,7 +43,7 @@ pub struct Options {
     pub to: ImageReference,
     /// How to reach them.
     pub source: SourceOptions,
-    /// Where the delta goes; for hosts to find it, to the repository or the layout of `to`.
+    /// Where the delta goes; for hosts to find it, to the repository or the layout of `to`. In a registry it can go nowhere else.
     pub output: ImageReference,
     /// How to reach that.
     pub destination: OutputOptions,
@@ -99,13 +99,15 @@ pub struct Layer {
 ///
 /// # Errors
 ///
-/// Those of a pull; everything about the output that can be found wrong beforehand; [`FailureKind::Unsuitable`] where the images are for
-/// different architectures or have the same layers; [`FailureKind::Corrupt`] where the delta does not give the new image. The output is untouched then.
+/// Those of a pull; everything about the output that can be found wrong beforehand, also that hosts would not look there; [`FailureKind::Usage`] where
+/// nothing changed from one image to the other, [`FailureKind::Unsuitable`] where they are for different architectures; [`FailureKind::Corrupt`] where the
+/// delta does not give the new image. The output is untouched then.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     image::check_delta_output(&options.output)?;
+    check_place(&options.to, &options.output)?;
     let scratch = Scratch::make(&options.scratch)?;
     block_on(async {
-        image::check_delta_tag(&options.output, &options.destination).await?;
+        image::check_named(&options.output, OutputKind::Delta, &options.destination).await?;
         let from = Source::open(&options.from, &options.source).await?;
         let to = Source::open(&options.to, &options.source).await?;
         check(from.resolved(), to.resolved())?;
@@ -120,6 +122,18 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     })
 }
 
+/// Whether hosts that look for a delta of `to` find one in this output. Layouts and archives are carried on by hand, and an image that is in none of the
+/// registries may be in any of them by then.
+fn check_place(to: &ImageReference, output: &ImageReference) -> Result<(), Failure> {
+    let in_registries = [to, output].iter().all(|reference| reference.transport() == Transport::Registry);
+    if !in_registries || to.name() == output.name() {
+        return Ok(());
+    }
+    let message = format!("writing {output}: deltas of {to} are looked for in {} and nowhere else (expected a tag there)", to.name());
+    let hint = format!("name a tag there, such as {}:delta-FROM-TO; or name TO as hosts do, where they have it from elsewhere", to.name());
+    Err(Failure::new(FailureKind::Usage, message).hint(hint))
+}
+
 /// Whether there is anything to make.
 fn check(from: &Resolved, to: &Resolved) -> Result<()> {
     let (before, after) = (from.architecture()?, to.architecture()?);
@@ -128,9 +142,16 @@ fn check(from: &Resolved, to: &Resolved) -> Result<()> {
             format!("comparing the images: {} is for {before} and {} for {after} (expected the same)", from.reference, to.reference);
         return Err(Failure::new(FailureKind::Unsuitable, message).into());
     }
+    if from.manifest_digest == to.manifest_digest {
+        let message =
+            format!("comparing the images: {} and {} are both {} (expected two)", from.reference, to.reference, to.manifest_digest);
+        return Err(Failure::new(FailureKind::Usage, message)
+            .hint("name the older image first, and then the one that hosts are to get")
+            .into());
+    }
     if changed(from, to).is_empty() {
         let message = format!("comparing the images: all layers of {} are in {} (expected one that is not)", to.reference, from.reference);
-        return Err(Failure::new(FailureKind::Unsuitable, message).hint("hosts fetch nothing for this update; it needs no delta").into());
+        return Err(Failure::new(FailureKind::Usage, message).hint("hosts fetch nothing for this update; it needs no delta").into());
     }
     Ok(())
 }

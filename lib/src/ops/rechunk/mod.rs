@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::runtime::block_on;
 use super::{digest, pull, seal};
 use crate::error::{Failure, FailureKind};
-use crate::image::{self, OutputOptions, Rebuilt, Source, SourceOptions, WrittenLayer};
+use crate::image::{self, OutputKind, OutputOptions, Rebuilt, Source, SourceOptions, WrittenLayer};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::{Event, Progress, Unit};
 use crate::reference::ImageReference;
@@ -114,6 +114,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     check_layers(options.layers)?;
     let scratch = Scratch::make(&options.scratch)?;
     block_on(async {
+        image::check_named(&options.output, OutputKind::Image, &options.destination).await?;
         let source = Source::open(&options.image, &options.source).await?;
         let algorithm = seal::sealed_with(source.resolved())?.unwrap_or(Algorithm::Sha256);
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(algorithm), Verity::Never)?;

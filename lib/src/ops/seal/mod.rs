@@ -14,7 +14,7 @@ use super::runtime::block_on;
 use super::stage::Bootable;
 use crate::cmdline::{Cmdline, RootImage};
 use crate::error::{Failure, FailureKind};
-use crate::image::{self, Derived, OutputOptions, Source, SourceOptions};
+use crate::image::{self, Derived, OutputKind, OutputOptions, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
@@ -95,6 +95,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = Scratch::make(&options.scratch)?;
     let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(options.algorithm), Verity::Never)?;
     block_on(async {
+        image::check_named(&options.output, OutputKind::Image, &options.destination).await?;
         let source = Source::open_to_copy(&options.image, &options.source, scratch.path()).await?;
         check_recipe(source.resolved())?;
         let pulled = pull::fetch(&store, &source, progress).await?;
