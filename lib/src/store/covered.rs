@@ -24,7 +24,11 @@ use crate::image_id::ImageId;
 const IMAGE: &str = "composefs.image";
 
 /// Those of `keep` that garbage collection has to be told of: the tags of `manifests` do not keep all that is in them.
-pub(super) fn uncovered<'k, H: FsVerityHashValue>(repository: &Repository<H>, manifests: &[String], keep: &[&'k ImageId]) -> Vec<&'k ImageId> {
+pub(super) fn uncovered<'k, H: FsVerityHashValue>(
+    repository: &Repository<H>,
+    manifests: &[String],
+    keep: &[&'k ImageId],
+) -> Vec<&'k ImageId> {
     // Where the names cannot be listed, nothing is covered.
     let Ok(mut walk) = Walk::new(repository) else { return keep.to_vec() };
     let covered: HashSet<String> = manifests.iter().flat_map(|manifest| walk.images(manifest).unwrap_or_default()).collect();
@@ -85,7 +89,10 @@ impl<'r, H: FsVerityHashValue> Walk<'r, H> {
             return *whole;
         }
         let whole = self.require_whole(stream).is_ok()
-            && self.repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE)).is_ok_and(|mut layer| layer.get_object_refs(|_| {}).is_ok());
+            && self
+                .repository
+                .open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))
+                .is_ok_and(|mut layer| layer.get_object_refs(|_| {}).is_ok());
         self.layers.insert(stream.clone(), whole);
         whole
     }

@@ -45,7 +45,9 @@ fn has_boot_efi(image: &[u8]) -> Result<bool> {
 }
 
 fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: &ImageId) -> Result<Tree> {
-    from_filesystem(store, &erofs_to_filesystem::<H>(&read(repository, image)?)?)
+    // The bytes of the image are given up before the tree is made.
+    let filesystem = erofs_to_filesystem::<H>(&read(repository, image)?)?;
+    from_filesystem(store, &filesystem)
 }
 
 /// The bytes of an image, which are those of its id.

@@ -118,7 +118,8 @@ impl Store {
         records.retain(|record| seen.insert(record.content));
         // What cannot be looked at is of no use to anybody.
         records.retain(|record| is_here(self, record).unwrap_or(false));
-        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(records, self.algorithm())).context("writing the content index")?;
+        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(records, self.algorithm()))
+            .context("writing the content index")?;
         journal::remove(self.dir())?;
         Ok(true)
     }
