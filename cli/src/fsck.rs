@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     Ok(match report.verdict {
         Verdict::Clean => Answer::Done,
         Verdict::Repaired => Answer::Repaired,
-        Verdict::Damaged => Answer::No,
+        Verdict::Damaged | Verdict::Unchecked => Answer::No,
     })
 }
 
@@ -75,7 +75,7 @@ fn human(report: &Report) -> String {
     text.push_str(&match report.verdict {
         Verdict::Clean => "clean: everything is there and is what its name says\n".to_owned(),
         Verdict::Repaired => format!("repaired: {} findings, none is left\n", report.findings.len()),
-        Verdict::Damaged if left == 0 => "not clean: a part could not be looked at\n".to_owned(),
+        Verdict::Unchecked => "not clean: a part could not be looked at\n".to_owned(),
         Verdict::Damaged => format!("damaged: {left} of {} findings are left\n", report.findings.len()),
     });
     text

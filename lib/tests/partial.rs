@@ -65,6 +65,45 @@ fn a_lost_or_torn_index_costs_a_whole_layer_and_fsck_makes_it_again() {
 }
 
 #[test]
+fn an_index_is_made_again_of_what_can_be_read() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    Release::second().push(&registry, "v2", CHUNKED);
+    let machine = Machine::new();
+    machine.pull(&registry.name("acme/os:v1"));
+    machine.pull(&registry.name("acme/os:v2"));
+    let repository = machine.temp.path().join("r");
+    let knows = |release: &Release, path: &str| {
+        let content = &release.0[path];
+        machine.store.contents().unwrap().has(&openssl::sha::sha256(content), content.len() as u64)
+    };
+    let known = || {
+        let (first, second) = (Release::first(), Release::second());
+        [knows(&first, "usr/lib/03"), knows(&first, "usr/lib/04"), knows(&second, "usr/lib/07")]
+    };
+    assert_eq!(known(), [true; 3]);
+    // A file that leads in circles, and a layer and a manifest that are cut.
+    let content = &Release::first().0["usr/lib/03"];
+    let object = composefs::fsverity::compute_verity::<composefs::fsverity::Sha256HashValue>(content);
+    let object = repository.join("objects").join(composefs::fsverity::FsVerityHashValue::to_object_pathname(&object));
+    std::fs::remove_file(&object).unwrap();
+    std::os::unix::fs::symlink(&object, &object).unwrap();
+    let second = format!("sha256:{}", hex::encode(openssl::sha::sha256(&Release::second().tar())));
+    let manifest = machine.store.tags().unwrap().into_iter().find(|(tag, _)| tag == "v2").unwrap().1;
+    for stream in [format!("oci-layer-{second}"), format!("oci-manifest-{manifest}")] {
+        let stream = std::fs::canonicalize(repository.join("streams").join(stream)).unwrap();
+        let bytes = std::fs::read(&stream).unwrap();
+        std::fs::remove_file(&stream).unwrap();
+        std::fs::write(&stream, &bytes[..20]).unwrap();
+    }
+    std::fs::remove_file(machine.index()).unwrap();
+    assert!(machine.store.lacks_content_index().unwrap());
+    assert!(machine.store.rebuild_content_index().unwrap());
+    assert!(!machine.store.lacks_content_index().unwrap());
+    assert_eq!(known(), [false, true, false]);
+}
+
+#[test]
 fn with_a_list_of_headers_an_update_costs_the_missing_files_and_the_tables() {
     let registry = Registry::start();
     for headers in [true, false] {

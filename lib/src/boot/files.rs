@@ -34,8 +34,14 @@ enum Kind {
 impl BootFiles {
     /// A kernel and its initramfs, which get their arguments from the entry.
     pub fn kernel(linux: Vec<u8>, initrd: Vec<u8>) -> Self {
-        let named = |bytes: Vec<u8>, suffix| BootFile { name: format!("{}.{suffix}", sha256(&[&bytes])), bytes };
-        Self { kind: Kind::Kernel, files: vec![named(initrd, "initrd"), named(linux, "linux")] }
+        let [initrd_name, linux_name] = kernel_names(&sha256(&[&linux]), &sha256(&[&initrd]));
+        let files = vec![BootFile { name: initrd_name, bytes: initrd }, BootFile { name: linux_name, bytes: linux }];
+        Self { kind: Kind::Kernel, files }
+    }
+
+    /// Where the files of [`BootFiles::kernel`] lie, in that order, from the root of the ESP: by the SHA-256 of the kernel and of the initramfs.
+    pub fn kernel_paths(linux: &[u8; 32], initrd: &[u8; 32]) -> [String; 2] {
+        kernel_names(&hex::encode(linux), &hex::encode(initrd)).map(|name| format!("{FILES}/{name}"))
     }
 
     /// A unified kernel image, which has its arguments in itself, and the addons that go with it, by their names
@@ -70,6 +76,11 @@ impl BootFiles {
     pub(super) fn bring_arguments(&self) -> bool {
         self.kind == Kind::Uki
     }
+}
+
+/// The names of an initramfs and its kernel.
+fn kernel_names(linux: &str, initrd: &str) -> [String; 2] {
+    [format!("{initrd}.initrd"), format!("{linux}.linux")]
 }
 
 impl BootFile {
@@ -163,6 +174,8 @@ mod tests {
         let names = |files: &BootFiles| files.iter().map(|file| file.name.clone()).collect::<Vec<_>>();
         let kernel = BootFiles::kernel(b"k".to_vec(), b"i".to_vec());
         assert_eq!(names(&kernel), names(&BootFiles::kernel(b"k".to_vec(), b"i".to_vec())));
+        let paths = BootFiles::kernel_paths(&openssl::sha::sha256(b"k"), &openssl::sha::sha256(b"i"));
+        assert_eq!(kernel.iter().map(BootFile::path).collect::<Vec<_>>(), paths);
         let addon = |text: &str| vec![("a.addon.efi".to_owned(), text.as_bytes().to_vec())];
         let ukis =
             [BootFiles::uki(b"u".to_vec(), vec![]), BootFiles::uki(b"u".to_vec(), addon("x")), BootFiles::uki(b"u".to_vec(), addon("y"))];

@@ -94,7 +94,7 @@ struct Look {
 /// Looks at everything; at what an earlier look found well in the repository only for what it leads to.
 fn look(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> Result<Look> {
     let mut repository = repository::check(target, before.map(|before| before.repository), progress)?;
-    let mut machine = machine::check(target, repository.store.as_ref())?;
+    let mut machine = machine::check(target, inspected(&repository))?;
     let mut findings = std::mem::take(&mut repository.findings);
     findings.append(&mut machine.findings);
     let mut unchecked = std::mem::take(&mut repository.unchecked);
@@ -107,14 +107,19 @@ fn look(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> 
 fn repair_all(target: &Target, look: &Look, options: &Options, progress: &Arc<dyn Progress>) -> Result<repair::Done> {
     let plan = plan::plan(&look.findings);
     let mut done = repair::repair(target, &look.repository, &plan.repository, options, progress)?;
-    if let Some(store) = &look.repository.store {
+    if let Some(inspected) = inspected(&look.repository) {
         for finding in plan.machine {
-            if let Err(error) = machine::repair(target, store, finding, options, progress.as_ref()) {
+            if let Err(error) = machine::repair(target, inspected, finding, options, progress.as_ref()) {
                 done.reasons.insert(key(finding), format!("{error:#}"));
             }
         }
     }
     Ok(done)
+}
+
+fn inspected(repository: &repository::Look) -> Option<machine::Inspected<'_>> {
+    let store = repository.store.as_ref()?;
+    Some(machine::Inspected { store, inspection: &repository.inspection })
 }
 
 /// The name of a finding for tables.
@@ -154,10 +159,11 @@ impl Ledger {
                 Some(now) => Outcome::Left { reason: self.reasons.remove(&key(finding)).unwrap_or_else(|| now.message.clone()) },
             };
         }
-        let verdict = match last.findings.is_empty() && last.unchecked.is_empty() {
-            false => Verdict::Damaged,
-            true if self.findings.is_empty() => Verdict::Clean,
-            true => Verdict::Repaired,
+        let verdict = match (last.findings.is_empty(), last.unchecked.is_empty()) {
+            (false, _) => Verdict::Damaged,
+            (true, false) => Verdict::Unchecked,
+            (true, true) if self.findings.is_empty() => Verdict::Clean,
+            (true, true) => Verdict::Repaired,
         };
         Report { verdict, findings: self.findings, checked: self.checked, unchecked: last.unchecked, fetched: self.fetched }
     }

@@ -43,9 +43,8 @@ impl Bootable {
     /// anything becomes bootable.
     pub(super) fn open(store: &Store, stored: &StoredImage) -> Result<Self> {
         let tree = store.tree(&stored.boot_image)?;
-        let whole = store.tree(&stored.image)?;
-        let (kind, arguments) = match store::seal(&whole)? {
-            Some(seal) => {
+        let (kind, arguments) = match sealed(store, stored)? {
+            Some((seal, whole)) => {
                 seal.check(&stored.boot_image)?;
                 let arguments = seal.arguments(&whole)?;
                 (BootKind::Sealed(Box::new(seal), whole), Some(arguments))
@@ -127,6 +126,15 @@ impl Bootable {
         let unused: Vec<&str> = machine.args().filter(|argument| !own.args().any(|a| a == *argument)).collect();
         (!unused.is_empty()).then(|| unused.join(" "))
     }
+}
+
+/// The seal of an image, with the tree of the image as its layers give it; `None` for one that is not sealed.
+fn sealed(store: &Store, stored: &StoredImage) -> Result<Option<(Seal, Tree)>> {
+    if !store.may_be_sealed(&stored.image)? {
+        return Ok(None);
+    }
+    let whole = store.tree(&stored.image)?;
+    Ok(store::seal(&whole)?.map(|seal| (seal, whole)))
 }
 
 /// The files that the entry of a sealed image needs, from the tree of the image as its layers give it.

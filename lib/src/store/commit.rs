@@ -60,8 +60,13 @@ impl Store {
 
     /// The image with this manifest, if it is here with all its parts.
     pub fn find(&self, manifest_digest: &str) -> Result<Option<StoredImage>> {
+        self.find_with(manifest_digest, |_| false)
+    }
+
+    /// The same; images of which `complete` says that they are here with all their objects are not read.
+    pub(super) fn find_with(&self, manifest_digest: &str, complete: impl Fn(&ImageId) -> bool) -> Result<Option<StoredImage>> {
         let digest = parse_digest(manifest_digest)?;
-        with_repository!(self, repository => find(repository, &digest)).with_context(|| format!("looking for image {digest}"))
+        with_repository!(self, repository => find(repository, &digest, complete)).with_context(|| format!("looking for image {digest}"))
     }
 
     /// The configuration of the image with this manifest, if it is here.
@@ -179,7 +184,11 @@ pub(super) fn write_manifest<H: FsVerityHashValue>(
     repository.write_stream(stream, &manifest_identifier(digest), None)
 }
 
-fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciDigest) -> Result<Option<StoredImage>> {
+fn find<H: FsVerityHashValue>(
+    repository: &Repository<H>,
+    manifest_digest: &OciDigest,
+    complete: impl Fn(&ImageId) -> bool,
+) -> Result<Option<StoredImage>> {
     let Some(stream) = repository.has_stream(&manifest_identifier(manifest_digest))? else { return Ok(None) };
     let Some((manifest, mut refs)) = read_json(repository, &stream, MANIFEST_CONTENT_TYPE)? else { return Ok(None) };
     let parsed = ImageManifest::from_reader(&manifest[..]).context("reading the manifest")?;
@@ -188,7 +197,13 @@ fn find<H: FsVerityHashValue>(repository: &Repository<H>, manifest_digest: &OciD
     let Some((config, mut refs)) = read_json(repository, &config_stream, CONFIG_CONTENT_TYPE)? else { return Ok(None) };
     let (Some(image), Some(boot_image)) = (refs.remove(IMAGE_REF_KEY_V1), refs.remove(BOOT_IMAGE_REF_KEY_V1)) else { return Ok(None) };
     let whole = sha256_content_digest(&manifest) == *manifest_digest && sha256_content_digest(&config) == *config_digest;
-    if !whole || !are_complete(repository, &[&image, &boot_image])? {
+    let mut unseen = Vec::new();
+    for image in [&image, &boot_image] {
+        if !complete(&image_id(image)?) {
+            unseen.push(image);
+        }
+    }
+    if !whole || !are_complete(repository, &unseen)? {
         return Ok(None);
     }
     // What is left are the layers, through which garbage collection finds the objects of the images.

@@ -8,6 +8,7 @@ use composefs::repository::Repository;
 use composefs_oci::oci_image::manifest_identifier;
 use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, IMAGE_REF_KEY_V1};
 
+use super::covered::uncovered;
 use super::layers::parse_digest;
 use super::objects::size;
 use super::{GcStats, Store, with_repository};
@@ -24,24 +25,18 @@ impl Store {
 }
 
 fn garbage<H: FsVerityHashValue>(repository: &Repository<H>, going: &[String], staying: &[String], keep: &[&ImageId]) -> Result<GcStats> {
-    let roots: Vec<&str> = keep.iter().map(|id| id.hex()).collect();
+    let now: Vec<String> = going.iter().chain(staying).cloned().collect();
+    let roots: Vec<&str> = uncovered(repository, &now, keep).into_iter().map(ImageId::hex).collect();
     let already = repository.gc_dry_run(&roots)?;
     let mut stats = GcStats { objects: already.objects_removed, bytes: already.objects_bytes, ..GcStats::default() };
-    let mut live = HashSet::new();
-    for manifest in staying {
-        live.extend(reached(repository, manifest)?);
-    }
-    for image in keep.iter().filter_map(|id| H::from_hex(id.hex()).ok()) {
+    let mut live = reached(repository, staying)?;
+    for image in uncovered(repository, staying, keep).into_iter().filter_map(|id| H::from_hex(id.hex()).ok()) {
         if size(repository, &image)?.is_some() {
             live.extend(repository.objects_for_image(&image.to_hex())?);
             live.insert(image);
         }
     }
-    let mut freed = HashSet::new();
-    for manifest in going {
-        freed.extend(reached(repository, manifest)?);
-    }
-    for object in freed.difference(&live) {
+    for object in reached(repository, going)?.difference(&live) {
         if let Some(bytes) = size(repository, object)? {
             stats.objects += 1;
             stats.bytes += bytes;
@@ -50,13 +45,17 @@ fn garbage<H: FsVerityHashValue>(repository: &Repository<H>, going: &[String], s
     Ok(stats)
 }
 
-/// The objects that a manifest keeps: its own stream, that of its configuration, the images, and the layers with their files.
-fn reached<H: FsVerityHashValue>(repository: &Repository<H>, manifest: &str) -> Result<HashSet<H>> {
-    let name = manifest_identifier(&parse_digest(manifest)?);
-    let mut reached = HashSet::new();
-    let mut open: Vec<H> = repository.has_stream(&name)?.into_iter().collect();
+/// The objects that manifests keep: their own streams, those of their configurations, the images, and the layers with their files.
+fn reached<H: FsVerityHashValue>(repository: &Repository<H>, manifests: &[String]) -> Result<HashSet<H>> {
+    let (mut reached, mut read) = (HashSet::new(), HashSet::new());
+    let mut open: Vec<H> = Vec::new();
+    for manifest in manifests {
+        open.extend(repository.has_stream(&manifest_identifier(&parse_digest(manifest)?))?);
+    }
     while let Some(stream) = open.pop() {
-        if !reached.insert(stream.clone()) || size(repository, &stream)?.is_none() {
+        reached.insert(stream.clone());
+        // Images share layers: each is read once.
+        if !read.insert(stream.clone()) || size(repository, &stream)?.is_none() {
             continue;
         }
         let mut reader = repository.open_stream("", Some(&stream), None)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use composefs::fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue};
 use composefs::repository::Repository;
+use rustix::fs::FlockOperation;
 
 use crate::error::{Failure, FailureKind};
 use crate::image_id::{Algorithm, ImageId};
@@ -20,6 +21,7 @@ mod changeset;
 mod commit;
 mod compare;
 mod content;
+mod covered;
 mod deposit;
 mod directory;
 mod fitness;
@@ -120,11 +122,15 @@ impl Store {
 
     /// Removes what neither a tag nor `keep` leads to. Waits until no other process has the repository open.
     pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
-        let roots: Vec<&str> = keep.iter().map(|id| id.hex()).collect();
-        let swept = with_repository!(self, repository => repository.gc(&roots));
+        // Nobody may take a tag away between the question what tags keep and the removal.
+        rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
+        let swept = with_repository!(self, repository => {
+            let roots = covered::uncovered(repository, &self.manifests(), keep);
+            repository.gc(&roots.iter().map(|id| id.hex()).collect::<Vec<_>>())
+        });
         if swept.is_err() {
             // The library keeps its exclusive lock when it fails, and every other process would wait for us.
-            rustix::fs::flock(self.dir(), rustix::fs::FlockOperation::LockShared).context("giving up the exclusive lock")?;
+            rustix::fs::flock(self.dir(), FlockOperation::LockShared).context("giving up the exclusive lock")?;
         }
         let swept = swept.context("collecting garbage")?;
         Ok(GcStats {
@@ -133,6 +139,11 @@ impl Store {
             images: swept.images_pruned,
             streams: swept.streams_pruned,
         })
+    }
+
+    /// The manifests that tags lead to; none where the tags cannot be read.
+    fn manifests(&self) -> Vec<String> {
+        self.tags().unwrap_or_default().into_iter().map(|(_, manifest)| manifest).collect()
     }
 }
 

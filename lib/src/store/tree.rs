@@ -10,6 +10,8 @@ use anyhow::{Context, Result, bail};
 use composefs::fsverity::{FsVerityHashValue, compute_verity};
 use composefs::repository::Repository;
 
+use super::content::{self, ContentDigest, PIECE};
+use super::fsck::measure;
 use super::names::parts;
 use super::objects::ObjectId;
 use super::{Store, hash, with_repository};
@@ -171,6 +173,15 @@ impl Tree {
         Ok(bytes)
     }
 
+    /// The SHA-256 of a file, which is read piece by piece. Its bytes are compared with the object's digest as by [`Tree::read`].
+    pub fn digest(&self, file: &File) -> Result<ContentDigest> {
+        let mut piece = vec![0; PIECE];
+        if let Content::Object(object) = &file.content {
+            with_repository!(self.store, repository => measured(repository, object, self.open(file)?, &mut piece))?;
+        }
+        Ok(content::digest(self.open(file)?, &mut piece).context("reading a file of the image")?.0)
+    }
+
     /// Opens a file. In an unsealed repository nothing checks its bytes: use [`Tree::read`] for what gets executed.
     pub fn open(&self, file: &File) -> Result<Bytes> {
         match &file.content {
@@ -247,7 +258,16 @@ impl<'t> Found<'t> {
 }
 
 fn verify<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, bytes: &[u8]) -> Result<()> {
-    let found: H = compute_verity(bytes);
+    named(object, &compute_verity::<H>(bytes))
+}
+
+/// The same for bytes that are read piece by piece.
+fn measured<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, from: Bytes, piece: &mut [u8]) -> Result<()> {
+    named(object, &measure::<H>(from, piece).with_context(|| format!("reading object {object}"))?.0)
+}
+
+/// Refuses an object of another digest than its name.
+fn named<H: FsVerityHashValue>(object: &ObjectId, found: &H) -> Result<()> {
     if found.to_hex() == object.hex() {
         return Ok(());
     }

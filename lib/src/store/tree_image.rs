@@ -1,7 +1,7 @@
 //! From the bytes of an EROFS image to a [`Tree`].
 
 use anyhow::{Context, Result, bail};
-use composefs::erofs::reader::erofs_to_filesystem;
+use composefs::erofs::reader::{Image, InodeHeader, erofs_to_filesystem};
 use composefs::fsverity::{FsVerityHashValue, compute_verity};
 use composefs::generic_tree::{Directory, Inode, Leaf, LeafContent, Stat};
 use composefs::repository::Repository;
@@ -24,9 +24,34 @@ impl Store {
     pub fn tree(&self, image: &ImageId) -> Result<Tree> {
         with_repository!(self, repository => tree(self, repository, image)).with_context(|| format!("reading image {image}"))
     }
+
+    /// Whether a seal can be in an image as its layers give it: only there is a tree worth making, which costs as much as the image has files.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::tree`].
+    pub fn may_be_sealed(&self, image: &ImageId) -> Result<bool> {
+        let bytes = with_repository!(self, repository => read(repository, image)).with_context(|| format!("reading image {image}"))?;
+        // What cannot be read so is left to the reader of trees, which says what is wrong.
+        Ok(has_boot_efi(&bytes).unwrap_or(true))
+    }
+}
+
+/// Whether there is anything at `/boot/EFI`, or may be behind a link.
+fn has_boot_efi(image: &[u8]) -> Result<bool> {
+    let image = Image::open(image)?.restrict_to_composefs()?;
+    let Some(boot) = image.find_child_nid(image.sb.root_nid.get().into(), b"boot")? else { return Ok(false) };
+    Ok(!image.inode(boot)?.mode().is_dir() || image.find_child_nid(boot, b"EFI")?.is_some())
 }
 
 fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: &ImageId) -> Result<Tree> {
+    // The bytes of the image are given up before the tree is made.
+    let filesystem = erofs_to_filesystem::<H>(&read(repository, image)?)?;
+    from_filesystem(store, &filesystem)
+}
+
+/// The bytes of an image, which are those of its id.
+fn read<H: FsVerityHashValue>(repository: &Repository<H>, image: &ImageId) -> Result<Vec<u8>> {
     let id: H = hash(image.hex())?;
     let Some(bytes) = dir::read_optional(repository.repo_fd(), format!("images/{image}"))? else {
         return Err(Failure::new(FailureKind::NotFound, "there is no such image in the repository").hint("pull it first").into());
@@ -36,7 +61,7 @@ fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: 
         let message = format!("its bytes have the digest {} (expected its id)", found.to_hex());
         return Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into());
     }
-    from_filesystem(store, &erofs_to_filesystem::<H>(&bytes)?)
+    Ok(bytes)
 }
 
 /// The neutral form of a tree whose objects are in `store`.

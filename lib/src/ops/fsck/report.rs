@@ -73,8 +73,10 @@ pub enum Verdict {
     Clean,
     /// Damage was found, and all of it repaired.
     Repaired,
-    /// Damage was found and is still there, or a part could not be looked at.
+    /// Damage was found and is still there.
     Damaged,
+    /// No damage is left in what was looked at, and a part could not be looked at.
+    Unchecked,
 }
 
 /// The answer.

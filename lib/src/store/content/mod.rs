@@ -128,13 +128,10 @@ impl Store {
         // What was just taken in comes first, so that it wins.
         let mut seen = HashSet::new();
         records.retain(|record| seen.insert(record.content));
-        let mut here = Vec::with_capacity(records.len());
-        for record in records {
-            if is_here(self, &record)? {
-                here.push(record);
-            }
-        }
-        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(here, self.algorithm())).context("writing the content index")?;
+        // What cannot be looked at is of no use to anybody.
+        records.retain(|record| is_here(self, record).unwrap_or(false));
+        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(records, self.algorithm()))
+            .context("writing the content index")?;
         journal::remove(self.dir())?;
         Ok(true)
     }

@@ -13,7 +13,7 @@ use openssl::sha::Sha256;
 use super::{CONTENT_INDEX, ContentDigest, Record, Taken, raw, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
 use crate::store::fsck::pool;
-use crate::store::{Store, objects, with_repository};
+use crate::store::{Store, with_repository};
 use crate::sys::dir;
 
 /// What is read at a time.
@@ -25,11 +25,12 @@ const LAYERS: &str = "oci-layer-";
 const TABLE: &str = "zstd-chunked.manifest-position";
 
 impl Store {
-    /// Whether the content index is lost: it is torn, or there is none although there are images whose layers have tables of contents.
+    /// Whether the content index is lost: it is torn, or there is none although there are images whose layers have tables of contents. Manifests
+    /// that cannot be read say nothing about that.
     ///
     /// # Errors
     ///
-    /// The repository cannot be read.
+    /// The index or the names of the repository cannot be read.
     pub fn lacks_content_index(&self) -> Result<bool> {
         if read(self)?.is_some() {
             return Ok(false);
@@ -38,11 +39,12 @@ impl Store {
         Ok(torn || with_repository!(self, repository => has_tables(repository))?)
     }
 
-    /// Reads the files of all layers that the content index does not know, and adds them to it. Whether it was written.
+    /// Reads the files of all layers that the content index does not know, and adds them to it. Whether it was written. What cannot be read is left
+    /// out: an index that lacks a file costs a pull that file.
     ///
     /// # Errors
     ///
-    /// An object or a stream cannot be read, or the index cannot be written.
+    /// The names of the repository cannot be listed, or the index cannot be written.
     pub fn rebuild_content_index(&self) -> Result<bool> {
         let known: HashSet<Box<[u8]>> = read(self)?.iter().flat_map(super::Table::records).map(|record| record.object).collect();
         let taken = with_repository!(self, repository => hash_all(repository, &known)).context("rebuilding the content index")?;
@@ -53,9 +55,9 @@ impl Store {
 /// Whether the layers of any image have tables of contents.
 fn has_tables<H: FsVerityHashValue>(repository: &Repository<H>) -> Result<bool> {
     for name in streams(repository, MANIFESTS)? {
-        let Some(id) = repository.has_stream(&name)? else { continue };
-        let Some((manifest, _)) = read_json(repository, &id, MANIFEST_CONTENT_TYPE)? else { continue };
-        let manifest = ImageManifest::from_reader(&manifest[..]).with_context(|| format!("reading {name}"))?;
+        let Ok(Some(id)) = repository.has_stream(&name) else { continue };
+        let Ok(Some((manifest, _))) = read_json(repository, &id, MANIFEST_CONTENT_TYPE) else { continue };
+        let Ok(manifest) = ImageManifest::from_reader(&manifest[..]) else { continue };
         let annotations = manifest.layers().iter().filter_map(|layer| layer.annotations().as_ref());
         if annotations.flat_map(|all| all.keys()).any(|name| name.ends_with(TABLE)) {
             return Ok(true);
@@ -74,28 +76,20 @@ fn streams<H: FsVerityHashValue>(repository: &Repository<H>, prefix: &str) -> Re
 fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Box<[u8]>>) -> Result<Vec<Record>> {
     let mut wanted = HashSet::new();
     for name in streams(repository, LAYERS)? {
-        let Some(id) = repository.has_stream(&name)? else { continue };
-        if objects::exists(repository, &id)? {
-            let mut stream = repository.open_stream(&name, Some(&id), Some(LAYER_CONTENT_TYPE))?;
-            stream.get_object_refs(|object| {
-                wanted.insert(object.clone());
-            })?;
-        }
+        let Ok(Some(id)) = repository.has_stream(&name) else { continue };
+        let Ok(mut stream) = repository.open_stream(&name, Some(&id), Some(LAYER_CONTENT_TYPE)) else { continue };
+        stream.get_object_refs(|object| {
+            wanted.insert(object.clone());
+        })?;
     }
     let wanted: Vec<H> = wanted.into_iter().filter(|object| !known.contains(&raw(object))).collect();
-    let records = pool::each(&wanted, || vec![0; PIECE], |piece, object| record(repository, object, piece))?;
+    let records = pool::each(&wanted, || vec![0; PIECE], |piece, object| Ok(record(repository, object, piece).ok()))?;
     Ok(records.into_iter().flatten().collect())
 }
 
-/// `None` for an object that is not there.
-fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &mut [u8]) -> Result<Option<Record>> {
-    if !objects::exists(repository, object)? {
-        return Ok(None);
-    }
-    let reading = || format!("reading object {}", object.to_hex());
-    let file = std::fs::File::from(repository.open_object(object).with_context(reading)?);
-    let (content, size) = digest(file, piece).with_context(reading)?;
-    Ok(Some(Record { content, object: raw(object), size }))
+fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &mut [u8]) -> Result<Record> {
+    let (content, size) = digest(std::fs::File::from(repository.open_object(object)?), piece)?;
+    Ok(Record { content, object: raw(object), size })
 }
 
 /// The digest of the content of a file, and its size, read piece by piece.

@@ -1,10 +1,10 @@
 //! What streams and images consist of, and whether it is what their names say.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::io::Read;
+use std::sync::Mutex;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use composefs::erofs::reader::collect_objects;
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
@@ -12,6 +12,7 @@ use composefs_oci::LAYER_CONTENT_TYPE;
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256, Sha512};
 
+use super::ids::Ids;
 use super::objects::{Health, Scan};
 use super::stream::Stream;
 use crate::finding::Damage;
@@ -33,8 +34,8 @@ pub(super) type Fault = (Damage, String);
 pub(super) struct Facts<H> {
     /// What is wrong with itself.
     pub(super) fault: Option<Fault>,
-    /// The objects that it consists of or has files in.
-    pub(super) objects: Vec<H>,
+    /// The objects that it consists of or has files in, by number.
+    pub(super) objects: Vec<u32>,
     /// The streams and images that it names.
     pub(super) named: Vec<(String, H)>,
     /// Whether its content was hashed and is that of its name.
@@ -52,8 +53,8 @@ impl<H> Facts<H> {
 pub(super) fn stream<H: FsVerityHashValue>(
     repository: &Repository<H>,
     scan: &Scan<H>,
-    name: &str,
-    id: &H,
+    ids: &Mutex<Ids<H>>,
+    (name, id): (&str, &H),
     known: bool,
 ) -> Result<Facts<H>> {
     if let Some(faulty) = of_object(scan, id) {
@@ -70,7 +71,7 @@ pub(super) fn stream<H: FsVerityHashValue>(
     let whole = read.objects.iter().all(|object| scan.is_good(object));
     let promised = [LAYER, CONFIG, MANIFEST, BLOB].iter().find_map(|kind| name.strip_prefix(kind)).filter(|_| whole);
     let fault = promised.filter(|_| !known).and_then(|digest| content(repository, &read, digest));
-    Ok(Facts { hashed: promised.is_some() && fault.is_none(), fault, objects: read.objects, named: read.named })
+    Ok(Facts { hashed: promised.is_some() && fault.is_none(), fault, objects: numbers(ids, &read.objects)?, named: read.named })
 }
 
 /// Compares the content of a stream with the digest that its name has.
@@ -94,13 +95,13 @@ fn hashed<H: FsVerityHashValue, D: Digest + std::io::Write>(repository: &Reposit
 }
 
 /// Looks at an image. Its bytes are those of its name when they are read.
-pub(super) fn image<H: FsVerityHashValue>(repository: &Repository<H>, scan: &Scan<H>, id: &H) -> Result<Facts<H>> {
+pub(super) fn image<H: FsVerityHashValue>(repository: &Repository<H>, scan: &Scan<H>, ids: &Mutex<Ids<H>>, id: &H) -> Result<Facts<H>> {
     if let Some(faulty) = of_object(scan, id) {
         return Ok(faulty);
     }
     let read = read_whole(open(repository, id)?).and_then(|bytes| Ok(collect_objects::<H>(&bytes)?));
     Ok(match read {
-        Ok(objects) => Facts { fault: None, objects: sorted(objects), named: Vec::new(), hashed: true },
+        Ok(objects) => Facts { fault: None, objects: numbers(ids, &objects)?, named: Vec::new(), hashed: true },
         Err(error) => Facts::faulty(Damage::Unreadable, format!("{error:#}")),
     })
 }
@@ -155,8 +156,7 @@ pub(super) fn read_whole(file: File) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn sorted<H: FsVerityHashValue>(objects: HashSet<H>) -> Vec<H> {
-    let mut objects: Vec<H> = objects.into_iter().collect();
-    objects.sort_by_cached_key(H::to_hex);
-    objects
+fn numbers<'i, H: FsVerityHashValue>(ids: &Mutex<Ids<H>>, objects: impl IntoIterator<Item = &'i H>) -> Result<Vec<u32>> {
+    let mut ids = ids.lock().map_err(|_| anyhow!("a thread of the check ended early"))?;
+    objects.into_iter().map(|id| ids.number(id)).collect()
 }

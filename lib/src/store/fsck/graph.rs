@@ -1,13 +1,15 @@
 //! What leads to what: from the names that people gave to manifests, configurations, layers, images and objects.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Mutex;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs_oci::BOOT_IMAGE_REF_KEY_V1;
 
 use super::contents::{self, CONFIG, Facts, LAYER, MANIFEST};
+use super::ids::{Ids, Numbers};
 use super::links::{Links, Reference, links, references};
 use super::objects::Scan;
 use super::{Inspect, pool, tag_name};
@@ -41,6 +43,8 @@ pub(super) struct Graph<H> {
     pub(super) images: Links<H>,
     pub(super) stream_facts: HashMap<String, Facts<H>>,
     pub(super) image_facts: HashMap<String, Facts<H>>,
+    /// The objects by their numbers.
+    pub(super) ids: Ids<H>,
     /// Names in `streams/refs` and `images/refs`.
     pub(super) references: Vec<Reference>,
     pub(super) reached: Reached<H>,
@@ -51,8 +55,8 @@ pub(super) struct Graph<H> {
 pub(super) struct Reached<H> {
     /// Places that are needed, with the object that each must lead to, where something says so.
     pub(super) places: BTreeMap<String, (Place, Option<H>)>,
-    /// Objects that are needed.
-    pub(super) objects: HashSet<H>,
+    /// Objects that are needed, by number.
+    pub(super) objects: Numbers,
     /// Whether all that is needed could be read, so that nothing else is needed.
     pub(super) complete: bool,
 }
@@ -62,28 +66,31 @@ impl<H: FsVerityHashValue> Graph<H> {
         let (streams, images) = (links(repository, "streams")?, links(repository, "images")?);
         let mut all = references(repository, "streams")?;
         all.append(&mut references(repository, "images")?);
+        let ids = Mutex::new(Ids::new());
         let items = followed(&streams);
         let facts = pool::each(
             &items,
             || (),
             |(), (name, id)| {
                 let known = hashed.is_some_and(|hashed| hashed.contains(*name));
-                contents::stream(repository, scan, name, id, known)
+                contents::stream(repository, scan, &ids, (name, id), known)
             },
         )?;
         let stream_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
         let items = followed(&images);
-        let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, id))?;
+        let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, &ids, id))?;
         let image_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
-        let reached = Reached { places: BTreeMap::new(), objects: HashSet::new(), complete: true };
-        let mut graph = Self { streams, images, stream_facts, image_facts, references: all, reached };
-        graph.reached = graph.reach(options);
+        let mut ids = ids.into_inner().map_err(|_| anyhow!("a thread of the check ended early"))?;
+        let reached = Reached { places: BTreeMap::new(), objects: Numbers::default(), complete: true };
+        let mut graph = Self { streams, images, stream_facts, image_facts, ids: Ids::new(), references: all, reached };
+        graph.reached = graph.reach(options, &mut ids)?;
+        graph.ids = ids;
         Ok(graph)
     }
 
     /// Follows everything from its beginnings.
-    fn reach(&self, options: &Inspect) -> Reached<H> {
-        let mut reached = Reached { places: BTreeMap::new(), objects: HashSet::new(), complete: options.all_known };
+    fn reach(&self, options: &Inspect, ids: &mut Ids<H>) -> Result<Reached<H>> {
+        let mut reached = Reached { places: BTreeMap::new(), objects: Numbers::default(), complete: options.all_known };
         let mut open: Vec<(Place, Option<H>)> = Vec::new();
         open.extend(self.references.iter().filter_map(|reference| {
             let target = reference.target.clone()?;
@@ -105,13 +112,17 @@ impl<H: FsVerityHashValue> Graph<H> {
                 reached.complete = false;
                 continue;
             };
-            reached.objects.extend(self.target(&place).cloned());
-            reached.objects.extend(facts.objects.iter().cloned());
+            if let Some(id) = self.target(&place) {
+                reached.objects.insert(ids.number(id)?);
+            }
+            facts.objects.iter().for_each(|number| reached.objects.insert(*number));
             reached.complete &= facts.fault.is_none();
             open.extend(facts.named.iter().filter_map(|(key, id)| Some((place_of(key, id)?, Some(id.clone())))));
         }
-        reached.objects.extend(reached.places.values().filter_map(|(_, id)| id.clone()));
-        reached
+        for id in reached.places.values().filter_map(|(_, id)| id.as_ref()) {
+            reached.objects.insert(ids.number(id)?);
+        }
+        Ok(reached)
     }
 
     fn exists(&self, stream: bool, name: &str) -> bool {
@@ -163,6 +174,29 @@ impl<H: FsVerityHashValue> Graph<H> {
         }
         boots.sort();
         Ok(boots)
+    }
+
+    /// Objects that are needed.
+    pub(super) fn needed(&self) -> impl Iterator<Item = &H> {
+        self.ids.of(&self.reached.objects)
+    }
+
+    /// Whether an object is needed.
+    pub(super) fn is_needed(&self, id: &H) -> bool {
+        self.ids.is_in(&self.reached.objects, id)
+    }
+
+    /// The objects of a stream or an image.
+    pub(super) fn objects<'g>(&'g self, facts: &'g Facts<H>) -> impl Iterator<Item = &'g H> {
+        facts.objects.iter().map(|number| self.ids.id(*number))
+    }
+
+    /// Images that are well, and whose objects are all there.
+    pub(super) fn complete(&self, scan: &Scan<H>) -> Result<HashSet<ImageId>> {
+        let well = |facts: &Facts<H>| facts.fault.is_none() && self.objects(facts).all(|id| scan.is_there(id));
+        let followed = self.images.iter().filter_map(|(name, link)| Some((name, link.as_ref().ok()?)));
+        let named = followed.filter(|(name, id)| **name == id.to_hex() && self.image_facts.get(*name).is_some_and(well));
+        named.map(|(_, id)| image_id(id)).collect()
     }
 
     /// Streams whose content is that of their names.

@@ -19,10 +19,10 @@ pub(super) const REFS: &str = "refs";
 const MAX_DEPTH: usize = 32;
 
 /// Names that lead to objects. What cannot be followed is there with the reason.
-pub(super) type Links<H> = BTreeMap<String, Result<H, String>>;
+pub(in crate::store) type Links<H> = BTreeMap<String, Result<H, String>>;
 
 /// The names in `streams` or `images`, except for `refs`.
-pub(super) fn links<H: FsVerityHashValue>(repository: &Repository<H>, category: &str) -> Result<Links<H>> {
+pub(in crate::store) fn links<H: FsVerityHashValue>(repository: &Repository<H>, category: &str) -> Result<Links<H>> {
     let mut links = Links::new();
     let Some(directory) = dir::open_optional(repository.repo_fd(), category).with_context(|| format!("opening {category}"))? else {
         return Ok(links);

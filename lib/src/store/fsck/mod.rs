@@ -6,12 +6,13 @@
 
 mod contents;
 mod graph;
+mod ids;
 mod leftovers;
 mod links;
 mod metadata;
 mod objects;
 mod place;
-pub(super) mod pool;
+pub(crate) mod pool;
 mod restore;
 mod stream;
 mod verdict;
@@ -22,13 +23,15 @@ use anyhow::{Context, Error, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
+pub(super) use links::links;
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
+pub(super) use objects::measure;
 pub use place::ObjectWriter;
 pub use restore::{DamagedFile, Restore, Writer};
 
 use self::graph::Graph;
 use super::objects::ObjectId;
-use super::{Store, hash, with_repository};
+use super::{Store, StoredImage, hash, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image_id::ImageId;
@@ -68,6 +71,8 @@ pub struct Inspection {
     pub layers: BTreeMap<String, BTreeSet<String>>,
     /// Objects and streams that are well, which a second look need not read again.
     good: HashSet<ObjectId>,
+    /// Images that are well, and whose objects are all there.
+    complete: HashSet<ImageId>,
     hashed: HashSet<String>,
 }
 
@@ -104,6 +109,16 @@ impl Store {
     /// fs-verity. What is damaged is no error.
     pub fn inspect(&self, options: &Inspect, before: Option<&Inspection>, progress: &dyn Progress) -> Result<Inspection> {
         with_repository!(self, repository => inspect(repository, options, before, progress)).context("checking the repository")
+    }
+
+    /// The image with this manifest, if it is here with all its parts, as [`Store::find`] says. What `inspection` found complete is not read
+    /// again: of that, a repair removes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Store::find`].
+    pub fn find_inspected(&self, manifest_digest: &str, inspection: &Inspection) -> Result<Option<StoredImage>> {
+        self.find_with(manifest_digest, |image| inspection.complete.contains(image))
     }
 
     /// Removes what a finding with [`Remedy::Remove`] names: a leftover, or what is damaged and nothing needs. Its directory is synced.
@@ -160,6 +175,7 @@ fn inspect<H: FsVerityHashValue>(
         boots: graph.boots()?,
         layers: graph.layers(),
         good,
+        complete: graph.complete(&scan)?,
         hashed: graph.hashed(),
     })
 }

@@ -192,8 +192,8 @@ fn seal<H: FsVerityHashValue>(fd: impl AsFd, id: &H) -> Option<Health> {
     }
 }
 
-/// The digest and the size of what a file has.
-pub(super) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece: &mut [u8]) -> std::io::Result<(H, u64)> {
+/// The digest and the size of what a file has. `piece` is whole blocks of fs-verity.
+pub(in crate::store) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece: &mut [u8]) -> std::io::Result<(H, u64)> {
     let (mut hasher, mut size) = (FsVerityHasher::<H>::new(), 0);
     loop {
         let mut filled = 0;

@@ -9,7 +9,7 @@ use anyhow::{Result, anyhow};
 const MAX_THREADS: usize = 8;
 
 /// Works on each item; the results are in the order of the items. The first error ends it. Each thread has a state of its own.
-pub(in crate::store) fn each<T: Sync, R: Send, S>(
+pub(crate) fn each<T: Sync, R: Send, S>(
     items: &[T],
     state: impl Fn() -> S + Sync,
     work: impl Fn(&mut S, &T) -> Result<R> + Sync,

@@ -101,7 +101,7 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
     /// What is not needed is damaged when it lacks something: the rest of a removal that was stopped, or of a pull.
     fn unneeded(&mut self, place: Place) {
         let Some(facts) = self.graph.facts(&place) else { return };
-        let missing = facts.objects.iter().filter(|id| !self.scan.is_there(id)).count();
+        let missing = self.graph.objects(facts).filter(|id| !self.scan.is_there(id)).count();
         if missing > 0 {
             let message = format!("{missing} of its objects are missing, and nothing needs it");
             self.place(place, Damage::Incomplete, message, None, false);
@@ -123,14 +123,14 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
             if named.contains(id) || expected.contains(id) {
                 continue;
             }
-            let remedy = match (self.graph.reached.objects.contains(id), damage) {
+            let remedy = match (self.graph.is_needed(id), damage) {
                 (false, _) => self.removal(),
                 (true, Damage::Unsealed) => Remedy::Rebuild,
                 (true, _) => Remedy::Fetch,
             };
             self.findings.push(finding(Kind::Object, id.to_hex(), *damage, message.clone(), remedy));
         }
-        for id in self.graph.reached.objects.iter().filter(|id| !self.scan.is_there(id) && !named.contains(id) && !expected.contains(id)) {
+        for id in self.graph.needed().filter(|id| !self.scan.is_there(id) && !named.contains(id) && !expected.contains(id)) {
             self.findings.push(finding(Kind::Object, id.to_hex(), Damage::Missing, "it is not there, and is needed", Remedy::Fetch));
         }
     }
@@ -156,7 +156,7 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         let mut open: HashSet<&H> = HashSet::new();
         let places = self.graph.reached.places.values();
         let own: HashSet<&H> = places.flat_map(|(place, id)| id.iter().chain(self.graph.target(place))).collect();
-        for id in &self.graph.reached.objects {
+        for id in self.graph.needed() {
             match self.scan.health.get(id) {
                 Some(Health::Good) => {}
                 Some(Health::Bad(Damage::Unsealed, _)) => drop(self.wants.seals.insert(ObjectId::of(id))),
@@ -178,16 +178,18 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         let mut layers: Vec<_> = self.graph.stream_facts.iter().filter_map(|(name, f)| Some((name.strip_prefix(LAYER)?, f))).collect();
         layers.sort_by_key(|(diff_id, _)| *diff_id);
         for (diff_id, facts) in layers {
-            let objects: BTreeSet<ObjectId> = facts.objects.iter().filter(|id| open.remove(id)).map(ObjectId::of).collect();
+            let objects: BTreeSet<ObjectId> = self.graph.objects(facts).filter(|id| open.remove(id)).map(ObjectId::of).collect();
             if !objects.is_empty() {
                 self.wants.layers.entry(diff_id.to_owned()).or_default().objects = objects;
             }
         }
         for (name, facts) in &self.graph.stream_facts {
             let document = name.starts_with(MANIFEST) || name.starts_with(CONFIG);
-            if document && facts.objects.iter().any(|id| open.contains(id)) {
+            if document && self.graph.objects(facts).any(|id| open.contains(id)) {
                 self.wants.documents.extend(self.manifests_with(name));
-                open.retain(|id| !facts.objects.contains(id));
+                for id in self.graph.objects(facts) {
+                    open.remove(id);
+                }
             }
         }
         // What no readable layer has must be in those that cannot be read.

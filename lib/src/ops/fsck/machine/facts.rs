@@ -2,18 +2,21 @@
 //! follows from it is decided without input or output.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::boot::{self, Choice, EntryName, Reading, Tries};
 use crate::config::Config;
 use crate::deploy::check as deploy;
 use crate::error::Failure;
 use crate::image_id::ImageId;
+use crate::ops::fsck::machine::Inspected;
 use crate::ops::fsck::target::Target;
 use crate::ops::prune;
-use crate::ops::stage::Bootable;
-use crate::store::{self, Store, StoredImage};
+use crate::ops::stage::{BootKind, Bootable};
+use crate::store::fsck::pool;
+use crate::store::{self, Store, StoredImage, Tree};
 
 /// Everything that a decision is made on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -60,7 +63,7 @@ pub(super) struct BootFile {
 
 impl Facts {
     /// Reads the machine. What cannot be read is told, and decides nothing.
-    pub(super) fn read(target: &Target, store: Option<&Store>) -> Self {
+    pub(super) fn read(target: &Target, repository: Option<Inspected<'_>>) -> Self {
         let mut unchecked = Vec::new();
         let state = known(target.deployments().and_then(|deployments| deployments.inspect()), &mut unchecked);
         let place = known(target.boot().and_then(|boot| boot.place().inspect()), &mut unchecked);
@@ -73,15 +76,15 @@ impl Facts {
         let tries = target.host().map_or_else(Config::default, |host| host.config().clone()).tries;
         let booted = target.booted().cloned();
         let mut facts = Self { booted, state, place, images: None, choices, tries, unchecked: Vec::new() };
-        if let Some(store) = store {
-            facts.images = known(facts.read_images(store), &mut unchecked);
+        if let Some(repository) = repository {
+            facts.images = known(facts.read_images(repository), &mut unchecked);
         }
         facts.unchecked = unchecked;
         facts
     }
 
-    fn read_images(&self, store: &Store) -> Result<BTreeMap<ImageId, Image>> {
-        let tags = store.tags()?;
+    fn read_images(&self, repository: Inspected<'_>) -> Result<BTreeMap<ImageId, Image>> {
+        let tags = repository.store.tags()?;
         let tagged: BTreeSet<ImageId> = tags.iter().filter_map(|(tag, _)| tag.strip_prefix(prune::TAG)?.parse().ok()).collect();
         let mut roots: BTreeSet<ImageId> = tagged.iter().chain(&self.booted).cloned().collect();
         roots.extend(self.live().map(|entry| entry.image.clone()));
@@ -89,32 +92,34 @@ impl Facts {
             roots.insert(deployment.id.clone());
             roots.extend(deployment.request.iter().flatten().cloned());
         }
-        roots.into_iter().map(|root| Ok((root.clone(), self.read_image(store, &root, &tags, tagged.contains(&root))?))).collect()
+        let roots: Vec<ImageId> = roots.into_iter().collect();
+        let kernels = Kernels::default();
+        let read = |root: &ImageId| self.read_image(repository, &kernels, root, &tags, tagged.contains(root));
+        let images = pool::each(&roots, || (), |(), root| Ok(read(root)))?;
+        Ok(roots.into_iter().zip(images).collect())
     }
 
-    fn read_image(&self, store: &Store, root: &ImageId, tags: &[(String, String)], tagged: bool) -> Result<Image> {
-        let there = store.image_size(root).is_ok_and(|size| size.is_some());
+    fn read_image(&self, repository: Inspected<'_>, kernels: &Kernels, root: &ImageId, tags: &[(String, String)], tagged: bool) -> Image {
+        let there = repository.store.image_size(root).is_ok_and(|size| size.is_some());
         if !there {
-            return Ok(Image { there, tagged, stored: None, files: Err("the repository has no such image".to_owned()), tries: None });
+            return Image { there, tagged, stored: None, files: Err("the repository has no such image".to_owned()), tries: None };
         }
-        let stored = self.stored(store, root, tags);
-        let (files, tries) = match boot_files(store, root, stored.as_ref(), self.tries) {
-            Ok((files, tries)) => {
-                (Ok(files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()), tries)
-            }
+        let stored = self.stored(repository, root, tags);
+        let (files, tries) = match kernels.files_of(repository.store, root, stored.as_ref(), self.tries) {
+            Ok((files, tries)) => (Ok(files), tries),
             Err(error) => (Err(format!("{error:#}")), None),
         };
-        Ok(Image { there, tagged, stored, files, tries })
+        Image { there, tagged, stored, files, tries }
     }
 
     /// The image with this root: by the tag of its deployment, by its origin, or by any other tag.
-    fn stored(&self, store: &Store, root: &ImageId, tags: &[(String, String)]) -> Option<StoredImage> {
+    fn stored(&self, Inspected { store, inspection }: Inspected<'_>, root: &ImageId, tags: &[(String, String)]) -> Option<StoredImage> {
         let own = prune::tag(root);
         let tagged = tags.iter().filter(|(tag, _)| *tag == own).chain(tags).map(|(_, manifest)| manifest.as_str());
         let origin = self.deployment(root).and_then(|deployment| deployment.origin.as_ref().ok());
         let mut manifests: Vec<&str> = tagged.collect();
         manifests.insert(manifests.len().min(1), origin.map_or("", |origin| origin.manifest_digest.as_str()));
-        let find = |manifest: &&str| store.find(manifest).ok().flatten().filter(|stored| stored.boot_image == *root);
+        let find = |manifest: &&str| store.find_inspected(manifest, inspection).ok().flatten().filter(|stored| stored.boot_image == *root);
         manifests.iter().find_map(find)
     }
 
@@ -175,6 +180,41 @@ pub(super) fn boot_files(
     let tree = store.tree(root)?;
     let kernel = store::kernel(&tree)?;
     Ok((boot::BootFiles::kernel(tree.read(&kernel.kernel)?, tree.read(&kernel.initrd)?), None))
+}
+
+/// Kernels with the files that they are on the ESP: most roots of a machine share one.
+#[derive(Default)]
+struct Kernels(Mutex<Vec<(store::Kernel, Vec<BootFile>)>>);
+
+impl Kernels {
+    /// The files of a root as [`boot_files`] makes them, without their bytes, and how often it may be tried.
+    fn files_of(&self, store: &Store, root: &ImageId, stored: Option<&StoredImage>, most: u32) -> Result<(Vec<BootFile>, Option<Tries>)> {
+        let Some(stored) = stored else {
+            let tree = store.tree(root)?;
+            return Ok((self.files(&tree, &store::kernel(&tree)?)?, None));
+        };
+        let bootable = Bootable::open(store, stored)?;
+        let files = match &bootable.kind {
+            BootKind::Plain(kernel) => self.files(&bootable.tree, kernel)?,
+            BootKind::Sealed(..) => {
+                let files = bootable.boot_files()?;
+                files.iter().map(|file| BootFile { path: file.path(), size: file.bytes().len() as u64 }).collect()
+            }
+        };
+        Ok((files, bootable.tries(most)?))
+    }
+
+    /// The files of a kernel, which are read once.
+    fn files(&self, tree: &Tree, kernel: &store::Kernel) -> Result<Vec<BootFile>> {
+        let mut known = self.0.lock().map_err(|_| anyhow!("a thread of the check ended early"))?;
+        if let Some((_, files)) = known.iter().find(|(other, _)| other == kernel) {
+            return Ok(files.clone());
+        }
+        let [initrd, linux] = boot::BootFiles::kernel_paths(&tree.digest(&kernel.kernel)?, &tree.digest(&kernel.initrd)?);
+        let files = vec![BootFile { path: initrd, size: kernel.initrd.size }, BootFile { path: linux, size: kernel.kernel.size }];
+        known.push((kernel.clone(), files.clone()));
+        Ok(files)
+    }
 }
 
 fn known<T>(read: Result<T>, unchecked: &mut Vec<String>) -> Option<T> {
