@@ -31,10 +31,16 @@ impl Ahead {
     /// The same for a source of at most `size` bytes, which may be few: its blocks are no larger.
     pub(super) fn of(source: impl Read + Send + 'static, size: u64) -> io::Result<Self> {
         let length = usize::try_from(size).map_or(BLOCK, |size| size.clamp(1, BLOCK));
+        let (ahead, blocks) = Self::pair();
+        thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &blocks, length))?;
+        Ok(ahead)
+    }
+
+    /// For a thread that makes the blocks itself.
+    pub(super) fn pair() -> (Self, Blocks) {
         let (sender, blocks) = mpsc::sync_channel(WAITING);
         let (emptied, empty) = mpsc::channel();
-        thread::Builder::new().name("read-ahead".to_owned()).spawn(move || run(source, &sender, &empty, length))?;
-        Ok(Self { blocks, emptied, block: Vec::new(), used: 0 })
+        (Self { blocks, emptied, block: Vec::new(), used: 0 }, Blocks { sender, empty })
     }
 
     /// Like `fill_buf`, and fails with the error of `wanted` as soon as that has one, also while nothing comes.
@@ -58,10 +64,34 @@ impl Ahead {
     }
 }
 
-fn run(mut source: impl Read, blocks: &SyncSender<io::Result<Vec<u8>>>, empty: &Receiver<Vec<u8>>, length: usize) {
-    loop {
-        let mut block = empty.try_recv().unwrap_or_default();
+/// Where an [`Ahead`] has its blocks from.
+pub(super) struct Blocks {
+    sender: SyncSender<io::Result<Vec<u8>>>,
+    empty: Receiver<Vec<u8>>,
+}
+
+/// Nobody reads any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads any more")]
+pub(super) struct Left;
+
+impl Blocks {
+    /// A block of `length` bytes to fill, which was used before where that can be.
+    pub(super) fn block(&self, length: usize) -> Vec<u8> {
+        let mut block = self.empty.try_recv().unwrap_or_default();
         block.resize(length, 0);
+        block
+    }
+
+    /// Hands over the next block; an empty one is the end.
+    pub(super) fn send(&self, block: io::Result<Vec<u8>>) -> Result<(), Left> {
+        self.sender.send(block).map_err(|_| Left)
+    }
+}
+
+fn run(mut source: impl Read, blocks: &Blocks, length: usize) {
+    loop {
+        let mut block = blocks.block(length);
         let (filled, error) = fill(&mut source, &mut block);
         block.truncate(filled);
         // What came before an error is handed out before it. An empty block is the end.

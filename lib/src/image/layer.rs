@@ -60,8 +60,8 @@ impl LayerReader {
     }
 
     /// Wraps `verified`, which promises the same of a tar.
-    pub(super) fn verified(verified: impl Read + Send + 'static) -> io::Result<Self> {
-        Ok(Self { verified: Ahead::new(verified)?, source: None, _token: None })
+    pub(super) fn verified(verified: Ahead) -> Self {
+        Self { verified, source: None, _token: None }
     }
 
     /// Holds `token` as long as this reader is there.

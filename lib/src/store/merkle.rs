@@ -103,7 +103,7 @@ impl<H: FsVerityHashValue> Growing<H> {
                 self.push(number, &each::<H>(&filled(&level), BLOCK));
             }
         }
-        value(&each::<H>(&descriptor::<H>(self.size, &root), DESCRIPTOR))
+        value(each::<H>(&descriptor::<H>(self.size, &root), DESCRIPTOR))
     }
 }
 

@@ -51,7 +51,7 @@ impl Source {
                 let expected = Expected { digest: blob.digest.clone(), size: Some(blob.size) };
                 let reader = Blob::new(reader, expected, layer.digest.clone(), progress).map_err(|e| format!("{e:#}"))?;
                 let making = Making { layer, reader, media_type: blob.media_type, files, state: Arc::clone(&state) };
-                let started = spawn(move |sink| making.run(sink)).and_then(LayerReader::verified);
+                let started = spawn(move |sink| making.run(sink)).map(LayerReader::verified);
                 started.map_err(|e| format!("starting a thread: {e}").into())
             });
             match started {

@@ -293,7 +293,7 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
         };
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
         let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
-        let started = spawn(move |sink| rebuild.run(sink)).and_then(LayerReader::verified);
+        let started = spawn(move |sink| rebuild.run(sink)).map(LayerReader::verified);
         started.map_err(|e| format!("starting a thread: {e}").into())
     }
 }

@@ -1,78 +1,125 @@
 //! From a thread that makes bytes to whoever reads them.
 
 use std::io::{self, Read};
-use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-/// What is handed over at a time, and how many of those wait.
-const BLOCK: usize = 256 << 10;
-const WAITING: usize = 2;
+use crate::image::ahead::{Ahead, Blocks, Left};
 
-/// A block; an empty one is the end.
-type Block = io::Result<Vec<u8>>;
+/// What is handed over at a time.
+const BLOCK: usize = 256 << 10;
 
 /// Where the thread puts what it makes.
 pub(in crate::image) struct Sink {
     block: Vec<u8>,
-    blocks: SyncSender<Block>,
+    /// How much of the block is made.
+    made: usize,
+    blocks: Blocks,
 }
 
-/// Nobody reads any more.
-#[derive(Debug, thiserror::Error)]
-#[error("nobody reads any more")]
-pub(in crate::image) struct Left;
-
 impl Sink {
+    fn new(blocks: Blocks) -> Self {
+        Self { block: blocks.block(BLOCK), made: 0, blocks }
+    }
+
     pub(in crate::image) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Left> {
         while !bytes.is_empty() {
-            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.block.len()));
-            self.block.extend_from_slice(now);
+            self.make_room()?;
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.made));
+            self.block[self.made..self.made + now.len()].copy_from_slice(now);
+            self.made += now.len();
             bytes = later;
-            if self.block.len() == BLOCK {
-                self.flush()?;
-            }
         }
         Ok(())
     }
 
+    /// Reads what comes next, up to `most` bytes of it, and tells which bytes those were; none at its end.
+    pub(in crate::image) fn pull(&mut self, source: &mut impl Read, most: u64) -> Result<io::Result<&[u8]>, Left> {
+        self.make_room()?;
+        let start = self.made;
+        let most = usize::try_from(most).unwrap_or(BLOCK).min(BLOCK - start);
+        Ok(source.read(&mut self.block[start..start + most]).map(|read| {
+            self.made += read;
+            &self.block[start..self.made]
+        }))
+    }
+
+    fn make_room(&mut self) -> Result<(), Left> {
+        if self.made == BLOCK { self.flush() } else { Ok(()) }
+    }
+
     fn flush(&mut self) -> Result<(), Left> {
-        if self.block.is_empty() {
+        if self.made == 0 {
             return Ok(());
         }
-        let block = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
-        self.blocks.send(Ok(block)).map_err(|_| Left)
+        let mut block = std::mem::replace(&mut self.block, self.blocks.block(BLOCK));
+        block.truncate(std::mem::take(&mut self.made));
+        self.blocks.send(Ok(block))
+    }
+
+    /// Tells how it ended, and tells it again to whoever reads on.
+    fn end(mut self, ended: io::Result<()>) -> Result<(), Left> {
+        self.flush()?;
+        let error = ended.as_ref().err().map(|error| (error.kind(), error.to_string()));
+        self.blocks.send(ended.map(|()| Vec::new()))?;
+        loop {
+            self.blocks.send(error.clone().map_or(Ok(Vec::new()), |(kind, message)| Err(io::Error::new(kind, message))))?;
+        }
     }
 }
 
 /// Starts `work` in a thread. What it pushes can be read from what is returned; its error comes after that.
-pub(in crate::image) fn spawn(work: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static) -> io::Result<impl Read + Send + 'static> {
-    let (sender, blocks) = mpsc::sync_channel(WAITING);
+pub(in crate::image) fn spawn(work: impl FnOnce(&mut Sink) -> io::Result<()> + Send + 'static) -> io::Result<Ahead> {
+    let (ahead, blocks) = Ahead::pair();
     thread::Builder::new().name("rebuild-layer".to_owned()).spawn(move || {
-        let mut sink = Sink { block: Vec::with_capacity(BLOCK), blocks: sender };
+        let mut sink = Sink::new(blocks);
         let ended = work(&mut sink);
         // Where nobody reads any more, nobody wants to know.
-        let _ = sink.flush();
-        let _ = sink.blocks.send(ended.map(|()| Vec::new()));
+        let _ = sink.end(ended);
     })?;
-    Ok(Pipe { blocks, block: io::Cursor::default(), over: false })
+    Ok(ahead)
 }
 
-struct Pipe {
-    blocks: Receiver<Block>,
-    block: io::Cursor<Vec<u8>>,
-    over: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Read for Pipe {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.block.read(buffer)?;
-            if read > 0 || buffer.is_empty() || self.over {
-                return Ok(read);
+    #[test]
+    fn what_is_pushed_and_pulled_comes_in_order_and_the_end_stays() {
+        let bytes: Vec<u8> = (0..3 * BLOCK + 17).map(|n| (n / 7) as u8).collect();
+        let all = bytes.clone();
+        let mut made = spawn(move |sink| {
+            let (mut source, mut left) = (&all[..], 0);
+            while !source.is_empty() {
+                left = (left + 7919) % 100_000;
+                let (now, later) = source.split_at(source.len().min(left));
+                sink.push(now).unwrap();
+                source = later;
+                let expected = source;
+                let pulled = sink.pull(&mut source, left as u64).unwrap().unwrap();
+                assert!(expected.starts_with(pulled) && pulled.len() <= left);
             }
-            let block = self.blocks.recv().map_err(|_| io::Error::other("the thread that rebuilds the layer has ended"))??;
-            self.over = block.is_empty();
-            self.block = io::Cursor::new(block);
+            Ok(())
+        })
+        .unwrap();
+        let mut found = Vec::new();
+        made.read_to_end(&mut found).unwrap();
+        assert!(found == bytes);
+        assert_eq!(made.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn an_error_comes_after_what_was_made_and_stays() {
+        let mut made = spawn(|sink| {
+            sink.push(b"made").map_err(io::Error::other)?;
+            Err(io::Error::new(io::ErrorKind::InvalidData, "broken"))
+        })
+        .unwrap();
+        let mut found = [0; 4];
+        made.read_exact(&mut found).unwrap();
+        assert_eq!(&found, b"made");
+        for _ in 0..9 {
+            let error = made.read(&mut found).unwrap_err();
+            assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::InvalidData, "broken".to_owned()));
         }
     }
 }

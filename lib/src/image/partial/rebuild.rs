@@ -4,19 +4,17 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pipe::{Left, Sink};
+use super::pipe::Sink;
 use super::plan::{Plan, place};
 use super::runs::Runs;
 use super::split::{self, Entry};
 use super::{Contents, State};
+use crate::image::ahead::Left;
 use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
 use crate::image::digest::Hasher;
 use crate::image::manifest::Layer;
 use crate::image::reason::Reason;
 use crate::progress::{Event, Progress, Unit};
-
-/// What is read of an object at a time.
-const PIECE: usize = 256 << 10;
 
 /// Headers and padding of a layer have no more bytes than this, uncompressed.
 const MAX_BETWEEN: u64 = 1 << 30;
@@ -44,6 +42,17 @@ impl Out<'_> {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.hasher.update(bytes)?;
         self.sink.push(bytes).map_err(|left| Trouble::Receiver(left.into()))
+    }
+
+    /// Reads what comes next, up to `most` bytes of it; how many it was.
+    fn pull(&mut self, source: &mut impl Read, most: u64) -> Result<io::Result<u64>, Trouble> {
+        match self.sink.pull(source, most).map_err(|left| Trouble::Receiver(left.into()))? {
+            Ok(bytes) => {
+                self.hasher.update(bytes)?;
+                Ok(Ok(bytes.len() as u64))
+            }
+            Err(error) => Ok(Err(error)),
+        }
     }
 }
 
@@ -137,19 +146,17 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
     /// A file that is here.
     fn object(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
         let digest = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
-        let mut object = self.contents.open(&digest, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?.take(file.size);
-        let mut piece = vec![0; PIECE.min(usize::try_from(file.size).unwrap_or(PIECE))];
+        let mut object = self.contents.open(&digest, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?;
         let mut left = file.size;
         while left > 0 {
-            let read = match object.read(&mut piece) {
+            let read = match out.pull(&mut object, left)? {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
             };
             if read == 0 {
                 return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
             }
-            out.push(&piece[..read])?;
-            left -= read as u64;
+            left -= read;
         }
         Ok(())
     }
