@@ -14,7 +14,7 @@ use tape_sha256::hash_many;
 use super::hash;
 
 /// The bytes of a block.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 /// The bytes of a descriptor, whose digest is that of the file.
 const DESCRIPTOR: usize = 256;
 /// Bytes of a root in it; that of SHA-256 is shorter, and followed by zeros.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result};
-use composefs::fsverity::{FsVerityHashValue, FsVerityHasher, MeasureVerityError, measure_verity};
+use composefs::fsverity::{FsVerityHashValue, MeasureVerityError, measure_verity};
 use composefs::repository::Repository;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -15,11 +15,11 @@ use rustix::io::Errno;
 use super::leftovers::is_temporary;
 use super::{cannot_check, finding, pool};
 use crate::finding::{Damage, Finding, Kind, Remedy};
+use crate::store::merkle::{BLOCK, Growing};
 use crate::sys::dir;
 
 /// What is read at a time: whole blocks of fs-verity.
 const PIECE: usize = 64 * BLOCK;
-const BLOCK: usize = 4096;
 
 /// How an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,7 +194,7 @@ fn seal<H: FsVerityHashValue>(fd: impl AsFd, id: &H) -> Option<Health> {
 
 /// The digest and the size of what a file has. `piece` is whole blocks of fs-verity.
 pub(in crate::store) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece: &mut [u8]) -> std::io::Result<(H, u64)> {
-    let (mut hasher, mut size) = (FsVerityHasher::<H>::new(), 0);
+    let (mut growing, mut size) = (Growing::<H>::new(), 0);
     loop {
         let mut filled = 0;
         while filled < piece.len() {
@@ -205,10 +205,10 @@ pub(in crate::store) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece
                 Err(error) => return Err(error),
             }
         }
-        piece[..filled].chunks(BLOCK).for_each(|block| hasher.add_block(block));
+        growing.add(&piece[..filled]);
         size += filled as u64;
         if filled < piece.len() {
-            return Ok((hasher.digest(), size));
+            return Ok((growing.digest().map_err(std::io::Error::other)?, size));
         }
     }
 }
