@@ -116,7 +116,7 @@ fn a_content_index_is_no_business_of_cfsctl() {
     let stored = store(&repository, &layers, Some("kept")).unwrap();
     assert!(repository.remember(taken.clone()).unwrap() && !repository.remember(taken).unwrap());
     // A collection waits until nobody has the repository open.
-    drop(repository);
+    drop((repository, known));
     let path = temp.path().join("repository");
     let index = path.join(selkie::store::CONTENT_INDEX);
     let before = std::fs::read(&index).unwrap();
