@@ -94,6 +94,7 @@ pub(crate) fn read(log: &mut (impl Read + Seek)) -> Result<Log> {
             let known = format!("discard is {DISCARD}, mark {MARK}");
             bail!("{}: flags {flags:#x} (expected only flush {FLUSH} and forced unit access {FUA}; {known})", reading());
         }
+        ensure!(sectors > 0 || flags != 0, "{}: no request is there (expected one; QEMU could not write it)", reading());
         let size = |sectors: u64| sectors.checked_mul(header.sector).with_context(|| format!("{}: {sectors} sectors", reading()));
         let (to, length, at) = (size(to)?, size(sectors)?, position + header.sector);
         let next = at.checked_add(length).filter(|next| *next <= end || length == 0);
@@ -200,6 +201,11 @@ pub(super) mod tests {
         ] {
             assert_eq!(refused(&bytes), expected);
         }
+        // What QEMU could not write is a hole, to which the header's number goes on counting.
+        let hole = refused(&log(&[(7, 0, &[1; 512]), (0, 0, &[]), (9, 0, &[2; 512])]));
+        let expected =
+            "reading entry 1 of 3 of a write log, at byte 1536 of 3072: no request is there (expected one; QEMU could not write it)";
+        assert_eq!(hole, expected);
         let mut endless = log(&[(0, 0, &[])]);
         endless[520..528].copy_from_slice(&u64::MAX.to_le_bytes());
         assert!(refused(&endless).ends_with("18446744073709551615 sectors"), "{}", refused(&endless));

@@ -397,7 +397,7 @@ mod tests {
             "file=/usr/share/OVMF/OVMF_CODE_4M.secboot.fd ",
             " -blockdev driver=file,node-name=medium,cache.no-flush=on,filename=/vm/disk.raw \
              -blockdev driver=file,node-name=log,cache.no-flush=on,filename=/vm/writes.log -blockdev driver=raw,node-name=raw,file=medium \
-             -blockdev driver=blklogwrites,node-name=disk,file=raw,log=log -device virtio-blk-pci,drive=disk ",
+             -blockdev driver=blklogwrites,node-name=disk,file=raw,log=log -device virtio-blk-pci,drive=disk,request-merging=off ",
         ] {
             assert!(secure.contains(words), "{secure}");
         }
