@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 /// What is read at a time. Large, so that threads rarely have to wake each other.
-const BLOCK: usize = 256 << 10;
+pub(super) const BLOCK: usize = 256 << 10;
 /// How many blocks wait. With those in the hands of the two sides, they bound the memory of a reader to 1.5 MiB.
 const WAITING: usize = 4;
 /// How often somebody who waits in vain looks whether he still wants to.

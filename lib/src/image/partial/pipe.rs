@@ -3,10 +3,7 @@
 use std::io::{self, Read};
 use std::thread;
 
-use crate::image::ahead::{Ahead, Blocks, Left};
-
-/// What is handed over at a time.
-const BLOCK: usize = 256 << 10;
+use crate::image::ahead::{Ahead, BLOCK, Blocks, Left};
 
 /// Where the thread puts what it makes.
 pub(in crate::image) struct Sink {

@@ -99,13 +99,12 @@ impl Store {
     ///
     /// It cannot be read.
     pub fn contents(&self) -> Result<Contents> {
-        let table = read(self)?.unwrap_or_default();
+        let mut table = read(self)?.unwrap_or_default();
         let journal = journal::read(self.dir(), self.algorithm())?;
-        if journal.is_empty() {
-            return Ok(Contents { store: self.clone(), table, objects: OnceLock::new() });
+        if !journal.is_empty() {
+            let all = Table::write(journal.into_iter().chain(table.records()).collect(), self.algorithm());
+            table = Table::parse(all, self.algorithm()).unwrap_or_default();
         }
-        let all = Table::write(journal.into_iter().chain(table.records()).collect(), self.algorithm());
-        let table = Table::parse(all, self.algorithm()).unwrap_or_default();
         Ok(Contents { store: self.clone(), table, objects: OnceLock::new() })
     }
 
