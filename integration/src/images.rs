@@ -177,16 +177,21 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
-    /// Builds an image with a current skopeo, on `base` or what [`SERVER`] is built on: the one of this machine may be too old to write what is read today.
-    pub(crate) fn skopeo(&self, base: Option<&str>, tell: &Teller) -> Result<()> {
+    /// An image with a current skopeo: the one of this machine may be too old to write what is read today. [`DEBIAN`], or if it is not there, one that is built on
+    /// `base` or what [`SERVER`] is built on.
+    pub(crate) fn skopeo(&self, base: Option<&str>, tell: &Teller) -> Result<&'static str> {
+        if self.exists(DEBIAN)? {
+            return Ok(DEBIAN);
+        }
         let newest = format!("{SERVER_BASE}:v2");
         let build = Build::new(SKOPEO, &self.lab.file("integration/images")).file("skopeo.Containerfile");
-        self.build(&build.arg("BASE", base.unwrap_or(&newest)), tell)
+        self.build(&build.arg("BASE", base.unwrap_or(&newest)), tell)?;
+        Ok(SKOPEO)
     }
 
-    /// Runs the skopeo of [`Self::skopeo`] with these words, where it sees `dir` under the name that it has here.
-    pub(crate) fn run_skopeo(&self, dir: &Path, words: &[&str]) -> Result<()> {
-        let container = self.read(["from", SKOPEO])?;
+    /// Runs the skopeo of `image` with these words, where it sees `dir` under the name that it has here.
+    pub(crate) fn run_skopeo(&self, image: &str, dir: &Path, words: &[&str]) -> Result<()> {
+        let container = self.read(["from", image])?;
         let volume = format!("{0}:{0}", dir.display());
         let run = self.storage.buildah(["run", "--isolation", "chroot", "--volume", &volume, &container, "--", "skopeo"]);
         let done = run.with(words).by_root().read().context("running skopeo in a container");

@@ -11,8 +11,8 @@ use super::Bench;
 use crate::{relay::Gate, vm::Machine};
 
 /// What passes: more than manifests and configurations, so that layers are on their way, and little enough to leave some of v3's payload (48 MiB that
-/// nothing compresses) after two tries.
-pub(super) const PASSED: u64 = 16 << 20;
+/// nothing compresses) after three tries.
+pub(super) const PASSED: u64 = 10 << 20;
 /// How long an upgrade may take on hardware to get so far.
 const BEGIN: Duration = Duration::from_secs(300);
 
@@ -50,7 +50,7 @@ impl HeldPull {
             if begin.elapsed() > self.limit {
                 bail!("starting an upgrade: {PASSED} bytes have not come in {} s\n{said}\n{}", self.limit.as_secs(), machine.console());
             }
-            sleep(Duration::from_millis(100));
+            sleep(Duration::from_secs(1));
         }
         machine.shell("cat /run/pid")?.parse().context("reading the number of a process")
     }

@@ -4,7 +4,6 @@ mod automatic;
 mod bad_release;
 mod generations;
 mod held_pull;
-mod interrupted_pull;
 mod lanes;
 mod lifecycle;
 mod odd_conditions;
@@ -72,16 +71,14 @@ pub(crate) struct Scenario {
 /// All scenarios. Those that take longest begin first, so that none of them is left over in the end.
 pub(crate) const ALL: &[Scenario] = &[
     Scenario { name: "power-cuts", run: power_cuts::run },
-    Scenario { name: "generations", run: generations::run },
     Scenario { name: "lifecycle", run: lifecycle::run },
-    Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "generations", run: generations::run },
     Scenario { name: "bad-release", run: bad_release::run },
     Scenario { name: "sealed", run: sealed::run },
-    Scenario { name: "odd-conditions", run: odd_conditions::run },
     Scenario { name: "two-disks", run: two_disks::run },
+    Scenario { name: "automatic", run: automatic::run },
+    Scenario { name: "odd-conditions", run: odd_conditions::run },
     Scenario { name: "hanging-release", run: bad_release::run_hanging },
-    Scenario { name: "interrupted-pull", run: interrupted_pull::run },
-    Scenario { name: "damaged-object", run: tampered::run_repair },
     Scenario { name: "tampered", run: tampered::run },
 ];
 

@@ -1,5 +1,5 @@
-//! Odd conditions of one machine, one after another: two at once, ^C, SIGKILL, an ESP that is read-only or gone, a clock in 1970. Each gets a clear
-//! message and its exit code, and nothing is lost: what boots next is v1 until an upgrade has ended well.
+//! Odd conditions of one machine, one after another: two at once, ^C, SIGKILL, a power cut, an ESP that is read-only or gone, a clock in 1970. Each gets
+//! a clear message and its exit code, and nothing is lost: what boots next is v1 until an upgrade has ended well.
 
 use std::time::{Duration, Instant};
 
@@ -27,8 +27,9 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     two_at_once_and_interrupted(machine, &held, bench.accel).context("two at once, then SIGINT")?;
     tell.say("of two at once, the second is told who is at work; ^C stops the first with exit code 130");
     killed(machine, &held, bench.accel).context("SIGKILL")?;
-    held.release();
     tell.say("an upgrade that was killed (137) has changed nothing that boots");
+    power_cut(machine, &held).context("a power cut")?;
+    tell.say("the power went in the middle of an upgrade, and v1 is up");
     read_only_esp(machine).context("a read-only ESP")?;
     tell.say("a read-only ESP is told (9), and nothing is changed");
     missing_esp(machine).context("a missing ESP")?;
@@ -71,6 +72,16 @@ fn killed(machine: &mut Machine, held: &HeldPull, accel: Accel) -> Result<()> {
     unchanged(machine)?;
     // The lock has died with it.
     machine.read(&["selkie", "gc"]).map(drop)
+}
+
+/// The same command completes after it: see what follows.
+fn power_cut(machine: &mut Machine, held: &HeldPull) -> Result<()> {
+    held.start_upgrade(machine)?;
+    machine.cut_power()?;
+    held.release();
+    machine.boot()?;
+    machine.settle()?;
+    unchanged(machine)
 }
 
 /// As a disk with a write protection has it.

@@ -1,10 +1,11 @@
-//! Somebody changes the disk while the machine is off: what was changed is refused, and the console says what is missing.
+//! Somebody changes the disk while the machine is off: what was changed is refused, and the console says what is missing; a damaged object comes back from the
+//! registry.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{Bench, same};
@@ -12,6 +13,7 @@ use crate::{
     command::Argv,
     disk::{partition, read_esp, root, write_esp},
     images,
+    lab::Lab,
     selkie::Status,
     story::Teller,
     vm::Machine,
@@ -19,11 +21,29 @@ use crate::{
 
 /// A file that nothing needs to boot, and that is too large to be inside the root image.
 const FILE: &str = "/usr/share/common-licenses/GPL-3";
+/// A line that no other file has.
+const LINE: &str = "  The GNU General Public License is a free, copyleft license for";
 
 /// Runs the scenario.
 pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
+    bench.publish(&images::release("v1"))?;
     let mut machine = Machine::new(bench.lab, "tampered", &bench.disk, bench.accel)?;
-    let Flipped { id, object, .. } = flipped(bench, &mut machine, tell)?;
+    let (object, length) = object(bench.lab)?;
+    flip_a_byte(&machine.disk(), &object)?;
+    machine.boot()?;
+    let outcome = machine.run(&["cat", FILE])?;
+    same("the refusal to read a changed file", outcome.stderr.contains("Input/output error"), true)?;
+    same("what was read of it", outcome.stdout.as_str(), "")?;
+    let status = Status::of(&mut machine)?;
+    status.expect("v1", None, None)?;
+    let id = status.booted()?.to_owned();
+    tell.say("one flipped byte is an I/O error, never wrong data");
+
+    repair(&mut machine, &object)?;
+    machine.cut_power()?;
+    machine.boot()?;
+    same("what is read after a repair and a power cut", machine.run(&["cat", FILE])?.stdout.len(), length)?;
+    tell.say("fsck names the object, fetches it again, and the file reads well after a power cut");
     machine.shell("sync")?;
     machine.cut_power()?;
 
@@ -43,48 +63,16 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
     Ok(())
 }
 
-/// Runs the scenario of a repair.
-pub(crate) fn run_repair(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
-    let mut machine = Machine::new(bench.lab, "damaged-object", &bench.disk, bench.accel)?;
-    let Flipped { object, length, .. } = flipped(bench, &mut machine, tell)?;
-    repair(&mut machine, &object)?;
-    machine.cut_power()?;
-    machine.boot()?;
-    let read = machine.run(&["cat", FILE])?;
-    same("what is read after a repair and a power cut", read.stdout.len(), length)?;
-    tell.say("fsck names the object, fetches it again, and the file reads well after a power cut");
-    Ok(())
-}
-
-/// A machine with one flipped byte in the object of a file.
-struct Flipped {
-    /// The root that runs.
-    id: String,
-    /// The path of the object, from the physical root.
-    object: String,
-    /// How many bytes the file has.
-    length: usize,
-}
-
-fn flipped(bench: &Bench<'_>, machine: &mut Machine, tell: &Teller) -> Result<Flipped> {
-    bench.publish(&images::release("v1"))?;
-    machine.boot()?;
-    let id = Status::of(machine)?.booted()?.to_owned();
-    let length = machine.run(&["cat", FILE])?.stdout.len();
-    let search = format!("find /sysroot/composefs/objects -type f -size $(stat -c %s {FILE})c -exec cmp -s {{}} {FILE} \\; -print");
-    let object = machine.shell(&search)?;
-    let object = object.strip_prefix("/sysroot").context("finding the object of a file: it is not in the repository")?.to_owned();
-    machine.shell("sync")?;
-    machine.cut_power()?;
-
-    flip_a_byte(&machine.disk(), &object)?;
-    machine.boot()?;
-    let outcome = machine.run(&["cat", FILE])?;
-    same("the refusal to read a changed file", outcome.stderr.contains("Input/output error"), true)?;
-    same("what was read of it", outcome.stdout.as_str(), "")?;
-    Status::of(machine)?.expect("v1", None, None)?;
-    tell.say("one flipped byte is an I/O error, never wrong data");
-    Ok(Flipped { id, object, length })
+/// The object of [`FILE`]: its path on the disk, and its size in bytes. It has the same name in the repository into which v1 was pulled on this machine.
+fn object(lab: &Lab) -> Result<(String, usize)> {
+    let repository = lab.dir.join("repo");
+    let found =
+        Argv::new(["grep", "--recursive", "--files-with-matches", "--line-regexp", LINE]).with([repository.join("objects")]).read()?;
+    let objects: Vec<&str> = found.lines().collect();
+    let &[object] = &objects[..] else { bail!("looking for the object of {FILE}: {objects:?} (expected one)") };
+    let path = Path::new(object).strip_prefix(&repository).context("naming the object of a file")?;
+    let length = std::fs::metadata(object).with_context(|| format!("looking at {object}"))?.len();
+    Ok((format!("/composefs/{}", path.display()), usize::try_from(length).context("measuring an object")?))
 }
 
 /// The changed object is found and named, and comes back from the registry.
