@@ -177,21 +177,26 @@ impl<'lab> Images<'lab> {
         Ok(())
     }
 
-    /// An image with a current skopeo: the one of this machine may be too old to write what is read today. [`DEBIAN`], or if it is not there, one that is built on
+    /// Sees to an image with a current skopeo: the one of this machine may be too old to write what is read today. Where [`DEBIAN`] is not there, one is built on
     /// `base` or what [`SERVER`] is built on.
-    pub(crate) fn skopeo(&self, base: Option<&str>, tell: &Teller) -> Result<&'static str> {
-        if self.exists(DEBIAN)? {
-            return Ok(DEBIAN);
+    pub(crate) fn skopeo(&self, base: Option<&str>, tell: &Teller) -> Result<()> {
+        let image = self.with_skopeo()?;
+        if image == DEBIAN {
+            return Ok(());
         }
         let newest = format!("{SERVER_BASE}:v2");
-        let build = Build::new(SKOPEO, &self.lab.file("integration/images")).file("skopeo.Containerfile");
-        self.build(&build.arg("BASE", base.unwrap_or(&newest)), tell)?;
-        Ok(SKOPEO)
+        let build = Build::new(image, &self.lab.file("integration/images")).file("skopeo.Containerfile");
+        self.build(&build.arg("BASE", base.unwrap_or(&newest)), tell)
     }
 
-    /// Runs the skopeo of `image` with these words, where it sees `dir` under the name that it has here.
-    pub(crate) fn run_skopeo(&self, image: &str, dir: &Path, words: &[&str]) -> Result<()> {
-        let container = self.read(["from", image])?;
+    /// The image that has it.
+    fn with_skopeo(&self) -> Result<&'static str> {
+        Ok(if self.exists(DEBIAN)? { DEBIAN } else { SKOPEO })
+    }
+
+    /// Runs the skopeo of [`Self::skopeo`] with these words, where it sees `dir` under the name that it has here.
+    pub(crate) fn run_skopeo(&self, dir: &Path, words: &[&str]) -> Result<()> {
+        let container = self.read(["from", self.with_skopeo()?])?;
         let volume = format!("{0}:{0}", dir.display());
         let run = self.storage.buildah(["run", "--isolation", "chroot", "--volume", &volume, &container, "--", "skopeo"]);
         let done = run.with(words).by_root().read().context("running skopeo in a container");

@@ -1,11 +1,11 @@
 //! The page: a table of fields for each report, and for each object in them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use syn::{GenericArgument, PathArguments, Type};
 
-use super::types::{Field, Key, Kind, Shape, Types};
+use super::types::{Field, Key, Kind, Shape, Types, kebab};
 
 /// Writes the page of these reports.
 pub fn write(types: &Types, reports: &[(&str, Key)]) -> String {
@@ -16,20 +16,19 @@ pub fn write(types: &Types, reports: &[(&str, Key)]) -> String {
             None => verbs.push((key.clone(), vec![verb])),
         }
     }
-    let mut page = Page { types, titles: BTreeMap::new(), parts: BTreeSet::new() };
+    let mut page = Page { types, titles: BTreeMap::new() };
     for (key, verbs) in &verbs {
         let shown: Vec<String> = verbs.iter().map(|verb| format!("`selkie {verb}`")).collect();
         page.titles.insert(key.clone(), shown.join(", "));
     }
-    page.collect(&verbs);
+    let mut parts = page.collect(&verbs);
     let mut text = "## Reports\n".to_owned();
     for (key, _) in &verbs {
         page.section(&mut text, key);
     }
     text += "\n## What is in them\n";
-    let mut parts: Vec<&Key> = page.parts.iter().collect();
-    parts.sort_by_key(|key| &page.titles[*key]);
-    for key in parts {
+    parts.sort_by_key(|key| &page.titles[key]);
+    for key in &parts {
         page.section(&mut text, key);
     }
     text
@@ -38,13 +37,11 @@ pub fn write(types: &Types, reports: &[(&str, Key)]) -> String {
 struct Page<'t> {
     types: &'t Types,
     titles: BTreeMap<Key, String>,
-    /// Objects in reports that are no reports.
-    parts: BTreeSet<Key>,
 }
 
 impl Page<'_> {
-    /// Finds all objects in the reports, and gives each a title: its name, with the first verb that has it where others have the same name.
-    fn collect(&mut self, verbs: &[(Key, Vec<&str>)]) {
+    /// The objects in the reports that are no reports. Each gets a title: its name, with the first verb that has it where others have the same name.
+    fn collect(&mut self, verbs: &[(Key, Vec<&str>)]) -> Vec<Key> {
         let mut first: BTreeMap<Key, &str> = BTreeMap::new();
         for (report, verbs) in verbs {
             let mut open = vec![report.clone()];
@@ -58,10 +55,11 @@ impl Page<'_> {
         }
         for (key, verb) in &first {
             let alone = first.keys().filter(|(_, name)| *name == key.1).count() == 1;
-            let title = if alone { words(&key.1) } else { format!("{} of {verb}", words(&key.1)) };
+            let name = kebab(&key.1).replace('-', " ");
+            let title = if alone { name } else { format!("{name} of {verb}") };
             self.titles.insert(key.clone(), title);
         }
-        self.parts = first.into_keys().collect();
+        first.into_keys().collect()
     }
 
     /// The fields of an object, each with the module that it is from; those of flat ones in their places.
@@ -183,18 +181,6 @@ fn said(comment: &str) -> String {
         text.replace_range(at + 1..end, "");
     }
     text
-}
-
-/// `FetchedLayer` as people write it.
-fn words(name: &str) -> String {
-    let mut words = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !words.is_empty() {
-            words.push(' ');
-        }
-        words.push(letter.to_ascii_lowercase());
-    }
-    words
 }
 
 /// The name that a heading has in links.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use syn::punctuated::Punctuated;
-use syn::{Attribute, Expr, ExprLit, Item, Lit, Meta, Token, Type, UseTree};
+use syn::{Attribute, Expr, ExprLit, Ident, Item, Lit, Meta, Token, Type, UseTree};
 
 /// A type by its module, as `ops::pull`, and its name.
 pub type Key = (String, String);
@@ -70,42 +70,41 @@ impl Types {
     fn file(&mut self, text: &str, module: &[String]) {
         let path = module.join("::");
         for item in syn::parse_file(text).unwrap().items {
-            let (name, attributes, shape) = match item {
-                Item::Struct(item) => (item.ident.clone(), item.attrs.clone(), object(&item)),
-                Item::Enum(item) => (item.ident.clone(), item.attrs.clone(), words(&item)),
-                Item::Use(item) => {
-                    self.use_tree(&path, &item.tree, &mut Vec::new());
-                    continue;
-                }
-                _ => continue,
-            };
-            if !is_written(&attributes) {
-                continue;
-            }
-            if let Some(shape) = if is_text(&attributes) { Some(Shape::Text) } else { shape } {
-                let key = (path.clone(), name.to_string());
-                self.abouts.insert(key.clone(), about(&attributes));
-                self.shapes.insert(key, shape);
+            match item {
+                Item::Struct(item) => self.add(&path, &item.ident, &item.attrs, || object(&item)),
+                Item::Enum(item) => self.add(&path, &item.ident, &item.attrs, || words(&item)),
+                Item::Use(item) => self.use_tree(&path, &item.tree, &mut Vec::new()),
+                _ => {}
             }
         }
     }
 
+    /// Adds a type, if serde writes it.
+    fn add(&mut self, module: &str, name: &Ident, attributes: &[Attribute], shape: impl FnOnce() -> Option<Shape>) {
+        if !is_written(attributes) {
+            return;
+        }
+        if let Some(shape) = if is_text(attributes) { Some(Shape::Text) } else { shape() } {
+            let key = (module.to_owned(), name.to_string());
+            self.abouts.insert(key.clone(), about(attributes));
+            self.shapes.insert(key, shape);
+        }
+    }
+
     fn use_tree(&mut self, module: &str, tree: &UseTree, path: &mut Vec<String>) {
-        match tree {
+        let (here, there) = match tree {
             UseTree::Path(part) => {
                 path.push(part.ident.to_string());
                 self.use_tree(module, &part.tree, path);
                 path.pop();
+                return;
             }
-            UseTree::Group(group) => group.items.iter().for_each(|tree| self.use_tree(module, tree, path)),
-            UseTree::Name(name) => {
-                self.uses.insert((module.to_owned(), name.ident.to_string()), [&path[..], &[name.ident.to_string()]].concat());
-            }
-            UseTree::Rename(name) => {
-                self.uses.insert((module.to_owned(), name.rename.to_string()), [&path[..], &[name.ident.to_string()]].concat());
-            }
-            UseTree::Glob(_) => {}
-        }
+            UseTree::Group(group) => return group.items.iter().for_each(|tree| self.use_tree(module, tree, path)),
+            UseTree::Name(name) => (&name.ident, &name.ident),
+            UseTree::Rename(name) => (&name.rename, &name.ident),
+            UseTree::Glob(_) => return,
+        };
+        self.uses.insert((module.to_owned(), here.to_string()), [&path[..], &[there.to_string()]].concat());
     }
 
     /// The type of this name.
@@ -220,7 +219,8 @@ fn written(item: &[Attribute], own: &[Attribute], name: &str) -> Option<String> 
     }
 }
 
-fn kebab(name: &str) -> String {
+/// `FetchedLayer` or `fetched_layer` as `fetched-layer`.
+pub fn kebab(name: &str) -> String {
     let mut kebab = String::new();
     for letter in name.chars() {
         if letter.is_uppercase() && !kebab.is_empty() {

@@ -82,25 +82,20 @@ pub(super) enum Size {
 /// Makes the pair, or publishes the one that is here; `selkie` is the program that rechunks.
 pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, tell: &Teller) -> Result<Pair> {
     let Stage { lab, images, registry, base, .. } = stage;
-    let (mut versions, server, skopeo, note) = match size {
+    let (mut versions, server, note) = match size {
         Size::Real => {
             images.servers(tell)?;
+            images.skopeo(None, tell)?;
             (
                 vec!["v1", "v2", "v2s"],
                 images::SERVER,
-                images.skopeo(None, tell)?,
                 "v1 is Debian's last point release, v2 has its updates of today; v2s, where it is there, is v2 with the kernel of v1",
             )
         }
         Size::Small => {
             images.small_servers(*base, tell)?;
-            let skopeo = images.skopeo(Some(base.unwrap_or(images::OWN_BASE)), tell)?;
-            (
-                vec!["v1", "v2"],
-                images::SMALL_SERVER,
-                skopeo,
-                "a small image and one with a few other files: only shows that measuring works",
-            )
+            images.skopeo(Some(base.unwrap_or(images::OWN_BASE)), tell)?;
+            (vec!["v1", "v2"], images::SMALL_SERVER, "a small image and one with a few other files: only shows that measuring works")
         }
     };
     let mut pair = Pair {
@@ -119,7 +114,7 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     for version in &versions {
         for form in pair.forms.clone() {
             if !reuse {
-                write(&pair, stage, (selkie, skopeo), form, version, &format!("{server}:{version}"))?;
+                write(&pair, stage, selkie, form, version, &format!("{server}:{version}"))?;
             }
             publish(&pair, registry, form, version)?;
             pair.sizes.insert((form, version), layouts::size(&pair.layout(form), version)?);
@@ -135,19 +130,11 @@ pub(super) fn make(stage: &Stage<'_>, selkie: &Path, size: Size, reuse: bool, te
     Ok(pair)
 }
 
-/// Writes a form of `image`, by a program or an image that has it: selkie and a current skopeo.
-fn write(
-    pair: &Pair,
-    Stage { images, .. }: &Stage<'_>,
-    (selkie, skopeo): (&Path, &str),
-    form: Form,
-    version: &str,
-    image: &str,
-) -> Result<()> {
+fn write(pair: &Pair, Stage { images, .. }: &Stage<'_>, selkie: &Path, form: Form, version: &str, image: &str) -> Result<()> {
     let (from, to) = (pair.reference(Form::Zstd, version), pair.reference(form, version));
     match form {
         Form::Gzip | Form::Zstd => copy(&["--dest-compress-format", form.name()], &images.reference(image), &to),
-        Form::Chunked => chunk(pair, images, skopeo, &from, &to),
+        Form::Chunked => chunk(pair, images, &from, &to),
         Form::Rechunked => {
             let rechunk = Argv::new([selkie]).with(["rechunk", "--progress=none", "--output", &to, &from, "--scratch"]);
             rechunk.with([&pair.dir]).by_root().read().map(drop).context("making the pair")
@@ -156,13 +143,13 @@ fn write(
 }
 
 /// skopeo compresses nothing anew that is compressed in the same way, tables or not, so it is undone before.
-fn chunk(pair: &Pair, images: &Images<'_>, skopeo: &str, from: &str, to: &str) -> Result<()> {
+fn chunk(pair: &Pair, images: &Images<'_>, from: &str, to: &str) -> Result<()> {
     let plain = pair.dir.join("plain");
     let between = format!("dir:{}", plain.display());
     let copy = ["copy", "--quiet", "--insecure-policy"];
     let chunked = ["--dest-compress-format", Form::Chunked.name()];
     for words in [[&copy[..], &["--dest-decompress", from, &between]], [&copy[..], &[chunked[0], chunked[1], &between, to]]] {
-        images.run_skopeo(skopeo, &pair.dir, &words.concat()).context("making the pair")?;
+        images.run_skopeo(&pair.dir, &words.concat()).context("making the pair")?;
     }
     Argv::new(["rm", "-r"]).with([plain]).by_root().read().map(drop).context("making the pair")
 }

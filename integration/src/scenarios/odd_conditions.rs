@@ -40,6 +40,7 @@ pub(crate) fn run(bench: &Bench<'_>, tell: &Teller) -> Result<()> {
 
     machine.reboot()?;
     Status::of(machine)?.expect("v3", None, Some("v1"))?;
+    same("the release in /usr", machine.shell("cat /usr/share/lab/release")?.as_str(), "v3")?;
     same("the payload", machine.shell("cd /usr/share/lab/payload && sha256sum --quiet -c SUMS")?.as_str(), "")?;
     tell.say("v3 boots");
     Ok(())
