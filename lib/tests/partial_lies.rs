@@ -70,6 +70,39 @@ fn tables_that_lie_cost_a_whole_layer_at_most() {
     }
 }
 
+/// Two files that are here, instead of the one in the tar that has the contents of both.
+fn two_files_of_one(table: &mut Value) {
+    let entries = table["entries"].as_array_mut().unwrap();
+    let of = |name: &str| entries.iter().find(|entry| entry["name"] == name).unwrap()["digest"].clone();
+    let (first, second) = (of("usr/same/a"), of("usr/same/b"));
+    let place = entries.iter().position(|entry| entry["name"] == "usr/same/c").unwrap();
+    let mut one = entries[place].clone();
+    let (start, end) = (one["offset"].clone(), one["endOffset"].as_u64().unwrap());
+    (one["size"], one["chunkSize"]) = (json!(5000), json!(5000));
+    let mut other = one.clone();
+    (one["digest"], one["endOffset"]) = (first, json!(end - 1));
+    (other["digest"], other["offset"]) = (second, json!(end - 1));
+    assert!(start.as_u64().unwrap() < end - 1);
+    entries[place] = one;
+    entries.insert(place + 1, other);
+}
+
+#[test]
+fn a_table_that_makes_two_files_of_one_costs_a_whole_layer() {
+    let mut layout = Layout::new();
+    chunked(&Release::first().tar(), &Spoil::nothing(true)).publish(&mut layout, "v1");
+    let mut release = Release::second();
+    release.0.insert("usr/same/c".into(), [[b'a'; 5000], [b'b'; 5000]].concat());
+    let second = chunked(&release.tar(), &Spoil { table: &two_files_of_one, headers: None });
+    second.publish(&mut layout, "v2");
+    let machine = Machine::new();
+    machine.pull(&layout.reference(Some("v1")));
+    let pulled = machine.pull(&layout.reference(Some("v2")));
+    let (way, _, _, reason) = way(&pulled);
+    assert_eq!((way, reason), (Way::Whole, Some("what its table of contents calls a file is not one in its tar")), "{pulled:?}");
+    machine.store.check_objects(&pulled.boot_image).unwrap();
+}
+
 #[test]
 fn registries_that_answer_ranges_badly_are_read_whole() {
     let registry = Registry::start();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use selkie::image_id::Algorithm;
-use selkie::store::{Store, Verity};
+use selkie::store::{AllBytes, Store, Verity};
 use store_common::*;
 
 /// The tool: from the environment, else where cargo puts it, beside the directory of the test program.
@@ -111,7 +111,7 @@ fn a_content_index_is_no_business_of_cfsctl() {
     let layers = system();
     let (mut taken, known) = (selkie::store::Taken::default(), repository.contents().unwrap());
     for layer in &layers {
-        taken.append(repository.import_layer_and_contents(&sha256(layer), &layer[..], &known).unwrap().1);
+        taken.append(repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap().1);
     }
     let stored = store(&repository, &layers, Some("kept")).unwrap();
     assert!(repository.remember(taken.clone()).unwrap() && !repository.remember(taken).unwrap());

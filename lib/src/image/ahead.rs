@@ -1,4 +1,6 @@
 //! [`Ahead`]: a reader that is read by a thread of its own, some blocks ahead of whoever wants them.
+//!
+//! Between the bytes there may be [`FileHere`]s, for which no bytes are handed over.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
@@ -12,14 +14,61 @@ const WAITING: usize = 4;
 /// How often somebody who waits in vain looks whether he still wants to.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// How many files one block has at most, whatever their table of contents says.
+const FILES: usize = 4096;
+
+/// A file whose content stands next in a tar and does not come, because whoever reads has it. Its bytes were read, and count in the tar's digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileHere {
+    /// SHA-256 of its content.
+    pub sha256: [u8; 32],
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// What stands next.
+pub(super) enum Next<'a> {
+    /// At least one byte. They stand there until they are consumed.
+    Bytes(&'a [u8]),
+    /// A file, which is passed by this.
+    File(FileHere),
+    /// Nothing.
+    End,
+}
+
+/// Bytes, and the files between them, each with how many of the bytes come before it.
+#[derive(Debug, Default)]
+pub(super) struct Block {
+    pub(super) bytes: Vec<u8>,
+    files: Vec<(usize, FileHere)>,
+}
+
+impl Block {
+    /// A block without files.
+    pub(super) fn with(bytes: Vec<u8>) -> Self {
+        Self { bytes, files: Vec::new() }
+    }
+
+    /// Adds a file behind the first `before` bytes; whether it is time to hand the block over.
+    pub(super) fn add_file(&mut self, before: usize, file: FileHere) -> bool {
+        self.files.push((before, file));
+        self.files.len() >= FILES
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.files.is_empty()
+    }
+}
+
 /// Reads a source ahead. Blocks are handed out without being copied, and used again. The source's end and its errors come where they are;
 /// reading on after either asks the source again.
 pub(super) struct Ahead {
-    blocks: Receiver<io::Result<Vec<u8>>>,
+    blocks: Receiver<io::Result<Block>>,
     emptied: Sender<Vec<u8>>,
-    block: Vec<u8>,
-    /// How much of the block was handed out.
+    block: Block,
+    /// How much of the block was handed out, and how many of its files.
     used: usize,
+    passed: usize,
 }
 
 impl Ahead {
@@ -40,12 +89,12 @@ impl Ahead {
     pub(super) fn pair() -> (Self, Blocks) {
         let (sender, blocks) = mpsc::sync_channel(WAITING);
         let (emptied, empty) = mpsc::channel();
-        (Self { blocks, emptied, block: Vec::new(), used: 0 }, Blocks { sender, empty })
+        (Self { blocks, emptied, block: Block::default(), used: 0, passed: 0 }, Blocks { sender, empty })
     }
 
-    /// Like `fill_buf`, and fails with the error of `wanted` as soon as that has one, also while nothing comes.
-    pub(super) fn fill_while(&mut self, wanted: impl Fn() -> io::Result<()>) -> io::Result<&[u8]> {
-        while self.used == self.block.len() {
+    /// What stands next. Fails with the error of `wanted` as soon as that has one, also while nothing comes.
+    pub(super) fn next_while(&mut self, wanted: impl Fn() -> io::Result<()>) -> io::Result<Next<'_>> {
+        while self.used == self.block.bytes.len() && self.passed == self.block.files.len() {
             wanted()?;
             let next = match self.blocks.recv_timeout(LOOK) {
                 Ok(next) => next?,
@@ -54,19 +103,35 @@ impl Ahead {
             };
             let ended = next.is_empty();
             // Nobody fills it any more where the thread has ended.
-            let _ = self.emptied.send(std::mem::replace(&mut self.block, next));
-            self.used = 0;
+            let _ = self.emptied.send(std::mem::replace(&mut self.block, next).bytes);
+            (self.used, self.passed) = (0, 0);
             if ended {
-                break;
+                return Ok(Next::End);
             }
         }
-        Ok(&self.block[self.used..])
+        match self.block.files.get(self.passed) {
+            Some((before, file)) if *before == self.used => {
+                self.passed += 1;
+                Ok(Next::File(*file))
+            }
+            Some((before, _)) => Ok(Next::Bytes(&self.block.bytes[self.used..*before])),
+            None => Ok(Next::Bytes(&self.block.bytes[self.used..])),
+        }
+    }
+}
+
+/// The bytes, for those who want nothing else.
+pub(super) fn only_bytes(next: Next<'_>) -> io::Result<&[u8]> {
+    match next {
+        Next::Bytes(bytes) => Ok(bytes),
+        Next::End => Ok(&[]),
+        Next::File(_) => Err(io::Error::other("the content of a file that is here (expected bytes)")),
     }
 }
 
 /// Where an [`Ahead`] has its blocks from.
 pub(super) struct Blocks {
-    sender: SyncSender<io::Result<Vec<u8>>>,
+    sender: SyncSender<io::Result<Block>>,
     empty: Receiver<Vec<u8>>,
 }
 
@@ -84,7 +149,7 @@ impl Blocks {
     }
 
     /// Hands over the next block; an empty one is the end.
-    pub(super) fn send(&self, block: io::Result<Vec<u8>>) -> Result<(), Left> {
+    pub(super) fn send(&self, block: io::Result<Block>) -> Result<(), Left> {
         self.sender.send(block).map_err(|_| Left)
     }
 }
@@ -95,7 +160,7 @@ fn run(mut source: impl Read, blocks: &Blocks, length: usize) {
         let (filled, error) = fill(&mut source, &mut block);
         block.truncate(filled);
         // What came before an error is handed out before it. An empty block is the end.
-        let mut gone = (filled > 0 || error.is_none()) && blocks.send(Ok(block)).is_err();
+        let mut gone = (filled > 0 || error.is_none()) && blocks.send(Ok(Block::with(block))).is_err();
         if let Some(error) = error {
             gone |= blocks.send(Err(error)).is_err();
         }
@@ -129,7 +194,7 @@ impl Read for Ahead {
 
 impl BufRead for Ahead {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.fill_while(|| Ok(()))
+        only_bytes(self.next_while(|| Ok(()))?)
     }
 
     fn consume(&mut self, amount: usize) {
@@ -159,7 +224,7 @@ mod tests {
             let bytes: Vec<u8> = (0..size).map(|n| n as u8).collect();
             let mut ahead = Ahead::of(io::Cursor::new(bytes.clone()), size).unwrap();
             assert_eq!(ahead.fill_buf().unwrap(), bytes);
-            assert!(ahead.block.capacity() as u64 <= size.max(1).next_multiple_of(64), "{}", ahead.block.capacity());
+            assert!(ahead.block.bytes.capacity() as u64 <= size.max(1).next_multiple_of(64), "{}", ahead.block.bytes.capacity());
             ahead.consume(bytes.len());
             assert_eq!(ahead.read(&mut [0; 9]).unwrap(), 0);
         }

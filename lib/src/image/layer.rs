@@ -10,7 +10,7 @@ use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
 use crate::sys::interrupt;
 
-use super::ahead::Ahead;
+use super::ahead::{Ahead, FileHere, Next, only_bytes};
 use super::blob::{Blob, Expected, Reader, Seen};
 use super::decode::Decoder;
 use super::digest::Hasher;
@@ -29,6 +29,9 @@ pub(super) type Token = Arc<()>;
 /// what the manifest says, and, of a tar, the digest of the uncompressed bytes equals the diff_id. Otherwise that read fails, with
 /// an [`io::Error`] around a [`Failure`] of kind [`FailureKind::Corrupt`] (or [`FailureKind::Unreachable`], where the
 /// connection broke), and so does every read after it. Bytes that were handed out before are unverified until then.
+///
+/// Of a layer that is read in parts, files that are here do not come as bytes: [`Self::file_here`] passes them, and a read of bytes fails where one
+/// stands next.
 ///
 /// It also fails when its [`Source`](super::Source) is gone, and when a signal calls off what is at work: whoever reads in a thread of his
 /// own stops then.
@@ -81,6 +84,29 @@ impl LayerReader {
     }
 }
 
+impl LayerReader {
+    /// Passes the file that stands next, where that is one whose bytes do not come.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn file_here(&mut self) -> io::Result<Option<FileHere>> {
+        Ok(match self.next()? {
+            Next::File(file) => Some(file),
+            Next::Bytes(_) | Next::End => None,
+        })
+    }
+
+    fn next(&mut self) -> io::Result<Next<'_>> {
+        let source = &self.source;
+        self.verified.next_while(|| match interrupt::called_off() {
+            Some(signal) => Err(io::Error::other(signal.failure())),
+            None if source.as_ref().is_some_and(|source| source.strong_count() == 0) => Err(io::Error::other("its source was given up")),
+            None => Ok(()),
+        })
+    }
+}
+
 impl Read for LayerReader {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.fill_buf()?.read(buf)?;
@@ -91,12 +117,7 @@ impl Read for LayerReader {
 
 impl BufRead for LayerReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let source = &self.source;
-        self.verified.fill_while(|| match interrupt::called_off() {
-            Some(signal) => Err(io::Error::other(signal.failure())),
-            None if source.as_ref().is_some_and(|source| source.strong_count() == 0) => Err(io::Error::other("its source was given up")),
-            None => Ok(()),
-        })
+        only_bytes(self.next()?)
     }
 
     fn consume(&mut self, amount: usize) {

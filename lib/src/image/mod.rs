@@ -44,6 +44,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub use ahead::FileHere;
 pub use delta::{
     Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, compress,
     compress_against, prove_delta,

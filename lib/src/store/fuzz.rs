@@ -16,6 +16,8 @@ struct Count {
 }
 
 impl Parts for Count {
+    type Object = ();
+
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(self.file.is_none(), "inline bytes in a file");
         self.bytes += bytes.len() as u64;
@@ -40,6 +42,10 @@ impl Parts for Count {
     fn end(&mut self) -> Result<()> {
         assert_eq!(self.file.take(), Some(0), "a file that ends early");
         Ok(())
+    }
+
+    fn object(&mut self, (): ()) -> Result<()> {
+        unreachable!("there is none")
     }
 }
 

@@ -2,15 +2,14 @@
 //!
 //! Files of up to [`WHOLE`] are gathered in a buffer, where they are hashed side by side, and their digests are known before anything is written; a
 //! file that is here already costs no write, no temporary file and no delete. A larger one goes to a temporary file piece by piece while it is
-//! hashed. The calling thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
+//! hashed. Of a file that is here already, and whose bytes somebody else has read for the proof of the layer, only the name goes into the stream. The calling thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
 
 use std::collections::HashSet;
-use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs::splitstream::SplitStreamWriter;
@@ -19,7 +18,7 @@ use openssl::sha::{Sha256, sha256};
 
 use super::content::{ContentDigest, Contents, Journal, Record, Taken, raw};
 use super::deposit::{Deposit, Job};
-use super::layers::ImportStats;
+use super::layers::{ImportStats, LayerTar, NotOneFile};
 use super::merkle::{self, Growing};
 use super::split::{Parts, Splitter};
 
@@ -33,10 +32,11 @@ const WAITING: usize = 2;
 const MAX_INLINE: u64 = 256 << 20;
 
 /// Reads `tar` to its end: its split stream, which has no name yet, and what it brought. Files for which `keep` says yes, by name in the
-/// archive and size, become objects; the others are only hashed. With `contents`, the digests of the contents that those do not know are taken, too.
+/// archive and size, become objects; the others are only hashed. With `contents`, the digests of the contents that those do not know are taken, too, and files
+/// that are here are looked up there.
 pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
-    tar: &mut impl BufRead,
+    tar: &mut impl LayerTar,
     keep: impl Fn(&[u8], u64) -> bool,
     contents: Option<&Contents>,
 ) -> Result<(H, ImportStats, Taken)> {
@@ -137,7 +137,7 @@ enum Coming<H> {
 }
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
-    fn read(mut self, tar: &mut impl BufRead) -> Result<(SplitStreamWriter<H>, u64, Taken)> {
+    fn read(mut self, tar: &mut impl LayerTar) -> Result<(SplitStreamWriter<H>, u64, Taken)> {
         let read = self.read_all(tar);
         // Files that came whole before it broke are of use to the next attempt.
         let settled = self.settle();
@@ -145,9 +145,14 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         Ok((self.stream, self.reused, self.taken))
     }
 
-    fn read_all(&mut self, tar: &mut impl BufRead) -> Result<()> {
+    fn read_all(&mut self, tar: &mut impl LayerTar) -> Result<()> {
         let mut splitter = Splitter::new();
         loop {
+            if let Some((content, size)) = tar.file_here()? {
+                let contents = self.contents.context("a file that is here, where nobody knows what is here")?;
+                ensure!(splitter.push_object(contents.name(&content, size)?, size, self)?, NotOneFile);
+                continue;
+            }
             let block = tar.fill_buf()?;
             let length = block.len();
             if length == 0 {
@@ -253,6 +258,8 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
 }
 
 impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, K> {
+    type Object = H;
+
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
         self.inline += bytes.len() as u64;
         ensure!(self.inline <= MAX_INLINE, "more than {MAX_INLINE} bytes of headers and small files without another file");
@@ -302,5 +309,14 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
                 Ok(())
             }
         }
+    }
+
+    fn object(&mut self, object: H) -> Result<()> {
+        let Some(current) = self.current.take() else { return Err(anyhow!("an object for no file")) };
+        // What came before stands before it in the stream.
+        self.settle()?;
+        self.inline = 0;
+        self.reused += 1;
+        self.refer(&object, current.size)
     }
 }

@@ -9,7 +9,7 @@ use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 
-use super::content::{Contents, Taken};
+use super::content::{ContentDigest, Contents, Taken};
 use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
@@ -43,6 +43,21 @@ impl ImportStats {
     }
 }
 
+/// The tar stream of a layer, in which the content of a file that is here need not come.
+pub trait LayerTar: BufRead {
+    /// Passes the file whose content stands next, where its bytes do not come: the digest of its content, and its size. Whoever hands it out has read all of its
+    /// bytes where [`Contents::open`] says that they are, and counts them in what he proves. `fill_buf` fails where such a file stands next.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    fn file_here(&mut self) -> io::Result<Option<(ContentDigest, u64)>>;
+}
+
+/// A tar stream of which every byte comes.
+#[derive(Debug)]
+pub struct AllBytes<R>(pub R);
+
 impl Store {
     /// Whether the layer is here with all its objects. A garbage collection that was cut short can leave a layer without
     /// some of them; such a layer counts as absent and is taken in again.
@@ -63,17 +78,17 @@ impl Store {
     /// in an entry that is no file.
     pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar, None));
+        let imported = with_repository!(self, repository => import(repository, &digest, AllBytes(tar), None));
         Ok(imported.with_context(|| format!("importing layer {digest}"))?.0)
     }
 
     /// Like [`import_layer`](Self::import_layer), and computes the digests of the contents of those of its files that `known` does not have, for
-    /// [`remember`](Self::remember).
+    /// [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has.
     ///
     /// # Errors
     ///
-    /// As there.
-    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl BufRead, known: &Contents) -> Result<(ImportStats, Taken)> {
+    /// As there; [`NotOneFile`] where what is here is something else than the content of one file.
+    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl LayerTar, known: &Contents) -> Result<(ImportStats, Taken)> {
         let digest = parse_digest(diff_id)?;
         let imported = with_repository!(self, repository => import(repository, &digest, tar, Some(known)));
         imported.with_context(|| format!("importing layer {digest}"))
@@ -83,7 +98,7 @@ impl Store {
 fn import<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     diff_id: &OciDigest,
-    tar: impl BufRead,
+    tar: impl LayerTar,
     contents: Option<&Contents>,
 ) -> Result<(ImportStats, Taken)> {
     if complete_layer(repository, diff_id)?.is_some() {
@@ -98,7 +113,7 @@ fn import<H: FsVerityHashValue>(
 /// [`incoming::take`], with errors that say whose they are.
 pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
-    tar: impl BufRead,
+    tar: impl LayerTar,
     keep: impl Fn(&[u8], u64) -> bool,
     contents: Option<&Contents>,
 ) -> Result<(H, ImportStats, Taken)> {
@@ -113,16 +128,14 @@ pub(super) fn name<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &O
 
 /// Finds what really went wrong. A damaged layer often shows as bad tar long before its digest can be known to be wrong,
 /// so the rest is read: when the reader then fails, that is the answer.
-fn explain(error: anyhow::Error, mut watched: Watched<impl BufRead>) -> anyhow::Error {
+fn explain(error: anyhow::Error, mut watched: Watched<impl LayerTar>) -> anyhow::Error {
     if watched.failed.is_none() && !is_io(&error) {
-        while let Ok(length @ 1..) = watched.fill_buf().map(<[u8]>::len) {
-            watched.consume(length);
-        }
+        while let Ok(true) = watched.skip() {}
     }
     if let Some(failed) = watched.failed.take() {
         return from_reader(failed);
     }
-    if is_io(&error) {
+    if is_io(&error) || error.is::<NotOneFile>() {
         return error;
     }
     let failure = unsuitable(format!("reading its tar stream: {error:#}"));
@@ -137,6 +150,11 @@ fn explain(error: anyhow::Error, mut watched: Watched<impl BufRead>) -> anyhow::
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it has GNU sparse files")]
 pub struct SparseEntries;
+
+/// Why [`Store::import_layer_and_contents`] cannot take what [`LayerTar::file_here`] says. With all of its bytes, the layer may be good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("what its table of contents calls a file is not one in its tar")]
+pub struct NotOneFile;
 
 /// The error that a reader meant: readers can only say `io::Error`, and a [`Failure`] inside one is not in its chain.
 fn from_reader(error: io::Error) -> anyhow::Error {
@@ -156,6 +174,28 @@ struct Watched<R> {
     failed: Option<io::Error>,
 }
 
+impl<R> Watched<R> {
+    fn watch<T>(failed: &mut Option<io::Error>, read: io::Result<T>) -> io::Result<T> {
+        read.map_err(|error| {
+            let kind = error.kind();
+            *failed = Some(error);
+            kind.into()
+        })
+    }
+}
+
+impl<R: LayerTar> Watched<R> {
+    /// Passes what stands next; whether there was something.
+    fn skip(&mut self) -> io::Result<bool> {
+        if self.file_here()?.is_some() {
+            return Ok(true);
+        }
+        let length = self.fill_buf()?.len();
+        self.consume(length);
+        Ok(length > 0)
+    }
+}
+
 impl<R: BufRead> Read for Watched<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let read = self.fill_buf()?.read(buf)?;
@@ -166,16 +206,39 @@ impl<R: BufRead> Read for Watched<R> {
 
 impl<R: BufRead> BufRead for Watched<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        let failed = &mut self.failed;
-        self.inner.fill_buf().map_err(|error| {
-            let kind = error.kind();
-            *failed = Some(error);
-            kind.into()
-        })
+        Self::watch(&mut self.failed, self.inner.fill_buf())
     }
 
     fn consume(&mut self, amount: usize) {
         self.inner.consume(amount);
+    }
+}
+
+impl<R: LayerTar> LayerTar for Watched<R> {
+    fn file_here(&mut self) -> io::Result<Option<(ContentDigest, u64)>> {
+        Self::watch(&mut self.failed, self.inner.file_here())
+    }
+}
+
+impl<R: BufRead> Read for AllBytes<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: BufRead> BufRead for AllBytes<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.0.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.0.consume(amount);
+    }
+}
+
+impl<R: BufRead> LayerTar for AllBytes<R> {
+    fn file_here(&mut self) -> io::Result<Option<(ContentDigest, u64)>> {
+        Ok(None)
     }
 }
 

@@ -102,7 +102,7 @@ impl Scratch {
         let digest = parse_digest(diff_id)?;
         let measured = with_repository!(self.store, repository => {
             // Without a sync: nothing here outlives this process.
-            layers::take(repository, tar, |name, size| keep.keeps(name, size), None)
+            layers::take(repository, layers::AllBytes(tar), |name, size| keep.keeps(name, size), None)
                 .and_then(|(stream, ..)| layers::name(repository, &digest, &stream))
         });
         measured.with_context(|| format!("measuring layer {digest}"))

@@ -58,7 +58,7 @@ pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use foresee::{Foretold, ForetoldLayer};
 pub use layer_parts::LayerPart;
-pub use layers::{ImportStats, SparseEntries};
+pub use layers::{AllBytes, ImportStats, LayerTar, NotOneFile, SparseEntries};
 pub use measure::{Commit, Keep, Measured, Scratch, Unread};
 pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;

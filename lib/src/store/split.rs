@@ -17,6 +17,8 @@ const MAX_AFTER: u64 = 16 << 20;
 
 /// What a tar stream consists of, in order.
 pub(super) trait Parts {
+    /// What stands for the content of a file.
+    type Object;
     /// Bytes that stay as they are.
     fn inline(&mut self, bytes: &[u8]) -> Result<()>;
     /// A file begins: its name in the archive and its size.
@@ -25,6 +27,8 @@ pub(super) trait Parts {
     fn content(&mut self, bytes: &[u8]) -> Result<()>;
     /// This file is whole.
     fn end(&mut self) -> Result<()>;
+    /// What has just begun is this object, of which no byte comes; nor does [`end`](Self::end).
+    fn object(&mut self, object: Self::Object) -> Result<()>;
 }
 
 /// Takes a tar stream apart.
@@ -43,7 +47,9 @@ enum State {
     Head,
     /// So many bytes stay as they are.
     Inline(u64),
-    /// So many bytes of a file are left, and so many of its padding.
+    /// A file begins, of so many bytes and so many of its padding.
+    Begun(u64, u64),
+    /// So many bytes of it are left, and so many of its padding.
     File(u64, u64),
     /// The archive has ended, so many bytes ago.
     After(u64),
@@ -60,12 +66,24 @@ impl Splitter {
             let used = match self.state {
                 State::Head => self.take_head(bytes, parts)?,
                 State::Inline(left) => self.take_inline(bytes, left, parts)?,
-                State::File(left, padding) => self.take_content(bytes, left, padding, parts)?,
+                State::Begun(left, padding) | State::File(left, padding) => self.take_content(bytes, left, padding, parts)?,
                 State::After(seen) => self.take_rest(bytes, seen, parts)?,
             };
             bytes = &bytes[used..];
         }
         Ok(())
+    }
+
+    /// Takes an object instead of the next `size` bytes. Whether that could be: they have to be the content of one file.
+    pub(super) fn push_object<P: Parts>(&mut self, object: P::Object, size: u64, parts: &mut P) -> Result<bool> {
+        match self.state {
+            State::Begun(left, padding) if left == size => {
+                parts.object(object)?;
+                self.state = inline(padding);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// Says that the stream has ended.
@@ -74,7 +92,7 @@ impl Splitter {
             State::After(_) => Ok(()),
             State::Head if self.head.is_empty() => Ok(()),
             State::Head => bail!("unexpected EOF in tar stream"),
-            State::Inline(_) | State::File(..) => bail!("unexpected EOF reading tar entry"),
+            State::Inline(_) | State::Begun(..) | State::File(..) => bail!("unexpected EOF reading tar entry"),
         }
     }
 
@@ -150,7 +168,7 @@ fn body(entry: &ParsedEntry<'_>, parts: &mut impl Parts) -> Result<State> {
     let padding = size.wrapping_neg() % HEADER_SIZE as u64;
     if entry.entry_type.is_file() && size > INLINE_CONTENT_MAX_V0 as u64 {
         parts.begin(&entry.path, size)?;
-        return Ok(State::File(size, padding));
+        return Ok(State::Begun(size, padding));
     }
     ensure!(size <= MAX_ODD, "entry {}: it has {size} bytes of content and is no file", entry.path_lossy());
     Ok(inline(size + padding))
@@ -174,6 +192,8 @@ mod tests {
     struct Said(Vec<String>);
 
     impl Parts for Said {
+        type Object = &'static str;
+
         fn inline(&mut self, bytes: &[u8]) -> Result<()> {
             self.add("inline", bytes.len());
             Ok(())
@@ -191,6 +211,11 @@ mod tests {
 
         fn end(&mut self) -> Result<()> {
             self.0.push("end".to_owned());
+            Ok(())
+        }
+
+        fn object(&mut self, object: &'static str) -> Result<()> {
+            self.0.push(format!("object {object}"));
             Ok(())
         }
     }
@@ -249,6 +274,35 @@ mod tests {
         ];
         for block in [1, 7, 511, 512, 513, 4096, tar.len()] {
             assert_eq!(split(&tar, block).unwrap(), expected, "blocks of {block}");
+        }
+    }
+
+    #[test]
+    fn an_object_stands_for_the_content_of_a_whole_file_and_for_nothing_else() {
+        let tar = archive(&[("b", 700), ("c", 64)]);
+        // How many bytes come before it, what its size is, and whether that can be.
+        for (before, size, expected) in [
+            (512, 700, true),
+            (512, 699, false),
+            (512, 701, false),
+            (0, 700, false),
+            (511, 700, false),
+            (513, 699, false),
+            (513, 700, false),
+            (1212, 324, false),
+            (1536 + 512, 64, false),
+            (tar.len(), 700, false),
+        ] {
+            let (mut splitter, mut said) = (Splitter::new(), Said::default());
+            splitter.push(&tar[..before], &mut said).unwrap();
+            assert_eq!(splitter.push_object("o", size, &mut said).unwrap(), expected, "{size} bytes after {before}");
+            let done = if expected { before + size as usize } else { before };
+            splitter.push(&tar[done..], &mut said).unwrap();
+            splitter.finish().unwrap();
+            let content: &[&str] = if expected { &["object o"] } else { &["content 700", "end"] };
+            let rest = format!("inline {}", tar.len() - 512 - 700);
+            let all = [&["inline 512", "begin b 700"], content, &[&rest]].concat();
+            assert_eq!(said.0, all, "{size} bytes after {before}");
         }
     }
 

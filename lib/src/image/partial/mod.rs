@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
+use super::ahead::BLOCK;
 use super::chunked::{Position, Ranged, Table, TarSplit};
 use super::layer::LayerReader;
 use super::manifest::Layer;
@@ -48,7 +49,7 @@ pub trait Contents: Send + Sync {
     /// Whether there is a file with a content of this SHA-256 and size.
     fn has(&self, sha256: &[u8; 32], size: u64) -> bool;
 
-    /// Reads it. Nobody relies on its bytes being right.
+    /// Reads it. Nobody relies on its bytes being right, but on that it has this size.
     ///
     /// # Errors
     ///
@@ -133,7 +134,8 @@ impl PartialLayer {
         Self { reader: Some(reader), state }
     }
 
-    /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Once.
+    /// The reader of its tar, which promises what every [`LayerReader`] of a tar promises; the digest of the blob is not known. Files that are here do not
+    /// come as bytes ([`LayerReader::file_here`]). Once.
     ///
     /// # Errors
     ///
@@ -292,7 +294,8 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
             }
         };
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+        let buffer = vec![0; BLOCK].into();
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, buffer, state: Arc::clone(state), progress };
         let started = spawn(move |sink| rebuild.run(sink)).map(LayerReader::verified);
         started.map_err(|e| format!("starting a thread: {e}").into())
     }

@@ -1,43 +1,37 @@
 //! From a thread that makes bytes to whoever reads them.
 
-use std::io::{self, Read};
+use std::io;
 use std::thread;
 
-use crate::image::ahead::{Ahead, BLOCK, Blocks, Left};
+use crate::image::ahead::{Ahead, BLOCK, Block, Blocks, FileHere, Left};
 
 /// Where the thread puts what it makes.
 pub(in crate::image) struct Sink {
-    block: Vec<u8>,
-    /// How much of the block is made.
+    block: Block,
+    /// How many bytes of the block are made.
     made: usize,
     blocks: Blocks,
 }
 
 impl Sink {
     fn new(blocks: Blocks) -> Self {
-        Self { block: blocks.block(BLOCK), made: 0, blocks }
+        Self { block: empty(&blocks), made: 0, blocks }
     }
 
     pub(in crate::image) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Left> {
         while !bytes.is_empty() {
             self.make_room()?;
             let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.made));
-            self.block[self.made..self.made + now.len()].copy_from_slice(now);
+            self.block.bytes[self.made..self.made + now.len()].copy_from_slice(now);
             self.made += now.len();
             bytes = later;
         }
         Ok(())
     }
 
-    /// Reads what comes next, up to `most` bytes of it, and tells which bytes those were; none at its end.
-    pub(in crate::image) fn pull(&mut self, source: &mut impl Read, most: u64) -> Result<io::Result<&[u8]>, Left> {
-        self.make_room()?;
-        let start = self.made;
-        let most = usize::try_from(most).unwrap_or(BLOCK).min(BLOCK - start);
-        Ok(source.read(&mut self.block[start..start + most]).map(|read| {
-            self.made += read;
-            &self.block[start..self.made]
-        }))
+    /// Says that the content of this file stands next, and that its bytes do not come.
+    pub(in crate::image) fn file(&mut self, file: FileHere) -> Result<(), Left> {
+        if self.block.add_file(self.made, file) { self.flush() } else { Ok(()) }
     }
 
     fn make_room(&mut self) -> Result<(), Left> {
@@ -45,23 +39,25 @@ impl Sink {
     }
 
     fn flush(&mut self) -> Result<(), Left> {
-        if self.made == 0 {
-            return Ok(());
-        }
-        let mut block = std::mem::replace(&mut self.block, self.blocks.block(BLOCK));
-        block.truncate(std::mem::take(&mut self.made));
-        self.blocks.send(Ok(block))
+        let mut block = std::mem::replace(&mut self.block, empty(&self.blocks));
+        block.bytes.truncate(std::mem::take(&mut self.made));
+        if block.is_empty() { Ok(()) } else { self.blocks.send(Ok(block)) }
     }
 
     /// Tells how it ended, and tells it again to whoever reads on.
     fn end(mut self, ended: io::Result<()>) -> Result<(), Left> {
         self.flush()?;
         let error = ended.as_ref().err().map(|error| (error.kind(), error.to_string()));
-        self.blocks.send(ended.map(|()| Vec::new()))?;
+        self.blocks.send(ended.map(|()| Block::default()))?;
         loop {
-            self.blocks.send(error.clone().map_or(Ok(Vec::new()), |(kind, message)| Err(io::Error::new(kind, message))))?;
+            self.blocks.send(error.clone().map_or(Ok(Block::default()), |(kind, message)| Err(io::Error::new(kind, message))))?;
         }
     }
+}
+
+/// A block to fill.
+fn empty(blocks: &Blocks) -> Block {
+    Block::with(blocks.block(BLOCK))
 }
 
 /// Starts `work` in a thread. What it pushes can be read from what is returned; its error comes after that.
@@ -78,30 +74,62 @@ pub(in crate::image) fn spawn(work: impl FnOnce(&mut Sink) -> io::Result<()> + S
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, Read};
+
     use super::*;
+    use crate::image::ahead::Next;
+
+    /// What comes out: bytes, and where the files are.
+    fn read(made: &mut Ahead) -> (Vec<u8>, Vec<(usize, FileHere)>) {
+        let (mut bytes, mut files) = (Vec::new(), Vec::new());
+        loop {
+            match made.next_while(|| Ok(())).unwrap() {
+                Next::Bytes(next) => {
+                    bytes.extend_from_slice(next);
+                    let length = next.len();
+                    made.consume(length);
+                }
+                Next::File(file) => files.push((bytes.len(), file)),
+                Next::End => return (bytes, files),
+            }
+        }
+    }
 
     #[test]
-    fn what_is_pushed_and_pulled_comes_in_order_and_the_end_stays() {
+    fn what_is_pushed_comes_in_order_with_the_files_between_and_the_end_stays() {
         let bytes: Vec<u8> = (0..3 * BLOCK + 17).map(|n| (n / 7) as u8).collect();
-        let all = bytes.clone();
+        let file = |number: usize| FileHere { sha256: [number as u8; 32], size: number as u64 };
+        // At the front and the end, several at one place, at the borders of blocks, and more than one block has.
+        let mut places = vec![0, 0, 1, 4097, BLOCK - 1, BLOCK, BLOCK, BLOCK + 1, 2 * BLOCK];
+        places.extend([2 * BLOCK + 9; 10_000]);
+        places.push(bytes.len());
+        let expected: Vec<_> = places.iter().enumerate().map(|(number, place)| (*place, file(number))).collect();
+        let (all, files) = (bytes.clone(), expected.clone());
         let mut made = spawn(move |sink| {
-            let (mut source, mut left) = (&all[..], 0);
-            while !source.is_empty() {
-                left = (left + 7919) % 100_000;
-                let (now, later) = source.split_at(source.len().min(left));
-                sink.push(now).unwrap();
-                source = later;
-                let expected = source;
-                let pulled = sink.pull(&mut source, left as u64).unwrap().unwrap();
-                assert!(expected.starts_with(pulled) && pulled.len() <= left);
+            let mut done = 0;
+            for (place, file) in files {
+                sink.push(&all[done..place]).unwrap();
+                sink.file(file).unwrap();
+                done = place;
             }
             Ok(())
         })
         .unwrap();
-        let mut found = Vec::new();
-        made.read_to_end(&mut found).unwrap();
+        let (found, files) = read(&mut made);
         assert!(found == bytes);
+        assert_eq!(files, expected);
         assert_eq!(made.read(&mut [0]).unwrap(), 0);
+    }
+
+    #[test]
+    fn who_wants_bytes_does_not_get_less() {
+        let mut made = spawn(|sink| {
+            sink.push(b"made").map_err(io::Error::other)?;
+            sink.file(FileHere { sha256: [0; 32], size: 7 }).map_err(io::Error::other)
+        })
+        .unwrap();
+        let error = made.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.to_string(), "the content of a file that is here (expected bytes)");
     }
 
     #[test]

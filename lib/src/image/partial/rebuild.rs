@@ -1,6 +1,6 @@
 //! The tar stream of a layer, rebuilt of what is here and what is fetched, in bounded memory. Its last read fails unless its digest is the diff_id.
 
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use super::plan::{Plan, place};
 use super::runs::Runs;
 use super::split::{self, Entry};
 use super::{Contents, State};
-use crate::image::ahead::Left;
+use crate::image::ahead::{BLOCK, FileHere, Left};
 use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
 use crate::image::digest::Hasher;
 use crate::image::manifest::Layer;
@@ -28,6 +28,8 @@ pub(super) struct Rebuild<B> {
     pub(super) headers: Option<(Vec<u8>, u64)>,
     pub(super) runs: Runs<B>,
     pub(super) contents: Arc<dyn Contents>,
+    /// Takes a piece of a file that is here.
+    pub(super) buffer: Box<[u8]>,
     pub(super) state: Arc<State>,
     pub(super) progress: Arc<dyn Progress>,
 }
@@ -44,15 +46,9 @@ impl Out<'_> {
         self.sink.push(bytes).map_err(|left| Trouble::Receiver(left.into()))
     }
 
-    /// Reads what comes next, up to `most` bytes of it; how many it was.
-    fn pull(&mut self, source: &mut impl Read, most: u64) -> Result<io::Result<u64>, Trouble> {
-        match self.sink.pull(source, most).map_err(|left| Trouble::Receiver(left.into()))? {
-            Ok(bytes) => {
-                self.hasher.update(bytes)?;
-                Ok(Ok(bytes.len() as u64))
-            }
-            Err(error) => Ok(Err(error)),
-        }
+    /// Leaves out a file, of which all bytes were hashed.
+    fn leave_out(&mut self, file: FileHere) -> Result<(), Trouble> {
+        self.sink.file(file).map_err(|left| Trouble::Receiver(left.into()))
     }
 }
 
@@ -143,22 +139,24 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         Ok(())
     }
 
-    /// A file that is here.
-    fn object(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
-        let digest = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
-        let mut object = self.contents.open(&digest, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?;
+    /// A file that is here: it is read for the digest of the tar, and not handed over.
+    fn object(&mut self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
+        let sha256 = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
+        let mut object = self.contents.open(&sha256, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?;
         let mut left = file.size;
         while left > 0 {
-            let read = match out.pull(&mut object, left)? {
+            let most = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+            let read = match object.read(&mut self.buffer[..most]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
             };
             if read == 0 {
                 return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
             }
-            left -= read;
+            out.hasher.update(&self.buffer[..read])?;
+            left -= read as u64;
         }
-        Ok(())
+        out.leave_out(FileHere { sha256, size: file.size })
     }
 
     /// Says how far it is, in bytes that are fetched.

@@ -2,7 +2,7 @@
 //! imported, two at a time. However a layer came, the repository is the same afterwards, and so is the proof: its diff_id.
 
 use std::collections::{HashSet, VecDeque};
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -13,7 +13,7 @@ use super::deltas::Delta;
 use crate::error::{Failure, FailureKind};
 use crate::image::{Contents, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Reason, Resolved, Source};
 use crate::progress::Progress;
-use crate::store::{self, ImportStats, Store, Taken};
+use crate::store::{self, ContentDigest, ImportStats, LayerTar, NotOneFile, Store, Taken};
 
 /// How many layers are fetched and imported at a time. The large layers of an image are few, and each has four threads already.
 const TOGETHER: usize = 2;
@@ -308,6 +308,11 @@ fn import_made(
                 waiting.fail(way, &reason)?;
                 Ok(Imported::NotSo(made.bytes()))
             }
+            // With all its bytes, it may be good; that they are those of its diff_id is known.
+            None if error.is::<NotOneFile>() => {
+                waiting.fail(way, &NotOneFile.to_string().into())?;
+                Ok(Imported::NotSo(made.bytes()))
+            }
             None => Err(error),
         },
     }
@@ -337,5 +342,11 @@ impl Contents for store::Contents {
 
     fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(self.open(sha256, size)?))
+    }
+}
+
+impl LayerTar for LayerReader {
+    fn file_here(&mut self) -> io::Result<Option<(ContentDigest, u64)>> {
+        Ok(Self::file_here(self)?.map(|file| (file.sha256, file.size)))
     }
 }

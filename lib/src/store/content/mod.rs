@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::Read;
 use std::sync::OnceLock;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
@@ -83,12 +83,25 @@ impl Contents {
     ///
     /// # Errors
     ///
-    /// Where there is none, or where it is damaged and the kernel says so.
+    /// Where there is none, where it has another size, or where it is damaged and the kernel says so.
     pub fn open(&self, content: &ContentDigest, size: u64) -> Result<File> {
-        let unknown = || format!("no object with the content sha256:{}", hex::encode(content));
-        let record = self.table.find(content).filter(|record| record.size == size).with_context(unknown)?;
+        let record = self.record(content, size)?;
+        let opening = || format!("opening object {}", hex::encode(&record.object));
         let opened = with_repository!(self.store, repository => repository.open_object(&object(&record)?));
-        Ok(opened.with_context(|| format!("opening object {}", hex::encode(&record.object)))?.into())
+        let file = File::from(opened.with_context(opening)?);
+        let found = file.metadata().with_context(opening)?.len();
+        ensure!(found == size, "object {} has {found} bytes (expected {size})", hex::encode(&record.object));
+        Ok(file)
+    }
+
+    /// The name of the object, whether it is here or not.
+    pub(in crate::store) fn name<H: FsVerityHashValue>(&self, content: &ContentDigest, size: u64) -> Result<H> {
+        object(&self.record(content, size)?)
+    }
+
+    fn record(&self, content: &ContentDigest, size: u64) -> Result<Record> {
+        let unknown = || format!("no object with the content sha256:{}", hex::encode(content));
+        self.table.find(content).filter(|record| record.size == size).with_context(unknown)
     }
 }
 
