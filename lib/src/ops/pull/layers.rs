@@ -1,6 +1,7 @@
 //! The layers of a pull: those that are missing are fetched, each in the way that costs the fewest bytes (by a delta, in parts, as a whole), and
 //! imported, two at a time. However a layer came, the repository is the same afterwards, and so is the proof: its diff_id.
 
+use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -68,6 +69,8 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
             _ => waiting.push_back(Waiting { index, ..Default::default() }),
         }
     }
+    // The largest first: those that are left for the end are small, and no large one is alone then.
+    waiting.make_contiguous().sort_by_key(|layer| Reverse(fetched.layers[layer.index].size));
     if !waiting.is_empty() {
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
