@@ -104,6 +104,26 @@ fn an_index_is_made_again_of_what_can_be_read() {
 }
 
 #[test]
+fn an_index_loses_what_garbage_collection_removes_and_nothing_else() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    Release::second().push(&registry, "v2", CHUNKED);
+    let (both, second) = (Machine::new(), Machine::new());
+    both.pull(&registry.name("acme/os:v1"));
+    for machine in [&both, &second] {
+        machine.pull(&registry.name("acme/os:v2"));
+    }
+    let index = |machine: &Machine| std::fs::read(machine.index()).unwrap();
+    assert!(index(&both).len() > index(&second).len());
+    let untouched = index(&both);
+    assert_eq!(both.store.gc(&[]).unwrap().objects, 0);
+    assert!(index(&both) == untouched);
+    both.store.untag("v1").unwrap();
+    assert!(both.store.gc(&[]).unwrap().objects > 0);
+    assert!(index(&both) == index(&second));
+}
+
+#[test]
 fn with_a_list_of_headers_an_update_costs_the_missing_files_and_the_tables() {
     let registry = Registry::start();
     for headers in [true, false] {
@@ -157,21 +177,20 @@ fn all_of_a_whole_pull_is_equal_for_every_form_of_the_layer() {
 }
 
 #[test]
-fn the_index_is_written_last_and_what_is_gone_is_swept() {
+fn the_index_is_written_after_the_layers_and_may_name_what_is_gone() {
     let (layout, _) = layout(&Spoil::nothing(true));
     let machine = Machine::new();
     let recorder = Arc::new(Recorder::default());
     let first = machine.pull_with(&layout.reference(Some("v1")), &recorder).unwrap();
     assert_eq!(recorder.steps(), ["import layer", "write content index", "commit image", "tag image"]);
+    // The tools of the composefs project leave names of what is gone in the index.
+    let names = std::fs::read(machine.index()).unwrap();
     machine.store.untag("v1").unwrap();
     assert!(machine.store.gc(&[]).unwrap().objects > 40);
-    // The index still names what is gone.
-    assert!(!machine.store.contents().unwrap().is_empty());
+    assert!(machine.store.contents().unwrap().is_empty());
+    std::fs::write(machine.index(), names).unwrap();
     let second = machine.pull(&layout.reference(Some("v2")));
     assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("nearly all of it is missing here")));
-    let fresh = Machine::new();
-    fresh.pull(&layout.reference(Some("v2")));
-    assert!(std::fs::read(machine.index()).unwrap() == std::fs::read(fresh.index()).unwrap());
     // A layer that is here is not fetched, and is no news for the index; nor is the image made again.
     let recorder = Arc::new(Recorder::default());
     let again = machine.pull_with(&layout.reference(Some("v2")), &recorder).unwrap();

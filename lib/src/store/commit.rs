@@ -63,7 +63,12 @@ impl Store {
         self.find_with(manifest_digest, |_| false)
     }
 
-    /// The same; images of which `complete` says that they are here with all their objects are not read.
+    /// The image that was stored with this manifest, whether or not its EROFS images and its files are still here.
+    pub fn recorded(&self, manifest_digest: &str) -> Result<Option<StoredImage>> {
+        self.find_with(manifest_digest, |_| true)
+    }
+
+    /// Like [`find`](Self::find); images of which `complete` says that they are here with all their objects are not read.
     pub(super) fn find_with(&self, manifest_digest: &str, complete: impl Fn(&ImageId) -> bool) -> Result<Option<StoredImage>> {
         let digest = parse_digest(manifest_digest)?;
         with_repository!(self, repository => find(repository, &digest, complete)).with_context(|| format!("looking for image {digest}"))

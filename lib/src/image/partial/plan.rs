@@ -4,8 +4,11 @@ use std::ops::Range;
 
 use crate::image::chunked::{File, Table, is_skipped};
 
-/// What a request costs besides the bytes that it asks for: some of headers, and while it is answered, about so many more could come.
+/// Bytes that a request puts on the wire besides those that it asks for.
 const REQUEST: u64 = 2048;
+
+/// Holes of up to so many bytes between what is needed are fetched, too: while a request is answered, about so many could come, and registries bill and limit requests.
+const HOLE: u64 = 16 << 10;
 
 /// The most requests for one layer. Where there would be more, the smallest holes between them are fetched, too.
 const MAX_REQUESTS: usize = 1000;
@@ -67,12 +70,12 @@ fn spans(files: &[File], here: &[bool], between: Option<u64>) -> Vec<Range<u64>>
     spans
 }
 
-/// Fetches holes between spans, too, where they are smaller than what a request costs, or where there would be more than `most`.
+/// Fetches holes between spans, too, where they are small, or where there would be more than `most`.
 fn coalesce(spans: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
     let mut holes: Vec<u64> = spans.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
     holes.sort_unstable_by(|a, b| b.cmp(a));
     // So many of the largest holes may stay.
-    let fetched = holes.get(most.saturating_sub(1)).copied().unwrap_or(0).max(REQUEST);
+    let fetched = holes.get(most.saturating_sub(1)).copied().unwrap_or(0).max(HOLE);
     let mut runs: Vec<Range<u64>> = Vec::new();
     for span in spans {
         match runs.last_mut() {
@@ -100,18 +103,19 @@ mod tests {
     #[test]
     #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are compared, some of them of one")]
     fn what_is_asked_for() {
-        let table = table(&[10_000..20_000, 21_000..30_000, 50_000..90_000, 90_100..90_200]);
+        let table = table(&[100_000..200_000, 210_000..300_000, 500_000..900_000, 901_000..902_000]);
         let plan = |here: [bool; 4], between| Plan::new(&table, here.into(), between).runs;
         let none: [Range<u64>; 0] = [];
         // Only files; small holes are fetched.
         assert_eq!(plan([true; 4], None), none);
-        assert_eq!(plan([false, false, true, true], None), [10_000..30_000]);
-        assert_eq!(plan([false, true, true, false], None), [10_000..20_000, 90_100..90_200]);
-        assert_eq!(plan([false; 4], None), [10_000..30_000, 50_000..90_200]);
+        assert_eq!(plan([false, false, true, true], None), [100_000..300_000]);
+        assert_eq!(plan([false, true, true, false], None), [100_000..200_000, 901_000..902_000]);
+        assert_eq!(plan([false; 4], None), [100_000..300_000, 500_000..902_000]);
         // Also what is between them.
-        assert_eq!(plan([false; 4], Some(91_000)), [0..91_000]);
-        assert_eq!(plan([true; 4], Some(91_000)), [0..10_000, 20_000..21_000, 30_000..50_000, 90_000..91_000]);
-        assert_eq!(plan([true, true, true, false], Some(90_200)), [0..10_000, 20_000..21_000, 30_000..50_000, 90_000..90_200]);
+        assert_eq!(plan([false; 4], Some(910_000)), [0..910_000]);
+        let between = [0..100_000, 200_000..210_000, 300_000..500_000];
+        assert_eq!(plan([true; 4], Some(910_000)), [&between[..], &[900_000..910_000]].concat());
+        assert_eq!(plan([true, true, true, false], Some(902_000)), [&between[..], &[900_000..902_000]].concat());
     }
 
     #[test]
@@ -121,14 +125,14 @@ mod tests {
         for _ in 0..300 {
             let (mut at, mut places, mut here) = (0, Vec::new(), Vec::new());
             for _ in 0..below(40) {
-                let start = at + below(3000);
-                at = start + 1 + below(3000);
+                let start = at + below(30_000);
+                at = start + 1 + below(30_000);
                 places.push(start..at);
                 here.push(below(2) == 0);
             }
             let between = (below(2) == 0).then(|| at + below(100));
             let plan = Plan::new(&table(&places), here.clone(), between);
-            assert!(plan.runs.windows(2).all(|pair| pair[0].end + REQUEST < pair[1].start), "{:?}", plan.runs);
+            assert!(plan.runs.windows(2).all(|pair| pair[0].end + HOLE < pair[1].start), "{:?}", plan.runs);
             assert!(plan.runs.iter().all(|run| run.start < run.end));
             let covered = |span: &Range<u64>| span.is_empty() || plan.runs.iter().any(|run| run.start <= span.start && span.end <= run.end);
             let mut floor = 0;
@@ -138,19 +142,19 @@ mod tests {
                 floor = place.end;
             }
             assert!(between.is_none_or(|end| covered(&(floor..end))));
-            // No more than what a request costs is fetched in vain between two that are needed.
+            // No more than a small hole is fetched in vain between two that are needed.
             let needed: u64 = spans(table(&places).files(), &here, between).iter().map(|span| span.end - span.start).sum();
-            assert!(plan.bytes() <= needed + REQUEST * places.len() as u64 * 2, "{} of {needed}", plan.bytes());
+            assert!(plan.bytes() <= needed + HOLE * places.len() as u64 * 2, "{} of {needed}", plan.bytes());
         }
     }
 
     #[test]
     fn there_are_no_more_requests_than_are_allowed() {
-        let spans: Vec<Range<u64>> = (0..100).map(|n| n * 10_000..n * 10_000 + 1000 + n).collect();
+        let spans: Vec<Range<u64>> = (0..100).map(|n| n * 100_000..n * 100_000 + 1000 + n).collect();
         for most in [1, 2, 7, 99, 100, 1000] {
             let runs = coalesce(spans.clone(), most);
             assert!(runs.len() <= most, "{} of {most}", runs.len());
-            assert_eq!((runs[0].start, runs.last().unwrap().end), (0, 991_099));
+            assert_eq!((runs[0].start, runs.last().unwrap().end), (0, 9_901_099));
         }
         assert_eq!(coalesce(spans.clone(), 100), spans);
     }

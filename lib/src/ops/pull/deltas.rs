@@ -35,6 +35,10 @@ impl Delta {
         }
         let Some(found) = source.find_delta(layers, configs).await? else { return Ok(None) };
         let Some(image) = stored.iter().find(|image| image.config_digest == found.source_config) else { return Ok(None) };
+        // One that lacks something is of no use, and for others to tell.
+        if store.find(&image.manifest_digest)?.is_none() {
+            return Ok(None);
+        }
         let files = Files(store.tree(&image.image)?);
         Ok(Some(Self { found, files: Arc::new(files) }))
     }
@@ -45,12 +49,12 @@ impl Delta {
     }
 }
 
-/// The images that stay here: those that have a tag.
+/// The images that stay here: those that have a tag. Whether all their files are here is a question for the one that is of use.
 fn stored(store: &Store) -> Result<Vec<StoredImage>> {
     let mut stored: Vec<StoredImage> = Vec::new();
     for (_, manifest) in store.tags()? {
         // One that is damaged is of no use, and for others to tell.
-        stored.extend(store.find(&manifest).ok().flatten().filter(|image| !stored.contains(image)));
+        stored.extend(store.recorded(&manifest).ok().flatten().filter(|image| !stored.contains(image)));
     }
     Ok(stored)
 }

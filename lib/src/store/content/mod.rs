@@ -121,7 +121,7 @@ impl Store {
         Ok(Contents { store: self.clone(), table, objects: OnceLock::new() })
     }
 
-    /// Adds files to the content index, and takes out those whose objects are gone. Durable when it returns, and whole or not there at any time.
+    /// Adds files to the content index. Durable when it returns, and whole or not there at any time.
     /// Whether it was written: it is not where it knows all of them.
     ///
     /// # Errors
@@ -140,12 +140,21 @@ impl Store {
         // What was just taken in comes first, so that it wins.
         let mut seen = HashSet::new();
         records.retain(|record| seen.insert(record.content));
-        // What cannot be looked at is of no use to anybody.
-        records.retain(|record| is_here(self, record).unwrap_or(false));
-        dir::write_durably(self.dir(), CONTENT_INDEX, 0o644, &Table::write(records, self.algorithm()))
-            .context("writing the content index")?;
+        write(self, records)?;
         journal::remove(self.dir())?;
         Ok(true)
+    }
+
+    /// Takes those files out of the content index whose objects are gone.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read or written; the old one stays.
+    pub(in crate::store) fn forget_what_is_gone(&self) -> Result<()> {
+        let Some(old) = read(self)? else { return Ok(()) };
+        // What cannot be looked at is of no use to anybody.
+        let records: Vec<Record> = old.records().filter(|record| is_here(self, record).unwrap_or(false)).collect();
+        if records.len() == old.len() { Ok(()) } else { write(self, records) }
     }
 }
 
@@ -154,6 +163,11 @@ fn read(store: &Store) -> Result<Option<Table>> {
     let mut bytes = Vec::new();
     File::from(file).take(MAX + 1).read_to_end(&mut bytes).context("reading the content index")?;
     Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= MAX).and_then(|bytes| Table::parse(bytes, store.algorithm())))
+}
+
+fn write(store: &Store, records: Vec<Record>) -> Result<()> {
+    let bytes = Table::write(records, store.algorithm());
+    dir::write_durably(store.dir(), CONTENT_INDEX, 0o644, &bytes).context("writing the content index")
 }
 
 fn is_here(store: &Store, record: &Record) -> Result<bool> {
