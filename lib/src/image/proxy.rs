@@ -49,11 +49,13 @@ impl Proxy {
         if !policy::is_applied_by_skopeo((version.major, version.minor, version.patch)) {
             policy::check(&policy::places(process::home().as_deref()))?;
         }
-        let image = proxy.open_image(&reference.skopeo()).await;
-        let opened = match image {
-            Ok(image) => proxy.fetch_manifest_raw_oci(&image).await.map(|manifest| (image, manifest)),
-            Err(e) => Err(e),
+        let opened = async {
+            let image = proxy.open_image(&reference.skopeo()).await?;
+            let manifest = proxy.fetch_manifest_raw_oci(&image).await?;
+            Ok((image, manifest))
         };
+        // Both take a program that starts, and an answer of the registry.
+        let (opened, top) = tokio::join!(opened, top(reference, options));
         let (image, (manifest_digest, manifest)) = match opened {
             Ok(opened) => opened,
             Err(e) => return Err(better(reference, options, architecture, proxy_error::explain(&doing, &e)).await),
@@ -64,7 +66,7 @@ impl Proxy {
             readers: Token::default(),
             transport: reference.transport(),
         };
-        let (index_digest, manifest) = originals(reference, options, &manifest_digest, manifest).await?;
+        let (index_digest, manifest) = originals(reference, options, top, (&manifest_digest, manifest)).await?;
         let config = this.config(&manifest::config_descriptor(&manifest_digest, &manifest)?).await?;
         let fetched = Fetched { index_digest, manifest_digest, manifest, config };
         Ok((this, manifest::resolve(reference, fetched, architecture)?))
@@ -183,12 +185,15 @@ fn refuse(opened: Opened, doing: &str, error: &containers_image_proxy::Error) ->
 async fn originals(
     reference: &ImageReference,
     options: &SourceOptions,
-    manifest_digest: &str,
-    manifest: Vec<u8>,
+    top: Option<Result<Vec<u8>>>,
+    (manifest_digest, manifest): (&str, Vec<u8>),
 ) -> Result<(Option<String>, Vec<u8>)> {
     let original = digest::matches(&manifest, manifest_digest)?;
     if reference.transport() == Transport::Registry && reference.digest() != Some(manifest_digest) {
-        let top = raw(&format!("resolving {reference}"), reference, options).await?;
+        let top = match top {
+            Some(top) => top?,
+            None => raw(&format!("resolving {reference}"), reference, options).await?,
+        };
         if let Some(pinned) = reference.digest() {
             digest::check(&format!("{reference}"), &top, &pinned.parse()?)?;
         }
@@ -205,6 +210,14 @@ async fn originals(
         return Ok((None, manifest));
     }
     Ok((None, raw_manifest(reference, options, manifest_digest).await?))
+}
+
+/// What a reference without a digest names: the manifest, or an index that leads to it. With a digest, that may be known without asking.
+async fn top(reference: &ImageReference, options: &SourceOptions) -> Option<Result<Vec<u8>>> {
+    if reference.transport() != Transport::Registry || reference.digest().is_some() {
+        return None;
+    }
+    Some(raw(&format!("resolving {reference}"), reference, options).await)
 }
 
 /// The digest of the index `top`, which has to list the manifest.

@@ -140,8 +140,19 @@ impl Layers<'_> {
         let mut taken = Taken::default();
         loop {
             while self.importing.len() < TOGETHER {
-                let Some(waiting) = self.waiting.pop_front() else { break };
-                self.start(waiting).await?;
+                let Some(first) = self.waiting.pop_front() else { break };
+                // Tables of contents are read side by side where there is room for two layers.
+                let second = if self.importing.is_empty() { self.waiting.pop_front() } else { None };
+                let (plan, second_plan) = tokio::join!(self.look(&first), async {
+                    match &second {
+                        Some(second) => self.look(second).await,
+                        None => Ok(None),
+                    }
+                });
+                self.start(first, plan?).await?;
+                if let Some(second) = second {
+                    self.start(second, second_plan?).await?;
+                }
             }
             let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
             let (waiting, imported) = imported.context("importing in a thread")??;
@@ -163,8 +174,8 @@ impl Layers<'_> {
         }
     }
 
-    /// Starts to import a layer in the cheapest way that is left.
-    async fn start(&mut self, mut waiting: Waiting) -> Result<()> {
+    /// Starts to import a layer in the cheapest way that is left, after a [`look`](Self::look) at it.
+    async fn start(&mut self, mut waiting: Waiting, looked: Option<Partial<PartialPlan>>) -> Result<()> {
         let layers = &self.source.resolved().layers;
         let layer = &layers[waiting.index];
         let doing = format!(
@@ -179,8 +190,8 @@ impl Layers<'_> {
             self.whole(waiting, reader.ok_or(outage).context(doing.clone())?, doing);
             return Ok(());
         }
-        let by_delta = self.delta.as_ref().filter(|_| !waiting.no_delta).and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
-        let plan = self.plan(&mut waiting, by_delta).await?;
+        let by_delta = self.by_delta(&waiting);
+        let plan = self.plan(&mut waiting, looked)?;
         if waiting.outage.is_some() {
             self.waiting.push_front(waiting);
             return Ok(());
@@ -237,15 +248,27 @@ impl Layers<'_> {
         self.source.has_table(index).then(|| Arc::clone(&self.here))
     }
 
-    /// How the layer would be read in parts, unless it is clear by its table alone that a delta of `by_delta` bytes costs less.
-    async fn plan(&mut self, waiting: &mut Waiting, by_delta: Option<u64>) -> Result<Option<PartialPlan>> {
+    /// Bytes of the delta that stands for the layer, where there is one to try.
+    fn by_delta(&self, waiting: &Waiting) -> Option<u64> {
+        let delta = self.delta.as_ref().filter(|_| !waiting.no_delta)?;
+        Some(delta.blob(&self.source.resolved().layers[waiting.index])?.size)
+    }
+
+    /// How the layer would be read in parts, unless it is clear by its table alone that a delta costs less.
+    async fn look(&self, waiting: &Waiting) -> Result<Option<Partial<PartialPlan>>> {
         let table = self.source.table_size(waiting.index).unwrap_or_default();
-        if waiting.no_parts || by_delta.is_some_and(|size| size <= table) {
+        if waiting.outage.is_some() || waiting.no_parts || self.by_delta(waiting).is_some_and(|size| size <= table) {
             return Ok(None);
         }
-        match self.source.plan_partial(waiting.index, self.here.clone(), Arc::clone(self.progress)).await? {
-            Partial::Parts(plan) => Ok(Some(plan)),
-            Partial::Whole { reason, bytes } => {
+        self.source.plan_partial(waiting.index, self.here.clone(), Arc::clone(self.progress)).await.map(Some)
+    }
+
+    /// The plan that came of a look, or what there is to note of it.
+    fn plan(&mut self, waiting: &mut Waiting, looked: Option<Partial<PartialPlan>>) -> Result<Option<PartialPlan>> {
+        match looked {
+            None => Ok(None),
+            Some(Partial::Parts(plan)) => Ok(Some(plan)),
+            Some(Partial::Whole { reason, bytes }) => {
                 self.fetched.layers[waiting.index].bytes += bytes;
                 waiting.no_parts = true;
                 if reason.failure().is_some() {

@@ -130,16 +130,16 @@ impl Store {
     pub fn remember(&self, taken: Taken) -> Result<bool> {
         let old = read(self)?;
         let known = |record: &Record| old.as_ref().and_then(|old| old.find(&record.content)).as_ref() == Some(record);
-        let mut records = taken.0;
-        records.extend(journal::read(self.dir(), self.algorithm())?);
-        if records.iter().all(known) {
+        let journal = journal::read(self.dir(), self.algorithm())?;
+        if taken.0.iter().chain(&journal).all(known) {
             journal::remove(self.dir())?;
             return Ok(false);
         }
-        records.extend(old.iter().flat_map(Table::records));
-        // What was just taken in comes first, so that it wins.
-        let mut seen = HashSet::new();
+        // What was just taken in comes first, so that it wins; what a pull that was cut has noted may never have been written.
+        let (mut seen, mut records) = (HashSet::new(), taken.0);
         records.retain(|record| seen.insert(record.content));
+        records.extend(journal.into_iter().filter(|record| seen.insert(record.content) && is_here(self, record).unwrap_or(false)));
+        records.extend(old.iter().flat_map(Table::records).filter(|record| seen.insert(record.content)));
         write(self, records)?;
         journal::remove(self.dir())?;
         Ok(true)
