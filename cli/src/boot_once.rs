@@ -29,9 +29,6 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         Some(id) => boot_once::run(&host, id, progress.as_ref())?,
         None => boot_once::cancel(&host, progress.as_ref())?,
     };
-    if arguments.apply {
-        selkie::sys::reboot::reboot()?;
-    }
     output.print(&report, |r| {
         let default = r.default.as_ref().map_or("nothing", |id| id.short());
         match &r.once {
@@ -42,5 +39,9 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
             None => format!("{default} boots next.\n"),
         }
     })?;
+    // Told first: there may be no time for it afterwards.
+    if arguments.apply {
+        selkie::sys::reboot::reboot()?;
+    }
     Ok(Answer::Done)
 }

@@ -31,12 +31,13 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         Some(id) => rollback::to(&host, id, progress.as_ref())?,
         None => rollback::run(&host, progress.as_ref())?,
     };
-    if arguments.apply {
-        selkie::sys::reboot::reboot()?;
-    }
     output.print(&report, |r| {
         let undo = if arguments.id.is_some() { "" } else { "; a second `selkie rollback` undoes this" };
         format!("{} ({}) boots next. Reboot to run it{undo}.\n", r.image, r.staged.short())
     })?;
+    // Told first: there may be no time for it afterwards.
+    if arguments.apply {
+        selkie::sys::reboot::reboot()?;
+    }
     Ok(Answer::Done)
 }

@@ -70,10 +70,11 @@ pub fn carry_out(options: &Options, config: Config, apply: bool, output: &Output
     let access = if options.until.only_reads() { Access::Read } else { Access::Write };
     let host = Host::running(access)?.configured(config);
     let report = upgrade::run(&host, options, &renderer(output))?;
+    output.print(&report, human)?;
+    // Told first: there may be no time for it afterwards.
     if apply && report.reboot_needed {
         selkie::sys::reboot::reboot()?;
     }
-    output.print(&report, human)?;
     Ok(report)
 }
 

@@ -30,7 +30,7 @@ pub struct FileHere {
 pub(super) enum Next<'a> {
     /// At least one byte. They stand there until they are consumed.
     Bytes(&'a [u8]),
-    /// A file, which is passed by this.
+    /// A file. It stands there until it is passed.
     File(FileHere),
     /// Nothing.
     End,
@@ -110,13 +110,15 @@ impl Ahead {
             }
         }
         match self.block.files.get(self.passed) {
-            Some((before, file)) if *before == self.used => {
-                self.passed += 1;
-                Ok(Next::File(*file))
-            }
+            Some((before, file)) if *before == self.used => Ok(Next::File(*file)),
             Some((before, _)) => Ok(Next::Bytes(&self.block.bytes[self.used..*before])),
             None => Ok(Next::Bytes(&self.block.bytes[self.used..])),
         }
+    }
+
+    /// Passes the file that stands next.
+    pub(super) fn pass_file(&mut self) {
+        self.passed += 1;
     }
 }
 

@@ -91,10 +91,9 @@ impl LayerReader {
     ///
     /// Those of reading.
     pub fn file_here(&mut self) -> io::Result<Option<FileHere>> {
-        Ok(match self.next()? {
-            Next::File(file) => Some(file),
-            Next::Bytes(_) | Next::End => None,
-        })
+        let Next::File(file) = self.next()? else { return Ok(None) };
+        self.verified.pass_file();
+        Ok(Some(file))
     }
 
     fn next(&mut self) -> io::Result<Next<'_>> {

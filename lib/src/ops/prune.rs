@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use super::catch_up;
 use super::host::Host;
+use super::pull::tell_of_index;
 use crate::boot::BootEntry;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
@@ -86,6 +87,9 @@ pub fn collect(system: &System, host: &Host, store: &Store, keep: usize, progres
     let collected = store.gc(&system.kept(keep))?;
     host.sync()?;
     progress.step("collect objects");
+    if collected.objects > 0 {
+        tell_of_index(store.forget_what_is_gone(), progress);
+    }
     Ok(collected)
 }
 

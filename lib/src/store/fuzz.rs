@@ -16,7 +16,8 @@ struct Count {
 }
 
 impl Parts for Count {
-    type Object = ();
+    /// The size of what is here.
+    type Object = u64;
 
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
         assert!(self.file.is_none(), "inline bytes in a file");
@@ -44,8 +45,10 @@ impl Parts for Count {
         Ok(())
     }
 
-    fn object(&mut self, (): ()) -> Result<()> {
-        unreachable!("there is none")
+    fn object(&mut self, size: u64) -> Result<()> {
+        assert_eq!(self.file.take(), Some(size), "an object for a part of a file");
+        self.bytes += size;
+        Ok(())
     }
 }
 
@@ -58,12 +61,32 @@ fn split(bytes: &[u8], block: usize) -> Option<(u64, [u8; 32])> {
     Some((count.bytes, sha256(&count.all)))
 }
 
-/// A tar: all of it comes out, however it was cut.
+/// The same with objects instead of the contents of files; how many bytes that stands for.
+fn split_objects(mut bytes: &[u8]) -> Option<u64> {
+    let (mut splitter, mut count, length) = (Splitter::new(), Count::default(), bytes.len());
+    while !bytes.is_empty() {
+        // Contents begin where a block does.
+        let left = 512 - (length - bytes.len()) % 512;
+        let (block, rest) = bytes.split_at(bytes.len().min(left));
+        splitter.push(block, &mut count).ok()?;
+        bytes = rest;
+        let Some(size) = count.file else { continue };
+        assert!(!splitter.push_object(size ^ 1, size ^ 1, &mut count).ok()?, "another size than the file has");
+        if splitter.push_object(size, size, &mut count).ok()? {
+            bytes = bytes.get(usize::try_from(size).ok()?..)?;
+        }
+    }
+    splitter.finish().ok()?;
+    Some(count.bytes)
+}
+
+/// A tar: all of it comes out, however it was cut, and whether or not the contents of files come as bytes.
 pub(crate) fn tar(bytes: &[u8]) {
     let whole = split(bytes, bytes.len().max(1));
     assert_eq!(split(bytes, 7), whole, "the way in which it is cut makes a difference");
     if let Some((length, _)) = whole {
         assert_eq!(length, bytes.len() as u64, "bytes are missing");
+        assert_eq!(split_objects(bytes), whole.map(|(length, _)| length), "objects make a difference");
     }
 }
 

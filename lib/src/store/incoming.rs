@@ -5,6 +5,7 @@
 //! hashed. Of a file that is here already, and whose bytes somebody else has read for the proof of the layer, only the name goes into the stream. The calling thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
@@ -93,7 +94,7 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     /// Whole files, each filled up with zeros to whole blocks, and the one that is coming in.
     buffer: Vec<u8>,
     /// The files that are whole, in order.
-    files: Vec<Gathered>,
+    files: Vec<Gathered<H>>,
     /// What the stream has before, between and after them.
     between: Vec<u8>,
     current: Option<Current<H>>,
@@ -111,14 +112,20 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     journal: Option<Journal>,
 }
 
-/// A file that is in the buffer as a whole.
-struct Gathered {
-    /// Where in the buffer it begins.
-    start: usize,
-    size: usize,
+/// A file whose place in the stream is known.
+struct Gathered<H> {
     /// How much of what is between files comes before it.
     before: usize,
-    keep: bool,
+    size: u64,
+    content: Gathering<H>,
+}
+
+/// Where its content is.
+enum Gathering<H> {
+    /// In the buffer as a whole, from here on; and whether it is to become an object.
+    Buffer(usize, bool),
+    /// It is this object, which is here.
+    Object(H),
 }
 
 /// The file that is coming in.
@@ -130,6 +137,8 @@ struct Current<H> {
 
 /// How it comes in.
 enum Coming<H> {
+    /// Nothing has come yet.
+    Begun,
     /// As a whole; where in the buffer it begins.
     Whole(usize),
     /// Piece by piece.
@@ -167,24 +176,23 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     /// Hashes the files in the buffer, sends those that are new to the writer, and gets on with the stream.
     fn settle(&mut self) -> Result<()> {
         let files = std::mem::take(&mut self.files);
-        let end = files.last().map_or(0, |last| last.start + merkle::padded(last.size));
-        let sizes: Vec<u64> = files.iter().map(|file| file.size as u64).collect();
-        let ids = merkle::digests::<H>(&self.buffer[..end], &sizes)?;
+        let mut ids = self.hash(&files)?.into_iter();
         let (between, mut written, mut new) = (std::mem::take(&mut self.between), 0, Vec::new());
-        for (file, id) in files.into_iter().zip(ids) {
-            self.stream.write_inline(&between[written..file.before]);
-            written = file.before;
-            if self.contents.is_some_and(|contents| !contents.knows(&id)) {
-                let content = sha256(&self.buffer[file.start..file.start + file.size]);
-                self.remember(&id, file.size as u64, content);
+        for Gathered { before, size, content } in files {
+            self.stream.write_inline(&between[written..before]);
+            written = before;
+            match content {
+                Gathering::Object(id) => {
+                    self.refer(&id, size)?;
+                    self.reused += 1;
+                }
+                Gathering::Buffer(start, keep) => {
+                    let (id, place) = (ids.next().context("a file without a digest")?, start..start + size as usize);
+                    if self.is_new(&id, size, &place, keep)? {
+                        new.push((id, place));
+                    }
+                }
             }
-            self.refer(&id, file.size as u64)?;
-            if !file.keep || self.sent.contains(&id) || self.deposit.has(&id, file.size as u64)? {
-                self.reused += 1;
-                continue;
-            }
-            self.sent.insert(id.clone());
-            new.push((id, file.start..file.start + file.size));
         }
         self.stream.write_inline(&between[written..]);
         if new.is_empty() {
@@ -193,6 +201,33 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         }
         let buffer = self.next_buffer();
         self.send(Job::Files(buffer, new))
+    }
+
+    /// The digests of those files that are in the buffer.
+    fn hash(&self, files: &[Gathered<H>]) -> Result<Vec<H>> {
+        let (mut sizes, mut end) = (Vec::new(), 0);
+        for file in files {
+            if let Gathering::Buffer(start, _) = file.content {
+                sizes.push(file.size);
+                end = start + merkle::padded(file.size as usize);
+            }
+        }
+        merkle::digests::<H>(&self.buffer[..end], &sizes)
+    }
+
+    /// Has the stream refer to a file in the buffer; whether that is to be written.
+    fn is_new(&mut self, id: &H, size: u64, place: &Range<usize>, keep: bool) -> Result<bool> {
+        if self.contents.is_some_and(|contents| !contents.knows(id)) {
+            let content = sha256(&self.buffer[place.clone()]);
+            self.remember(id, size, content);
+        }
+        self.refer(id, size)?;
+        if !keep || self.sent.contains(id) || self.deposit.has(id, size)? {
+            self.reused += 1;
+            return Ok(false);
+        }
+        self.sent.insert(id.clone());
+        Ok(true)
     }
 
     /// Notes what the content of a file is.
@@ -218,6 +253,15 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
 
     fn send(&self, job: Job<H>) -> Result<()> {
         self.jobs.send(job).map_err(|_| anyhow!("writing objects: the thread has ended"))
+    }
+
+    /// Makes room in the buffer for a file of so many bytes.
+    fn make_room(&mut self, size: u64) -> Result<Coming<H>> {
+        if self.buffer.len() as u64 + size > BATCH as u64 {
+            self.settle()?;
+        }
+        let pieces = || Coming::Pieces(Growing::new(), self.contents.map(|_| Sha256::new()));
+        Ok(if size > WHOLE { pieces() } else { Coming::Whole(self.buffer.len()) })
     }
 
     /// A large file is never in the buffer as a whole.
@@ -275,19 +319,17 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
     }
 
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()> {
-        if self.buffer.len() as u64 + size > BATCH as u64 {
-            self.settle()?;
-        }
-        let pieces = || Coming::Pieces(Growing::new(), self.contents.map(|_| Sha256::new()));
-        let way = if size > WHOLE { pieces() } else { Coming::Whole(self.buffer.len()) };
-        self.current = Some(Current { size, keep: (self.keep)(name, size), way });
+        self.current = Some(Current { size, keep: (self.keep)(name, size), way: Coming::Begun });
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Err(anyhow!("content of no file")) };
+        if let Coming::Begun = current.way {
+            current.way = self.make_room(current.size)?;
+        }
         match &mut current.way {
-            Coming::Whole(_) => self.buffer.extend_from_slice(bytes),
+            Coming::Begun | Coming::Whole(_) => self.buffer.extend_from_slice(bytes),
             Coming::Pieces(growing, content) => {
                 content.iter_mut().for_each(|content| content.update(bytes));
                 self.piece(growing, current.keep, bytes)?;
@@ -302,9 +344,11 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
         self.inline = 0;
         let (size, keep) = (current.size, current.keep);
         match current.way {
+            Coming::Begun => Err(anyhow!("a file without content")),
             Coming::Pieces(growing, content) => self.end_large(growing, content, size, keep),
             Coming::Whole(start) => {
-                self.files.push(Gathered { start, size: self.buffer.len() - start, before: self.between.len(), keep });
+                let size = (self.buffer.len() - start) as u64;
+                self.files.push(Gathered { before: self.between.len(), size, content: Gathering::Buffer(start, keep) });
                 self.buffer.resize(merkle::padded(self.buffer.len()), 0);
                 Ok(())
             }
@@ -313,10 +357,8 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
 
     fn object(&mut self, object: H) -> Result<()> {
         let Some(current) = self.current.take() else { return Err(anyhow!("an object for no file")) };
-        // What came before stands before it in the stream.
-        self.settle()?;
         self.inline = 0;
-        self.reused += 1;
-        self.refer(&object, current.size)
+        self.files.push(Gathered { before: self.between.len(), size: current.size, content: Gathering::Object(object) });
+        Ok(())
     }
 }

@@ -120,7 +120,7 @@ impl Store {
         crate::sys::dir::sync_filesystem(self.dir()).context("syncing the repository")
     }
 
-    /// Removes what neither a tag nor `keep` leads to, from the content index, too. Waits until no other process has the repository open.
+    /// Removes what neither a tag nor `keep` leads to. Waits until no other process has the repository open.
     pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
         // Nobody may take a tag away between the question what tags keep and the removal.
         rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
@@ -133,9 +133,6 @@ impl Store {
             rustix::fs::flock(self.dir(), FlockOperation::LockShared).context("giving up the exclusive lock")?;
         }
         let swept = swept.context("collecting garbage")?;
-        if swept.objects_removed > 0 {
-            self.forget_what_is_gone().context("after collecting garbage")?;
-        }
         Ok(GcStats {
             objects: swept.objects_removed,
             bytes: swept.objects_bytes,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use oci_spec::image::MediaType;
 
-use super::plan::Plan;
+use super::plan::{HOLES, Plan};
 use super::split;
 use super::{Contents, Prepared, State, choose};
 use crate::image::chunked::{Position, Ranged, Table, TarSplit, Trouble, copy, exactly, list};
@@ -58,7 +58,7 @@ pub(crate) fn table(bytes: &[u8]) {
     let Ok(table) = Table::parse(bytes, LIMIT) else { return };
     for (number, between) in [None, Some(LIMIT), Some(0)].into_iter().enumerate() {
         let here = (0..table.files().len()).map(|file| file % 3 == number).collect();
-        let plan = Plan::new(&table, here, between);
+        let plan = Plan::new(&table, here, between, HOLES[number % 2]);
         assert!(plan.runs.iter().all(|run| run.start < run.end && run.end <= LIMIT), "{:?}", plan.runs);
         assert!(plan.runs.windows(2).all(|pair| pair[0].end < pair[1].start), "{:?}", plan.runs);
         assert!(plan.bytes() <= LIMIT && plan.cost() >= plan.bytes());

@@ -30,7 +30,7 @@ mod runs;
 mod split;
 
 pub(super) use pipe::{Sink, spawn};
-use plan::Plan;
+use plan::{HOLES, Plan};
 pub use preview::LayerPreview;
 use rebuild::Rebuild;
 use runs::Runs;
@@ -256,21 +256,25 @@ fn choose(
 ) -> Result<Choice, String> {
     let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
     let here: Vec<bool> = table.files().iter().map(here).collect();
+    let nearly_all = || "nearly all of it is missing here".to_owned();
+    let mut choices = HOLES.into_iter().map(|hole| cheapest(table, &here, (position, headers.as_ref()), hole));
+    // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
+    choices.find(|choice| choice.cost < layer.size / 10 * 9).ok_or_else(nearly_all)
+}
+
+/// The cheaper of the ways to have a layer in parts: with or without the list of tar headers.
+fn cheapest(table: &Table, here: &[bool], (position, headers): (&Position, Option<&TarSplit>), hole: u64) -> Choice {
     let end = headers.iter().map(|headers| headers.offset).fold(position.offset, u64::min).saturating_sub(FRAME);
-    let mut plan = Plan::new(table, here, Some(end));
+    let mut plan = Plan::new(table, here.to_vec(), Some(end), hole);
     let mut cost = plan.cost();
     let mut list = None;
     if let Some(headers) = headers {
-        let with = Plan::new(table, plan.here.clone(), None);
+        let with = Plan::new(table, plan.here.clone(), None, hole);
         if with.cost() + headers.size < cost {
-            (cost, plan, list) = (with.cost() + headers.size, with, Some(headers));
+            (cost, plan, list) = (with.cost() + headers.size, with, Some(headers.clone()));
         }
     }
-    // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
-    if cost >= layer.size / 10 * 9 {
-        return Err("nearly all of it is missing here".to_owned());
-    }
-    Ok(Choice { plan, headers: list, cost })
+    Choice { plan, headers: list, cost }
 }
 
 /// A plan, and what it takes to follow it.

@@ -5,17 +5,22 @@ use std::thread;
 
 use crate::image::ahead::{Ahead, BLOCK, Block, Blocks, FileHere, Left};
 
+/// A block that stands for so many bytes is handed over, whatever is in it: so one learns whether anybody reads.
+const LEFT_OUT: u64 = 8 << 20;
+
 /// Where the thread puts what it makes.
 pub(in crate::image) struct Sink {
     block: Block,
     /// How many bytes of the block are made.
     made: usize,
+    /// How many bytes its files have.
+    left_out: u64,
     blocks: Blocks,
 }
 
 impl Sink {
     fn new(blocks: Blocks) -> Self {
-        Self { block: empty(&blocks), made: 0, blocks }
+        Self { block: empty(&blocks), made: 0, left_out: 0, blocks }
     }
 
     pub(in crate::image) fn push(&mut self, mut bytes: &[u8]) -> Result<(), Left> {
@@ -31,7 +36,9 @@ impl Sink {
 
     /// Says that the content of this file stands next, and that its bytes do not come.
     pub(in crate::image) fn file(&mut self, file: FileHere) -> Result<(), Left> {
-        if self.block.add_file(self.made, file) { self.flush() } else { Ok(()) }
+        self.left_out += file.size;
+        let full = self.block.add_file(self.made, file);
+        if full || self.left_out >= LEFT_OUT { self.flush() } else { Ok(()) }
     }
 
     fn make_room(&mut self) -> Result<(), Left> {
@@ -41,6 +48,7 @@ impl Sink {
     fn flush(&mut self) -> Result<(), Left> {
         let mut block = std::mem::replace(&mut self.block, empty(&self.blocks));
         block.bytes.truncate(std::mem::take(&mut self.made));
+        self.left_out = 0;
         if block.is_empty() { Ok(()) } else { self.blocks.send(Ok(block)) }
     }
 
@@ -89,7 +97,10 @@ mod tests {
                     let length = next.len();
                     made.consume(length);
                 }
-                Next::File(file) => files.push((bytes.len(), file)),
+                Next::File(file) => {
+                    files.push((bytes.len(), file));
+                    made.pass_file();
+                }
                 Next::End => return (bytes, files),
             }
         }
@@ -125,11 +136,15 @@ mod tests {
     fn who_wants_bytes_does_not_get_less() {
         let mut made = spawn(|sink| {
             sink.push(b"made").map_err(io::Error::other)?;
-            sink.file(FileHere { sha256: [0; 32], size: 7 }).map_err(io::Error::other)
+            sink.file(FileHere { sha256: [0; 32], size: 7 }).map_err(io::Error::other)?;
+            sink.push(b"more").map_err(io::Error::other)
         })
         .unwrap();
-        let error = made.read_to_end(&mut Vec::new()).unwrap_err();
-        assert_eq!(error.to_string(), "the content of a file that is here (expected bytes)");
+        made.read_exact(&mut [0; 4]).unwrap();
+        for _ in 0..9 {
+            let error = made.read(&mut [0]).unwrap_err();
+            assert_eq!(error.to_string(), "the content of a file that is here (expected bytes)");
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crate::image::chunked::{File, Table, is_skipped};
 /// Bytes that a request puts on the wire besides those that it asks for.
 const REQUEST: u64 = 2048;
 
-/// Holes of up to so many bytes between what is needed are fetched, too: while a request is answered, about so many could come, and registries bill and limit requests.
-const HOLE: u64 = 16 << 10;
+/// Holes of up to so many bytes between what is needed are fetched, too: while a request is answered, about so many could come, and registries bill and limit requests. Where
+/// that makes too much of a layer, only those count that are no larger than what a request costs.
+pub(super) const HOLES: [u64; 2] = [16 << 10, REQUEST];
 
 /// The most requests for one layer. Where there would be more, the smallest holes between them are fetched, too.
 const MAX_REQUESTS: usize = 1000;
@@ -25,10 +26,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Plans for the files of which `here` says that they are not here. What lies between the files ends at `between`.
-    pub(super) fn new(table: &Table, here: Vec<bool>, between: Option<u64>) -> Self {
+    /// Plans for the files of which `here` says that they are not here. What lies between the files ends at `between`. Holes
+    /// of up to `hole` bytes are fetched.
+    pub(super) fn new(table: &Table, here: Vec<bool>, between: Option<u64>, hole: u64) -> Self {
         let spans = spans(table.files(), &here, between);
-        Self { here, between, runs: coalesce(spans, MAX_REQUESTS) }
+        Self { here, between, runs: coalesce(spans, hole, MAX_REQUESTS) }
     }
 
     /// Bytes that are asked for.
@@ -70,12 +72,12 @@ fn spans(files: &[File], here: &[bool], between: Option<u64>) -> Vec<Range<u64>>
     spans
 }
 
-/// Fetches holes between spans, too, where they are small, or where there would be more than `most`.
-fn coalesce(spans: Vec<Range<u64>>, most: usize) -> Vec<Range<u64>> {
+/// Fetches holes between spans, too, where they are of up to `hole` bytes, or where there would be more than `most`.
+fn coalesce(spans: Vec<Range<u64>>, hole: u64, most: usize) -> Vec<Range<u64>> {
     let mut holes: Vec<u64> = spans.windows(2).map(|pair| pair[1].start - pair[0].end).collect();
     holes.sort_unstable_by(|a, b| b.cmp(a));
     // So many of the largest holes may stay.
-    let fetched = holes.get(most.saturating_sub(1)).copied().unwrap_or(0).max(HOLE);
+    let fetched = holes.get(most.saturating_sub(1)).copied().unwrap_or(0).max(hole);
     let mut runs: Vec<Range<u64>> = Vec::new();
     for span in spans {
         match runs.last_mut() {
@@ -104,7 +106,7 @@ mod tests {
     #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are compared, some of them of one")]
     fn what_is_asked_for() {
         let table = table(&[100_000..200_000, 210_000..300_000, 500_000..900_000, 901_000..902_000]);
-        let plan = |here: [bool; 4], between| Plan::new(&table, here.into(), between).runs;
+        let plan = |here: [bool; 4], between| Plan::new(&table, here.into(), between, HOLES[0]).runs;
         let none: [Range<u64>; 0] = [];
         // Only files; small holes are fetched.
         assert_eq!(plan([true; 4], None), none);
@@ -131,8 +133,9 @@ mod tests {
                 here.push(below(2) == 0);
             }
             let between = (below(2) == 0).then(|| at + below(100));
-            let plan = Plan::new(&table(&places), here.clone(), between);
-            assert!(plan.runs.windows(2).all(|pair| pair[0].end + HOLE < pair[1].start), "{:?}", plan.runs);
+            let hole = HOLES[below(2) as usize];
+            let plan = Plan::new(&table(&places), here.clone(), between, hole);
+            assert!(plan.runs.windows(2).all(|pair| pair[0].end + hole < pair[1].start), "{:?}", plan.runs);
             assert!(plan.runs.iter().all(|run| run.start < run.end));
             let covered = |span: &Range<u64>| span.is_empty() || plan.runs.iter().any(|run| run.start <= span.start && span.end <= run.end);
             let mut floor = 0;
@@ -143,8 +146,10 @@ mod tests {
             }
             assert!(between.is_none_or(|end| covered(&(floor..end))));
             // No more than a small hole is fetched in vain between two that are needed.
-            let needed: u64 = spans(table(&places).files(), &here, between).iter().map(|span| span.end - span.start).sum();
-            assert!(plan.bytes() <= needed + HOLE * places.len() as u64 * 2, "{} of {needed}", plan.bytes());
+            let spans = spans(table(&places).files(), &here, between);
+            let needed: u64 = spans.iter().map(|span| span.end - span.start).sum();
+            let holes = (spans.len() - plan.runs.len()) as u64;
+            assert!(plan.bytes() <= needed + hole * holes, "{} of {needed}, with {holes} holes", plan.bytes());
         }
     }
 
@@ -152,10 +157,10 @@ mod tests {
     fn there_are_no_more_requests_than_are_allowed() {
         let spans: Vec<Range<u64>> = (0..100).map(|n| n * 100_000..n * 100_000 + 1000 + n).collect();
         for most in [1, 2, 7, 99, 100, 1000] {
-            let runs = coalesce(spans.clone(), most);
+            let runs = coalesce(spans.clone(), HOLES[0], most);
             assert!(runs.len() <= most, "{} of {most}", runs.len());
             assert_eq!((runs[0].start, runs.last().unwrap().end), (0, 9_901_099));
         }
-        assert_eq!(coalesce(spans.clone(), 100), spans);
+        assert_eq!(coalesce(spans.clone(), HOLES[0], 100), spans);
     }
 }

@@ -11,11 +11,28 @@ use super::Unusable;
 use super::challenge::{self, Challenge};
 
 /// The body of an answer, with errors that say so.
-pub(super) struct Answer(pub(super) BodyReader<'static>);
+pub(super) struct Answer {
+    body: BodyReader<'static>,
+    /// How much is to come, where the answer says so.
+    left: Option<u64>,
+}
+
+impl Answer {
+    pub(super) fn new(answer: Response<Body>) -> Self {
+        let body = answer.into_body();
+        Self { left: body.content_length(), body: body.into_reader() }
+    }
+}
 
 impl Read for Answer {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer).map_err(|e| io::Error::new(e.kind(), format!("reading the answer: {e}")))
+        let read = self.body.read(buffer).map_err(|e| io::Error::new(e.kind(), format!("reading the answer: {e}")))?;
+        self.left = self.left.map(|left| left.saturating_sub(read as u64));
+        if read > 0 && self.left == Some(0) {
+            // A body that was read to its end gives its connection back, and whoever has all the bytes reads no further. That it has ended is known already.
+            let _ = self.body.read(&mut [0]);
+        }
+        Ok(read)
     }
 }
 

@@ -127,7 +127,7 @@ impl Client {
         } else {
             check(&answer, size, &range)?
         }
-        let mut body = Answer(answer.into_body().into_reader());
+        let mut body = Answer::new(answer);
         if all {
             skip(&mut body, range.start)?;
         }

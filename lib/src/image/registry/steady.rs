@@ -62,6 +62,10 @@ impl Read for Steady {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let most = usize::try_from(self.left.end - self.left.start).unwrap_or(usize::MAX).min(buffer.len());
+            if self.left.is_empty() {
+                // Of an answer that did not say how long it is, too, the connection is given back.
+                let _ = std::mem::replace(&mut self.body, Box::new(io::empty())).read(&mut [0]);
+            }
             if most == 0 {
                 return Ok(0);
             }
@@ -69,10 +73,6 @@ impl Read for Steady {
                 Ok(read @ 1..) => {
                     self.left.start += read as u64;
                     self.retry.came(read);
-                    if self.left.is_empty() {
-                        // An answer that was read to its end gives its connection back, and whoever has all the bytes reads no further.
-                        let _ = std::mem::replace(&mut self.body, Box::new(io::empty())).read(&mut [0]);
-                    }
                     return Ok(read);
                 }
                 Ok(_) => Unusable::for_now("the connection ended too early"),

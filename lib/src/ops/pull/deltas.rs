@@ -29,18 +29,18 @@ impl Delta {
 
     async fn try_find(store: &Store, source: &Source, layers: &[usize]) -> Result<Option<Self>> {
         let stored = stored(store)?;
-        let configs: Vec<String> = stored.iter().map(|image| image.config_digest.clone()).collect();
-        if configs.is_empty() {
-            return Ok(None);
+        let mut configs: Vec<String> = stored.iter().map(|image| image.config_digest.clone()).collect();
+        while !configs.is_empty() {
+            let Some(found) = source.find_delta(layers, configs.clone()).await? else { break };
+            let image = stored.iter().find(|image| image.config_digest == found.source_config);
+            // One that lacks something is of no use, and for others to tell.
+            if let Some(image) = image.and_then(|image| store.find(&image.manifest_digest).ok().flatten()) {
+                let files = Files(store.tree(&image.image)?);
+                return Ok(Some(Self { found, files: Arc::new(files) }));
+            }
+            configs.retain(|config| *config != found.source_config);
         }
-        let Some(found) = source.find_delta(layers, configs).await? else { return Ok(None) };
-        let Some(image) = stored.iter().find(|image| image.config_digest == found.source_config) else { return Ok(None) };
-        // One that lacks something is of no use, and for others to tell.
-        if store.find(&image.manifest_digest)?.is_none() {
-            return Ok(None);
-        }
-        let files = Files(store.tree(&image.image)?);
-        Ok(Some(Self { found, files: Arc::new(files) }))
+        Ok(None)
     }
 
     /// What stands for a layer, where that is less than the layer.

@@ -1,7 +1,8 @@
 //! The content index: which object has the content with a given SHA-256, which is how tables of contents of layers name files, while the
 //! repository knows them by fs-verity digests.
 //!
-//! It is an economy, and safe to lose: whoever takes a file by it proves what he makes of it by a digest that does not come from here. A file
+//! It is an economy, and safe to lose: whoever takes a file by it proves its bytes by a digest that does not come from here. That these are the bytes of the object's name says
+//! the kernel, where the repository is sealed, and whoever wrote the object, where it is not: [`rebuild`] looks again. A file
 //! that is torn or foreign counts as absent, an object that is gone as unknown. It lies beside the directories of the composefs
 //! repository, where `cfsctl` does not look.
 
@@ -13,6 +14,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, ensure};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
+use rustix::fs::FlockOperation;
 
 use super::{ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
@@ -140,21 +142,26 @@ impl Store {
         records.retain(|record| seen.insert(record.content));
         records.extend(journal.into_iter().filter(|record| seen.insert(record.content) && is_here(self, record).unwrap_or(false)));
         records.extend(old.iter().flat_map(Table::records).filter(|record| seen.insert(record.content)));
+        if records.len() > table::most(self.algorithm()) {
+            records.retain(|record| is_here(self, record).unwrap_or(false));
+        }
         write(self, records)?;
         journal::remove(self.dir())?;
         Ok(true)
     }
 
-    /// Takes those files out of the content index whose objects are gone.
+    /// Takes those files out of the content index whose objects are gone. Durable when it returns. Whether it was written. Waits until no other process has the
+    /// repository open.
     ///
     /// # Errors
     ///
     /// It cannot be read or written; the old one stays.
-    pub(in crate::store) fn forget_what_is_gone(&self) -> Result<()> {
-        let Some(old) = read(self)? else { return Ok(()) };
-        // What cannot be looked at is of no use to anybody.
-        let records: Vec<Record> = old.records().filter(|record| is_here(self, record).unwrap_or(false)).collect();
-        if records.len() == old.len() { Ok(()) } else { write(self, records) }
+    pub fn forget_what_is_gone(&self) -> Result<bool> {
+        // What a pull adds meanwhile would be lost.
+        rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
+        let forgotten = forget(self);
+        rustix::fs::flock(self.dir(), FlockOperation::LockShared).context("giving up the exclusive lock")?;
+        forgotten
     }
 }
 
@@ -163,6 +170,17 @@ fn read(store: &Store) -> Result<Option<Table>> {
     let mut bytes = Vec::new();
     File::from(file).take(MAX + 1).read_to_end(&mut bytes).context("reading the content index")?;
     Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= MAX).and_then(|bytes| Table::parse(bytes, store.algorithm())))
+}
+
+fn forget(store: &Store) -> Result<bool> {
+    let Some(old) = read(store)? else { return Ok(false) };
+    // What cannot be looked at is of no use to anybody.
+    let records: Vec<Record> = old.records().filter(|record| is_here(store, record).unwrap_or(false)).collect();
+    if records.len() == old.len() {
+        return Ok(false);
+    }
+    write(store, records)?;
+    Ok(true)
 }
 
 fn write(store: &Store, records: Vec<Record>) -> Result<()> {

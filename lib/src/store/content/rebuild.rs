@@ -1,9 +1,10 @@
 //! The content index made again from the objects themselves, for one that was lost.
 
 use std::collections::HashSet;
+use std::fs::File;
 use std::io::Read;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs_oci::LAYER_CONTENT_TYPE;
@@ -12,7 +13,7 @@ use openssl::sha::Sha256;
 
 use super::{CONTENT_INDEX, ContentDigest, Record, Taken, raw, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
-use crate::store::fsck::pool;
+use crate::store::fsck::{measure, pool};
 use crate::store::{Store, with_repository};
 use crate::sys::dir;
 
@@ -88,8 +89,24 @@ fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Bo
 }
 
 fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &mut [u8]) -> Result<Record> {
-    let (content, size) = digest(std::fs::File::from(repository.open_object(object)?), piece)?;
-    Ok(Record { content, object: raw(object), size })
+    let mut file = Hashed { inner: File::from(repository.open_object(object)?), hasher: Sha256::new() };
+    let (found, size) = measure::<H>(&mut file, piece)?;
+    ensure!(found == *object, "object {} has the digest {}", object.to_hex(), found.to_hex());
+    Ok(Record { content: file.hasher.finish(), object: raw(object), size })
+}
+
+/// A reader that hashes what comes through.
+struct Hashed<R> {
+    inner: R,
+    hasher: Sha256,
+}
+
+impl<R: Read> Read for Hashed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hasher.update(&buffer[..read]);
+        Ok(read)
+    }
 }
 
 /// The digest of the content of a file, and its size, read piece by piece.

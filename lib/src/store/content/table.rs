@@ -19,6 +19,11 @@ const SIZE: usize = 8;
 /// Largest index in bytes, which is read as a whole: that of 600,000 files.
 pub(super) const MAX: u64 = 64 << 20;
 
+/// How many records an index has at most.
+pub(super) fn most(algorithm: Algorithm) -> usize {
+    (usize::try_from(MAX).unwrap_or(usize::MAX) - HEADER - CHECKSUM) / record_size(digest_size(algorithm))
+}
+
 /// What is known of one file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::store) struct Record {
@@ -57,7 +62,7 @@ impl Table {
         records.retain(|record| record.object.len() == object);
         records.sort_unstable();
         records.dedup_by(|a, b| a.content == b.content);
-        records.truncate((usize::try_from(MAX).unwrap_or(usize::MAX) - HEADER - CHECKSUM) / record_size(object));
+        records.truncate(most(algorithm));
         let mut bytes = Vec::with_capacity(HEADER + records.len() * record_size(object) + CHECKSUM);
         bytes.extend_from_slice(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
