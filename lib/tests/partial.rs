@@ -104,6 +104,28 @@ fn an_index_is_made_again_of_what_can_be_read() {
 }
 
 #[test]
+fn an_index_is_not_made_of_objects_that_are_not_what_they_are_called() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    let machine = Machine::new();
+    let first = machine.pull(&registry.name("acme/os:v1"));
+    let (right, mut other) = (Release::first().0["usr/lib/20"].clone(), Release::first().0["usr/lib/20"].clone());
+    other[100] ^= 1;
+    let knows = |content: &[u8]| machine.store.contents().unwrap().has(&openssl::sha::sha256(content), content.len() as u64);
+    assert!(knows(&right) && !knows(&other));
+    let file = machine.store.tree(&first.boot_image).unwrap().file("/usr/lib/20").unwrap().unwrap();
+    let selkie::store::Content::Object(object) = file.content else { panic!("it is inline") };
+    let path = machine.temp.path().join("r/objects").join(object.path());
+    // Whether or not it is sealed.
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, &other).unwrap();
+    std::fs::remove_file(machine.index()).unwrap();
+    assert!(machine.store.rebuild_content_index().unwrap());
+    assert!(!knows(&right) && !knows(&other));
+    assert!(knows(&Release::first().0["usr/lib/21"]));
+}
+
+#[test]
 fn an_index_forgets_what_was_removed_and_nothing_else() {
     let registry = Registry::start();
     Release::first().push(&registry, "v1", CHUNKED);

@@ -304,3 +304,54 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
         started.map_err(|e| format!("starting a thread: {e}").into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::image::MediaType;
+
+    use super::*;
+
+    /// Knows the files whose digest ends in zero.
+    struct Some0;
+
+    impl Contents for Some0 {
+        fn is_empty(&self) -> bool {
+            false
+        }
+
+        fn has(&self, sha256: &[u8; 32], _: u64) -> bool {
+            sha256[31] == 0
+        }
+
+        fn open(&self, _: &[u8; 32], _: u64) -> Result<Box<dyn Read + Send>> {
+            Ok(Box::new(std::io::empty()))
+        }
+    }
+
+    /// Chooses for 600 files of `each` bytes in the blob, of which every second is here.
+    fn choose_of(each: usize) -> Result<Choice, String> {
+        let entry = |n: usize| {
+            let digest = format!("sha256:{:064x}", n % 2);
+            format!(
+                r#"{{"type":"reg","name":"{n}","size":{each},"digest":"{digest}","offset":{},"endOffset":{}}}"#,
+                n * each,
+                (n + 1) * each
+            )
+        };
+        let entries: Vec<String> = (0..600).map(entry).collect();
+        let size = 600 * each as u64;
+        let table = Table::parse(format!("{{\"version\":1,\"entries\":[{}]}}", entries.join(",")).as_bytes(), size).unwrap();
+        let annotation = [("io.github.containers.zstd-chunked.manifest-position".to_owned(), format!("{}:1:1:1", size + FRAME))].into();
+        let position = Position::of_annotations(&annotation, u64::MAX).unwrap().unwrap();
+        let layer = Layer { digest: "sha256:00".into(), diff_id: "sha256:00".into(), size, media_type: MediaType::ImageLayerZstd };
+        choose(&layer, &table, (&position, None), &Some0)
+    }
+
+    #[test]
+    fn where_small_holes_make_too_much_of_a_layer_only_tiny_ones_are_fetched() {
+        // Holes for which a request is made anyway; holes of which only then enough stay; holes that are less than a request.
+        for (each, runs) in [(20_000, Some(300)), (6_000, Some(300)), (1_000, None)] {
+            assert_eq!(choose_of(each).ok().map(|choice| choice.plan.runs.len()), runs, "{each}");
+        }
+    }
+}
