@@ -3,7 +3,8 @@
 //! The table of contents says which files there are. Those whose contents are here, by SHA-256, are read here ([`Contents`]); the others, and what the
 //! tar has between files, are fetched by ranges. What comes out is the tar of the layer to the last bit, or an error: its digest is compared with
 //! the diff_id, which the configuration has, and thereby the manifest, of which skopeo and the signature policy decided. So neither the table nor
-//! whoever knows the contents has to be believed. Whatever goes wrong with parts is a reason to read the whole layer; an outage of the registry is none.
+//! whoever knows the contents has to be believed of any byte; which object has these bytes, the store knows (`store/content/`). Whatever goes wrong with
+//! parts is a reason to read the whole layer; an outage of the registry is none.
 
 use std::collections::HashMap;
 use std::io::Read;
