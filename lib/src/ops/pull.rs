@@ -15,7 +15,7 @@ use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::{Store, StoredImage, Verity};
-use crate::sys::dir;
+use crate::sys::{dir, memory};
 
 mod deltas;
 mod layers;
@@ -198,6 +198,8 @@ fn found(store: &Store, resolved: &Resolved, fetched: &Fetched) -> Result<Option
 /// Makes an image of layers that are all here.
 pub(super) fn commit(store: &Store, resolved: &Resolved, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
     progress.phase("building the root file system".to_owned());
+    // The buffers of layers are free, and the tree and its images need as much again.
+    memory::give_back_now();
     let (_, manifest) = resolved.oci_manifest()?;
     let stored = store.commit(&manifest, &resolved.config, None)?;
     progress.step("commit image");

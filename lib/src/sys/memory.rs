@@ -8,8 +8,15 @@ pub fn give_back() {
     gnu::give_back();
 }
 
+/// Gives back what is free now, between two pieces of work that need much memory: what the first one has freed lies between what stays, and the second one
+/// would take new memory beside it. Does nothing with another C library than glibc.
+pub fn give_back_now() {
+    #[cfg(target_env = "gnu")]
+    gnu::give_back_now();
+}
+
 #[cfg(target_env = "gnu")]
-#[expect(unsafe_code, reason = "no crate wraps mallopt safely; it takes numbers, and refuses those that it does not know")]
+#[expect(unsafe_code, reason = "no crate wraps mallopt and malloc_trim safely; they take numbers, and refuse those that they do not know")]
 mod gnu {
     use std::ffi::c_int;
 
@@ -25,6 +32,7 @@ mod gnu {
 
     unsafe extern "C" {
         fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        fn malloc_trim(pad: usize) -> c_int;
     }
 
     pub(super) fn give_back() {
@@ -32,5 +40,10 @@ mod gnu {
             // A refusal costs memory and nothing else.
             let _ = unsafe { mallopt(parameter, value) };
         }
+    }
+
+    pub(super) fn give_back_now() {
+        // Whether there was something is no matter.
+        let _ = unsafe { malloc_trim(0) };
     }
 }
