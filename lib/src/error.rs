@@ -122,8 +122,8 @@ impl Failure {
             return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(hint));
         }
         if any(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem, |e| e == rustix::io::Errno::ROFS) {
-            let hint =
-                "the kernel makes a file system read-only when it finds it damaged: see its messages (`dmesg`), and check it with fsck";
+            let hint = "mount it to be written (`mount -o remount,rw`), or name another place; where that does not work, the kernel may have found it damaged: see its \
+                        messages (`dmesg`)";
             return Some(Failure::new(FailureKind::NotPermitted, "a file system is read-only").hint(hint));
         }
         any(|e| e.kind() == std::io::ErrorKind::PermissionDenied, is_denied_errno)

@@ -168,6 +168,9 @@ fn registry(s: &str) -> Result<Place, Problem> {
     if digest.is_some_and(|d| !is_digest(d)) {
         return Err(Problem::Digest);
     }
+    if rest.starts_with(['/', '.']) {
+        return Err(Problem::Bare);
+    }
     let (host, after) = rest.split_once('/').ok_or(Problem::NoRegistry)?;
     if !(host.contains(['.', ':']) || host == "localhost") {
         return Err(Problem::NoRegistry);
@@ -258,6 +261,10 @@ pub struct ReferenceError {
 enum Problem {
     #[error("the registry is missing (expected the name in full, such as docker.io/library/debian:trixie or quay.io/acme/os:stable)")]
     NoRegistry,
+    #[error(
+        "it is a path (expected a registry's name, or `oci:` before the path of a layout, `oci-archive:` or `docker-archive:` before that of an archive)"
+    )]
+    Bare,
     #[error("the registry's name or port is off (expected HOST or HOST:PORT)")]
     Host,
     #[error("the repository has capital letters (expected lowercase only)")]
@@ -365,6 +372,9 @@ mod tests {
         let table = [
             ("", Problem::NoRegistry),
             ("debian", Problem::NoRegistry),
+            ("/srv/layout:v1", Problem::Bare),
+            ("./layout:v1", Problem::Bare),
+            ("../layout:v1", Problem::Bare),
             ("debian:trixie", Problem::NoRegistry),
             ("acme/os", Problem::NoRegistry),
             ("docker://acme/os", Problem::NoRegistry),

@@ -4,17 +4,24 @@
 #![expect(clippy::print_stdout, reason = "which file system it was is worth knowing")]
 
 mod common;
+#[path = "common/oci.rs"]
+mod oci;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use common::host::Machine;
 use common::layout;
+use oci::{Layout, plain_http};
 use rustix::mount::MountFlags;
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::ImageId;
-use selkie::ops::status;
 use selkie::ops::upgrade::{Outcome, Until};
+use selkie::ops::{pull, status};
+use selkie::progress::{Progress, Silent};
+use selkie::store::{Store, Verity};
+use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
 
 fn mount(directory: &Path, size: &str, flags: MountFlags) {
@@ -84,6 +91,26 @@ fn a_disk_that_fills_up_during_a_pull_loses_nothing() {
     assert_unchanged(&machine, &first);
     resize(&temp.path().join("sysroot"), "64m");
     assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Staged);
+}
+
+#[test]
+fn a_repository_that_is_read_only_is_told_before_anything_is_read() {
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    let temp = tempfile::tempdir().unwrap();
+    let (place, layout) = (temp.path().join("place"), Layout::new());
+    mount(&place, "16m", MountFlags::empty());
+    let repository = pull::Repository { path: place.join("r"), algorithm: None, verity: Verity::IfPossible };
+    let store = Store::open_or_init(dir::open_path(&place).unwrap(), "r", None, Verity::IfPossible).unwrap();
+    drop(store);
+    rustix::mount::mount_remount(&place, MountFlags::RDONLY, "").unwrap();
+    // There is no such image, which is not found out.
+    let options = pull::Options { image: layout.reference(Some("none")).parse().unwrap(), source: plain_http(), tag: None };
+    let error = pull::run_into(&repository, &options, &(Arc::new(Silent) as Arc<dyn Progress>)).unwrap_err();
+    assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NotPermitted), "{error:#}");
+    assert_eq!(
+        format!("{error:#}"),
+        format!("opening repository {} to write: Read-only file system (os error 30)", repository.path.display())
+    );
 }
 
 /// Bytes that do not compress.

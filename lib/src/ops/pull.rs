@@ -120,7 +120,9 @@ pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn P
     let here = dir::open_path(".").context("opening the working directory")?;
     let open = |algorithm| Store::open_or_init(&here, &repository.path, algorithm, repository.verity);
     if repository.algorithm.is_some() || repository.path.join("meta.json").exists() {
-        return run(&open(repository.algorithm)?, options, progress);
+        let store = open(repository.algorithm)?;
+        store.require_writable().with_context(|| format!("opening repository {} to write", repository.path.display()))?;
+        return run(&store, options, progress);
     }
     // The image decides; it is resolved once for this and for its layers.
     let tag = options.tag()?;

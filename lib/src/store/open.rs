@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 use composefs::erofs::format::{FormatConfig, FormatVersion};
 use composefs::fsverity::{EnableVerityError, FsVerityHashValue};
 use composefs::repository::{REPO_METADATA_FILENAME, RepoMetadata, Repository, RepositoryConfig, RepositoryOpenError};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
-use super::{Handle, Store};
+use super::{Handle, Store, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
@@ -66,6 +66,22 @@ impl Store {
             return Err(mismatch(message, "a repository cannot be sealed later: make a new one on a file system with fs-verity").into());
         }
         Ok(store)
+    }
+}
+
+impl Store {
+    /// Looks whether the repository can be written at all, for whoever has much to do before that.
+    ///
+    /// # Errors
+    ///
+    /// Its file system is read-only, or its directory is closed to this user: [`FailureKind::NotPermitted`](crate::error::FailureKind::NotPermitted).
+    pub fn require_writable(&self) -> Result<()> {
+        // The library's look says so in words alone.
+        let status = rustix::fs::fstatvfs(self.dir()).context("looking at the file system")?;
+        if status.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Err(Errno::ROFS.into());
+        }
+        with_repository!(self, repository => repository.ensure_writable())
     }
 }
 
@@ -126,7 +142,8 @@ fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
     let names = dir::names(&directory).with_context(|| format!("listing repository {}", path.display()))?;
     // An empty `lost+found` is what a fresh file system has that is mounted here.
     if let Some(name) = names.iter().find(|name| *name != "lost+found") {
-        let message = format!("making repository {}: it has {} and no {REPO_METADATA_FILENAME}", path.display(), name.display());
+        let message =
+            format!("making repository {}: it has {:?} and no {REPO_METADATA_FILENAME}", path.display(), name.display().to_string());
         return Err(mismatch(message, "name an empty directory, or one that does not exist").into());
     }
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o700))
