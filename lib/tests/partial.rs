@@ -213,6 +213,10 @@ fn the_index_is_written_after_the_layers_and_may_name_what_is_gone() {
     assert!(!machine.store.contents().unwrap().is_empty());
     let second = machine.pull(&layout.reference(Some("v2")));
     assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("nearly all of it is missing here")));
+    assert!(machine.store.forget_what_is_gone().unwrap());
+    let fresh = Machine::new();
+    fresh.pull(&layout.reference(Some("v2")));
+    assert!(std::fs::read(machine.index()).unwrap() == std::fs::read(fresh.index()).unwrap());
     // A layer that is here is not fetched, and is no news for the index; nor is the image made again.
     let recorder = Arc::new(Recorder::default());
     let again = machine.pull_with(&layout.reference(Some("v2")), &recorder).unwrap();

@@ -82,9 +82,7 @@ impl LayerReader {
         let verifying = Verifying { layer: layer.clone(), source, blob, diff, sender, state: State::Decoding };
         Ok(Self { verified: Ahead::new(verifying)?, source: None, _token: None })
     }
-}
 
-impl LayerReader {
     /// Passes the file that stands next, where that is one whose bytes do not come.
     ///
     /// # Errors

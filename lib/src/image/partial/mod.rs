@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
-use super::ahead::BLOCK;
 use super::chunked::{Position, Ranged, Table, TarSplit};
 use super::layer::LayerReader;
 use super::manifest::Layer;
@@ -257,10 +256,9 @@ fn choose(
 ) -> Result<Choice, String> {
     let here = |file: &super::chunked::File| file.digest.is_some_and(|digest| file.size > 0 && contents.has(&digest, file.size));
     let here: Vec<bool> = table.files().iter().map(here).collect();
-    let nearly_all = || "nearly all of it is missing here".to_owned();
     let mut choices = HOLES.into_iter().map(|hole| cheapest(table, &here, (position, headers.as_ref()), hole));
     // Nine tenths: what is fetched by ranges is decompressed in small pieces, and the rest is read from the disk once more.
-    choices.find(|choice| choice.cost < layer.size / 10 * 9).ok_or_else(nearly_all)
+    choices.find(|choice| choice.cost < layer.size / 10 * 9).ok_or_else(|| "nearly all of it is missing here".to_owned())
 }
 
 /// The cheaper of the ways to have a layer in parts: with or without the list of tar headers.
@@ -299,8 +297,7 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
             }
         };
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-        let buffer = vec![0; BLOCK].into();
-        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, buffer, state: Arc::clone(state), progress };
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
         let started = spawn(move |sink| rebuild.run(sink)).map(LayerReader::verified);
         started.map_err(|e| format!("starting a thread: {e}").into())
     }

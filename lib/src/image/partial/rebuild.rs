@@ -28,8 +28,6 @@ pub(super) struct Rebuild<B> {
     pub(super) headers: Option<(Vec<u8>, u64)>,
     pub(super) runs: Runs<B>,
     pub(super) contents: Arc<dyn Contents>,
-    /// Takes a piece of a file that is here.
-    pub(super) buffer: Box<[u8]>,
     pub(super) state: Arc<State>,
     pub(super) progress: Arc<dyn Progress>,
 }
@@ -38,6 +36,8 @@ pub(super) struct Rebuild<B> {
 struct Out<'a> {
     sink: &'a mut Sink,
     hasher: Hasher,
+    /// Takes a piece of a file that is here.
+    buffer: Box<[u8]>,
 }
 
 impl Out<'_> {
@@ -56,7 +56,7 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
     /// Rebuilds it. What went wrong here, and not with whoever reads, is in the state before the error is returned.
     pub(super) fn run(mut self, sink: &mut Sink) -> io::Result<()> {
         let rebuilt = Hasher::like(&self.layer.diff_id).map_err(Trouble::Receiver).and_then(|hasher| {
-            let mut out = Out { sink, hasher };
+            let mut out = Out { sink, hasher, buffer: vec![0; BLOCK].into() };
             self.parts(&mut out)?;
             self.judge(&out.hasher.finish()?)
         });
@@ -140,20 +140,20 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
     }
 
     /// A file that is here: it is read for the digest of the tar, and not handed over.
-    fn object(&mut self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
+    fn object(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
         let sha256 = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
         let mut object = self.contents.open(&sha256, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?;
         let mut left = file.size;
         while left > 0 {
             let most = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
-            let read = match object.read(&mut self.buffer[..most]) {
+            let read = match object.read(&mut out.buffer[..most]) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
             };
             if read == 0 {
                 return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
             }
-            out.hasher.update(&self.buffer[..read])?;
+            out.hasher.update(&out.buffer[..read])?;
             left -= read as u64;
         }
         out.leave_out(FileHere { sha256, size: file.size })

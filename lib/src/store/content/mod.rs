@@ -66,7 +66,7 @@ impl Contents {
     /// The object with this content and size, if it is here.
     pub(in crate::store) fn object(&self, content: &ContentDigest, size: u64) -> Option<ObjectId> {
         let record = self.table.find(content).filter(|record| record.size == size)?;
-        is_here(&self.store, &record).unwrap_or(false).then(|| ObjectId::named(hex::encode(&record.object)))
+        is_here(&self.store, &record).then(|| ObjectId::named(hex::encode(&record.object)))
     }
 
     /// Whether the content of this object is known. Names are told apart by their first bytes: an object that is taken for another costs bytes in a later
@@ -140,10 +140,10 @@ impl Store {
         // What was just taken in comes first, so that it wins; what a pull that was cut has noted may never have been written.
         let (mut seen, mut records) = (HashSet::new(), taken.0);
         records.retain(|record| seen.insert(record.content));
-        records.extend(journal.into_iter().filter(|record| seen.insert(record.content) && is_here(self, record).unwrap_or(false)));
+        records.extend(journal.into_iter().filter(|record| seen.insert(record.content) && is_here(self, record)));
         records.extend(old.iter().flat_map(Table::records).filter(|record| seen.insert(record.content)));
         if records.len() > table::most(self.algorithm()) {
-            records.retain(|record| is_here(self, record).unwrap_or(false));
+            records.retain(|record| is_here(self, record));
         }
         write(self, records)?;
         journal::remove(self.dir())?;
@@ -174,8 +174,7 @@ fn read(store: &Store) -> Result<Option<Table>> {
 
 fn forget(store: &Store) -> Result<bool> {
     let Some(old) = read(store)? else { return Ok(false) };
-    // What cannot be looked at is of no use to anybody.
-    let records: Vec<Record> = old.records().filter(|record| is_here(store, record).unwrap_or(false)).collect();
+    let records: Vec<Record> = old.records().filter(|record| is_here(store, record)).collect();
     if records.len() == old.len() {
         return Ok(false);
     }
@@ -188,8 +187,9 @@ fn write(store: &Store, records: Vec<Record>) -> Result<()> {
     dir::write_durably(store.dir(), CONTENT_INDEX, 0o644, &bytes).context("writing the content index")
 }
 
-fn is_here(store: &Store, record: &Record) -> Result<bool> {
-    with_repository!(store, repository => has(repository, record))
+/// Whether the object is here. One that cannot be looked at is of no use to anybody.
+fn is_here(store: &Store, record: &Record) -> bool {
+    with_repository!(store, repository => has(repository, record)).unwrap_or(false)
 }
 
 fn has<H: FsVerityHashValue>(repository: &Repository<H>, record: &Record) -> Result<bool> {
