@@ -56,7 +56,7 @@ pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use named::check_named;
 pub use output::{OutputKind, OutputOptions, Written, check_output, write};
-pub use partial::{Contents, LayerPreview, Partial, PartialLayer, PartialPlan};
+pub use partial::{Contents, Here, LayerPreview, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use reason::Reason;

@@ -166,8 +166,9 @@ impl<'t> Known<'t> {
 
     /// The content of a file that will be at `path`; an object that does not exist for one that is not here.
     fn file(&mut self, path: &str, size: u64, content: &ContentDigest) -> Result<Content> {
-        if let Some(bytes) = self.small.get(content).filter(|bytes| bytes.len() as u64 == size) {
-            return Ok(Content::Inline(bytes.clone()));
+        let small = self.small.get(content).map(Vec::as_slice).filter(|bytes| bytes.len() as u64 == size);
+        if let Some(bytes) = small.or_else(|| self.contents.small(content, size)) {
+            return Ok(Content::Inline(bytes.to_vec()));
         }
         if let Some(object) = self.contents.object(content, size).or_else(|| self.read.get(content).cloned()) {
             return Ok(Content::Object(object));

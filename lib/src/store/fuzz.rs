@@ -1,6 +1,7 @@
 //! Targets of this owner: see [`crate::fuzz`].
 
 use anyhow::Result;
+use composefs::INLINE_CONTENT_MAX_V0;
 use openssl::sha::sha256;
 
 use super::content::table::{Record, Table};
@@ -24,6 +25,11 @@ impl Parts for Count {
         self.bytes += bytes.len() as u64;
         self.all.extend(bytes);
         Ok(())
+    }
+
+    fn small(&mut self, content: &[u8]) -> Result<()> {
+        assert!((1..=INLINE_CONTENT_MAX_V0).contains(&content.len()), "a small file of {} bytes", content.len());
+        self.inline(content)
     }
 
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()> {
@@ -96,9 +102,10 @@ pub(crate) fn content_index(bytes: &[u8]) {
     for bytes in [bytes.to_vec(), [body, &sha256(body)].concat()] {
         for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
             let Some(table) = Table::parse(bytes.clone(), algorithm) else { continue };
-            let records: Vec<Record> = table.records().collect();
+            let (records, small) = (table.records().collect::<Vec<Record>>(), table.small().map(<[u8]>::to_vec).collect::<Vec<_>>());
             assert!(records.iter().all(|record| table.find(&record.content).as_ref() == Some(record)));
-            assert_eq!(Table::write(records, algorithm), bytes, "what was read is written the same");
+            let written = Table::parse(Table::write(records.clone(), small.clone(), algorithm), algorithm).expect("what was written");
+            assert!(written.records().eq(records) && written.small().eq(small), "what was read is written the same");
         }
     }
 }
@@ -108,5 +115,6 @@ pub(crate) fn content_indexes() -> Vec<Vec<u8>> {
     let records = |count: u64, object: usize| {
         (0..count).map(|n| Record { content: sha256(&n.to_le_bytes()), object: vec![n as u8; object].into(), size: n }).collect()
     };
-    vec![Table::write(records(3, 32), Algorithm::Sha256), Table::write(records(2, 64), Algorithm::Sha512)]
+    let small = || [b"a".to_vec(), vec![7; 64]];
+    vec![Table::write(records(3, 32), small(), Algorithm::Sha256), Table::write(records(2, 64), [], Algorithm::Sha512)]
 }

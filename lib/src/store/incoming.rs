@@ -236,7 +236,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
             self.journal = None;
         }
-        self.taken.0.push(record);
+        self.taken.records.push(record);
     }
 
     /// Has the stream refer to a file.
@@ -316,6 +316,13 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
             self.between.extend_from_slice(bytes);
         }
         Ok(())
+    }
+
+    fn small(&mut self, content: &[u8]) -> Result<()> {
+        if self.contents.is_some() {
+            self.taken.add_small(content);
+        }
+        self.inline(content)
     }
 
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()> {

@@ -21,6 +21,8 @@ pub(super) trait Parts {
     type Object;
     /// Bytes that stay as they are.
     fn inline(&mut self, bytes: &[u8]) -> Result<()>;
+    /// The content of a file that is so small that it stays as it is, too.
+    fn small(&mut self, content: &[u8]) -> Result<()>;
     /// A file begins: its name in the archive and its size.
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()>;
     /// The next bytes of this file.
@@ -35,7 +37,7 @@ pub(super) trait Parts {
 pub(super) struct Splitter {
     parser: Parser,
     state: State,
-    /// The headers of one entry, as far as they are there.
+    /// The headers of one entry, or the content of a small file, as far as they are there.
     head: Vec<u8>,
     /// How many bytes the parser wants of them.
     need: usize,
@@ -47,6 +49,8 @@ enum State {
     Head,
     /// So many bytes stay as they are.
     Inline(u64),
+    /// A small file of so many bytes and so many of its padding.
+    Small(usize, u64),
     /// A file begins, of so many bytes and so many of its padding.
     Begun(u64, u64),
     /// So many bytes of it are left, and so many of its padding.
@@ -66,6 +70,7 @@ impl Splitter {
             let used = match self.state {
                 State::Head => self.take_head(bytes, parts)?,
                 State::Inline(left) => self.take_inline(bytes, left, parts)?,
+                State::Small(size, padding) => self.take_small(bytes, size, padding, parts)?,
                 State::Begun(left, padding) | State::File(left, padding) => self.take_content(bytes, left, padding, parts)?,
                 State::After(seen) => self.take_rest(bytes, seen, parts)?,
             };
@@ -92,7 +97,7 @@ impl Splitter {
             State::After(_) => Ok(()),
             State::Head if self.head.is_empty() => Ok(()),
             State::Head => bail!("unexpected EOF in tar stream"),
-            State::Inline(_) | State::Begun(..) | State::File(..) => bail!("unexpected EOF reading tar entry"),
+            State::Inline(_) | State::Small(..) | State::Begun(..) | State::File(..) => bail!("unexpected EOF reading tar entry"),
         }
     }
 
@@ -135,6 +140,17 @@ impl Splitter {
         Ok(used)
     }
 
+    fn take_small(&mut self, bytes: &[u8], size: usize, padding: u64, parts: &mut impl Parts) -> Result<usize> {
+        let used = bytes.len().min(size - self.head.len());
+        self.head.extend_from_slice(&bytes[..used]);
+        if self.head.len() == size {
+            parts.small(&self.head)?;
+            self.head.clear();
+            self.state = inline(padding);
+        }
+        Ok(used)
+    }
+
     fn take_content(&mut self, bytes: &[u8], left: u64, padding: u64, parts: &mut impl Parts) -> Result<usize> {
         let used = up_to(bytes, left);
         parts.content(&bytes[..used])?;
@@ -170,6 +186,9 @@ fn body(entry: &ParsedEntry<'_>, parts: &mut impl Parts) -> Result<State> {
         parts.begin(&entry.path, size)?;
         return Ok(State::Begun(size, padding));
     }
+    if entry.entry_type.is_file() && size > 0 {
+        return Ok(State::Small(size as usize, padding));
+    }
     ensure!(size <= MAX_ODD, "entry {}: it has {size} bytes of content and is no file", entry.path_lossy());
     Ok(inline(size + padding))
 }
@@ -196,6 +215,11 @@ mod tests {
 
         fn inline(&mut self, bytes: &[u8]) -> Result<()> {
             self.add("inline", bytes.len());
+            Ok(())
+        }
+
+        fn small(&mut self, content: &[u8]) -> Result<()> {
+            self.0.push(format!("small {}", content.len()));
             Ok(())
         }
 
@@ -258,7 +282,9 @@ mod tests {
         tar.extend([0; 3000]);
         let begin = format!("begin {long} 1024");
         let expected = [
-            "inline 1536",
+            "inline 512",
+            "small 64",
+            "inline 960",
             "begin b 65",
             "content 65",
             "end",
@@ -300,14 +326,16 @@ mod tests {
             splitter.push(&tar[done..], &mut said).unwrap();
             splitter.finish().unwrap();
             let content: &[&str] = if expected { &["object o"] } else { &["content 700", "end"] };
-            let rest = format!("inline {}", tar.len() - 512 - 700);
-            let all = [&["inline 512", "begin b 700"], content, &[&rest]].concat();
+            let rest = format!("inline {}", tar.len() - 2048 - 64);
+            let all = [&["inline 512", "begin b 700"], content, &["inline 836", "small 64", &rest]].concat();
             assert_eq!(said.0, all, "{size} bytes after {before}");
         }
     }
 
     #[test]
     fn what_is_cut_short_is_told() {
+        let small = split(&archive(&[("a", 64)])[..512 + 63], 512);
+        assert_eq!(small, Err("unexpected EOF reading tar entry".to_owned()));
         let tar = archive(&[("a", 1000)]);
         let table = [
             (0, Ok(())),

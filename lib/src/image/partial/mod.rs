@@ -41,6 +41,14 @@ const SMALL: u64 = 64 << 10;
 /// A skippable frame of zstd, such as one with a table in it, has so many bytes before what is in it.
 const FRAME: u64 = 8;
 
+/// How a content is here.
+pub enum Here {
+    /// These bytes, which are all of it. They are handed over: nobody else has them by a name.
+    Small(Vec<u8>),
+    /// A file, which is read for the proof of the layer, and handed over by name.
+    File(Box<dyn Read + Send>),
+}
+
 /// Contents of files that are here already.
 pub trait Contents: Send + Sync {
     /// Whether there are none.
@@ -54,7 +62,7 @@ pub trait Contents: Send + Sync {
     /// # Errors
     ///
     /// It is not there, or damaged.
-    fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Box<dyn Read + Send>>;
+    fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Here>;
 }
 
 /// How a layer can be read.
@@ -321,8 +329,8 @@ mod tests {
             sha256[31] == 0
         }
 
-        fn open(&self, _: &[u8; 32], _: u64) -> Result<Box<dyn Read + Send>> {
-            Ok(Box::new(std::io::empty()))
+        fn open(&self, _: &[u8; 32], _: u64) -> Result<Here> {
+            Ok(Here::File(Box::new(std::io::empty())))
         }
     }
 

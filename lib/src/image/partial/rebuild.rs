@@ -1,6 +1,6 @@
 //! The tar stream of a layer, rebuilt of what is here and what is fetched, in bounded memory. Its last read fails unless its digest is the diff_id.
 
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,7 +8,7 @@ use super::pipe::Sink;
 use super::plan::{Plan, place};
 use super::runs::Runs;
 use super::split::{self, Entry};
-use super::{Contents, State};
+use super::{Contents, Here, State};
 use crate::image::ahead::{BLOCK, FileHere, Left};
 use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
 use crate::image::digest::Hasher;
@@ -44,6 +44,24 @@ impl Out<'_> {
     fn push(&mut self, bytes: &[u8]) -> Result<(), Trouble> {
         self.hasher.update(bytes)?;
         self.sink.push(bytes).map_err(|left| Trouble::Receiver(left.into()))
+    }
+
+    /// Reads a file that is here, of so many bytes, for the digest of the tar.
+    fn hash(&mut self, mut object: impl Read, size: u64) -> Result<(), Trouble> {
+        let mut left = size;
+        while left > 0 {
+            let most = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
+            let read = match object.read(&mut self.buffer[..most]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
+            };
+            if read == 0 {
+                return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
+            }
+            self.hasher.update(&self.buffer[..read])?;
+            left -= read as u64;
+        }
+        Ok(())
     }
 
     /// Leaves out a file, of which all bytes were hashed.
@@ -125,7 +143,7 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
 
     fn file(&mut self, file: &File, here: bool, out: &mut Out<'_>) -> Result<(), Trouble> {
         if here {
-            return self.object(file, out);
+            return self.here(file, out);
         }
         for chunk in &file.chunks {
             if is_skipped(chunk) {
@@ -139,24 +157,16 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         Ok(())
     }
 
-    /// A file that is here: it is read for the digest of the tar, and not handed over.
-    fn object(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
+    /// A file that is here.
+    fn here(&self, file: &File, out: &mut Out<'_>) -> Result<(), Trouble> {
         let sha256 = file.digest.ok_or_else(|| Trouble::Blob("a file without a digest".to_owned()))?;
-        let mut object = self.contents.open(&sha256, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))?;
-        let mut left = file.size;
-        while left > 0 {
-            let most = usize::try_from(left).unwrap_or(BLOCK).min(BLOCK);
-            let read = match object.read(&mut out.buffer[..most]) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                read => read.map_err(|e| Trouble::Blob(format!("reading a file that is here: {e}")))?,
-            };
-            if read == 0 {
-                return Err(Trouble::Blob(format!("a file that is here ends {left} bytes early")));
+        match self.contents.open(&sha256, file.size).map_err(|e| Trouble::Blob(format!("{e:#}")))? {
+            Here::Small(bytes) => out.push(&bytes),
+            Here::File(object) => {
+                out.hash(object, file.size)?;
+                out.leave_out(FileHere { sha256, size: file.size })
             }
-            out.hasher.update(&out.buffer[..read])?;
-            left -= read as u64;
         }
-        out.leave_out(FileHere { sha256, size: file.size })
     }
 
     /// Says how far it is, in bytes that are fetched.

@@ -3,7 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
-use std::io::{self, Read};
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::deltas::Delta;
 use crate::error::{Failure, FailureKind};
-use crate::image::{Contents, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Reason, Resolved, Source};
+use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Reason, Resolved, Source};
 use crate::progress::Progress;
 use crate::store::{self, ContentDigest, ImportStats, LayerTar, NotOneFile, Store, Taken};
 
@@ -366,8 +366,11 @@ impl Contents for store::Contents {
         self.has(sha256, size)
     }
 
-    fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Box<dyn Read + Send>> {
-        Ok(Box::new(self.open(sha256, size)?))
+    fn open(&self, sha256: &[u8; 32], size: u64) -> Result<Here> {
+        Ok(match self.small(sha256, size) {
+            Some(bytes) => Here::Small(bytes.to_vec()),
+            None => Here::File(Box::new(self.open(sha256, size)?)),
+        })
     }
 }
 

@@ -1,19 +1,21 @@
 //! The content index: which object has the content with a given SHA-256, which is how tables of contents of layers name files, while the
-//! repository knows them by fs-verity digests.
+//! repository knows them by fs-verity digests. Small files, which are no objects, are in it with their contents.
 //!
 //! It is an economy, and safe to lose: whoever takes a file by it proves its bytes by a digest that does not come from here. That these are the bytes of the object's name says
 //! the kernel, where the repository is sealed, and whoever wrote the object, where it is not: [`rebuild`] looks again. A file
 //! that is torn or foreign counts as absent, an object that is gone as unknown. It lies beside the directories of the composefs
 //! repository, where `cfsctl` does not look.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
+use composefs::INLINE_CONTENT_MAX_V0;
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
+use openssl::sha::sha256;
 use rustix::fs::FlockOperation;
 
 use super::{ObjectId, Store, objects, with_repository};
@@ -27,19 +29,31 @@ pub(super) use journal::Journal;
 pub(super) use rebuild::{PIECE, digest};
 pub use table::ContentDigest;
 pub(super) use table::Record;
-use table::{MAX, Table};
+use table::{MAX, MOST_SMALL, Table};
 
 /// The name of the index in the repository.
 pub const CONTENT_INDEX: &str = "content-index";
 
 /// Files that were taken in, with the digests of their contents as they were read; see [`Store::remember`].
 #[derive(Debug, Clone, Default)]
-pub struct Taken(pub(super) Vec<Record>);
+pub struct Taken {
+    pub(super) records: Vec<Record>,
+    /// Contents of small files, no more of them than an index has.
+    small: HashSet<Vec<u8>>,
+}
 
 impl Taken {
     /// Adds those of `other`.
     pub fn append(&mut self, mut other: Self) {
-        self.0.append(&mut other.0);
+        self.records.append(&mut other.records);
+        other.small.iter().for_each(|content| self.add_small(content));
+    }
+
+    /// Adds a small file.
+    pub(super) fn add_small(&mut self, content: &[u8]) {
+        if self.small.len() < MOST_SMALL && !self.small.contains(content) {
+            self.small.insert(content.to_vec());
+        }
     }
 }
 
@@ -48,19 +62,31 @@ impl Taken {
 pub struct Contents {
     store: Store,
     table: Table,
+    /// Small files.
+    small: HashMap<ContentDigest, Box<[u8]>>,
     /// The beginnings of the names of all its objects, once somebody has asked.
     objects: OnceLock<HashSet<u64>>,
 }
 
 impl Contents {
+    fn new(store: &Store, table: Table) -> Self {
+        let small = table.small().map(|content| (sha256(content), content.into())).collect();
+        Self { store: store.clone(), table, small, objects: OnceLock::new() }
+    }
+
     /// Whether nothing is known.
     pub fn is_empty(&self) -> bool {
         self.table.len() == 0
     }
 
-    /// Whether there is an object with this content and size.
+    /// Whether there is an object or a small file with this content and size.
     pub fn has(&self, content: &ContentDigest, size: u64) -> bool {
-        self.object(content, size).is_some()
+        if is_small(size) { self.small(content, size).is_some() } else { self.object(content, size).is_some() }
+    }
+
+    /// The bytes of a small file, which is no object.
+    pub fn small(&self, content: &ContentDigest, size: u64) -> Option<&[u8]> {
+        self.small.get(content).map(AsRef::as_ref).filter(|bytes: &&[u8]| bytes.len() as u64 == size)
     }
 
     /// The object with this content and size, if it is here.
@@ -81,7 +107,7 @@ impl Contents {
         self.table.records().map(|record| ObjectId::named(hex::encode(&record.object)))
     }
 
-    /// Opens it.
+    /// Opens the object.
     ///
     /// # Errors
     ///
@@ -117,10 +143,11 @@ impl Store {
         let mut table = read(self)?.unwrap_or_default();
         let journal = journal::read(self.dir(), self.algorithm())?;
         if !journal.is_empty() {
-            let all = Table::write(journal.into_iter().chain(table.records()).collect(), self.algorithm());
+            let records = journal.into_iter().chain(table.records()).collect();
+            let all = Table::write(records, table.small().map(<[u8]>::to_vec), self.algorithm());
             table = Table::parse(all, self.algorithm()).unwrap_or_default();
         }
-        Ok(Contents { store: self.clone(), table, objects: OnceLock::new() })
+        Ok(Contents::new(self, table))
     }
 
     /// Adds files to the content index. Durable when it returns, and whole or not there at any time.
@@ -130,22 +157,30 @@ impl Store {
     ///
     /// It cannot be written; the old one stays.
     pub fn remember(&self, taken: Taken) -> Result<bool> {
-        let old = read(self)?;
-        let known = |record: &Record| old.as_ref().and_then(|old| old.find(&record.content)).as_ref() == Some(record);
+        let old = read(self)?.unwrap_or_default();
+        let Taken { mut records, mut small } = taken;
+        let known = |record: &Record| old.find(&record.content).as_ref() == Some(record);
         let journal = journal::read(self.dir(), self.algorithm())?;
-        if taken.0.iter().chain(&journal).all(known) {
+        let known_small: HashSet<&[u8]> = old.small().collect();
+        if records.iter().chain(&journal).all(known) && small.iter().all(|content| known_small.contains(&content[..])) {
             journal::remove(self.dir())?;
             return Ok(false);
         }
         // What was just taken in comes first, so that it wins; what a pull that was cut has noted may never have been written.
-        let (mut seen, mut records) = (HashSet::new(), taken.0);
+        let mut seen = HashSet::new();
         records.retain(|record| seen.insert(record.content));
         records.extend(journal.into_iter().filter(|record| seen.insert(record.content) && is_here(self, record)));
-        records.extend(old.iter().flat_map(Table::records).filter(|record| seen.insert(record.content)));
+        records.extend(old.records().filter(|record| seen.insert(record.content)));
         if records.len() > table::most(self.algorithm()) {
             records.retain(|record| is_here(self, record));
         }
-        write(self, records)?;
+        for content in old.small() {
+            if small.len() == MOST_SMALL {
+                break;
+            }
+            small.insert(content.to_vec());
+        }
+        write(self, records, small)?;
         journal::remove(self.dir())?;
         Ok(true)
     }
@@ -178,13 +213,18 @@ fn forget(store: &Store) -> Result<bool> {
     if records.len() == old.len() {
         return Ok(false);
     }
-    write(store, records)?;
+    write(store, records, old.small().map(<[u8]>::to_vec))?;
     Ok(true)
 }
 
-fn write(store: &Store, records: Vec<Record>) -> Result<()> {
-    let bytes = Table::write(records, store.algorithm());
+fn write(store: &Store, records: Vec<Record>, small: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
+    let bytes = Table::write(records, small, store.algorithm());
     dir::write_durably(store.dir(), CONTENT_INDEX, 0o644, &bytes).context("writing the content index")
+}
+
+/// Whether a file of this size is no object, but in the split stream of its layer.
+pub(super) fn is_small(size: u64) -> bool {
+    size <= INLINE_CONTENT_MAX_V0 as u64
 }
 
 /// Whether the object is here. One that cannot be looked at is of no use to anybody.

@@ -7,7 +7,9 @@ use std::io::Read;
 use anyhow::{Context, Result, ensure};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
+use composefs::tree::{LeafContent, RegularFile};
 use composefs_oci::LAYER_CONTENT_TYPE;
+use composefs_oci::tar::{TarItem, get_entry};
 use oci_spec::image::ImageManifest;
 use openssl::sha::Sha256;
 
@@ -49,7 +51,7 @@ impl Store {
     pub fn rebuild_content_index(&self) -> Result<bool> {
         let known: HashSet<Box<[u8]>> = read(self)?.iter().flat_map(super::Table::records).map(|record| record.object).collect();
         let taken = with_repository!(self, repository => hash_all(repository, &known)).context("rebuilding the content index")?;
-        self.remember(Taken(taken))
+        self.remember(taken)
     }
 }
 
@@ -74,18 +76,25 @@ fn streams<H: FsVerityHashValue>(repository: &Repository<H>, prefix: &str) -> Re
     Ok(names.into_iter().filter_map(|name| name.into_string().ok()).filter(|name| name.starts_with(prefix)).collect())
 }
 
-fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Box<[u8]>>) -> Result<Vec<Record>> {
-    let mut wanted = HashSet::new();
+fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Box<[u8]>>) -> Result<Taken> {
+    let (mut taken, mut wanted) = (Taken::default(), HashSet::new());
     for name in streams(repository, LAYERS)? {
         let Ok(Some(id)) = repository.has_stream(&name) else { continue };
         let Ok(mut stream) = repository.open_stream(&name, Some(&id), Some(LAYER_CONTENT_TYPE)) else { continue };
-        stream.get_object_refs(|object| {
-            wanted.insert(object.clone());
-        })?;
+        while let Ok(Some(entry)) = get_entry(&mut stream) {
+            match entry.item {
+                TarItem::Leaf(LeafContent::Regular(RegularFile::External(object, _))) => {
+                    wanted.insert(object);
+                }
+                TarItem::Leaf(LeafContent::Regular(RegularFile::Inline(content))) if !content.is_empty() => taken.add_small(&content),
+                _ => {}
+            }
+        }
     }
     let wanted: Vec<H> = wanted.into_iter().filter(|object| !known.contains(&raw(object))).collect();
     let records = pool::each(&wanted, || vec![0; PIECE], |piece, object| Ok(record(repository, object, piece).ok()))?;
-    Ok(records.into_iter().flatten().collect())
+    taken.records = records.into_iter().flatten().collect();
+    Ok(taken)
 }
 
 fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &mut [u8]) -> Result<Record> {

@@ -1,7 +1,9 @@
-//! The bytes of the content index: which object has which content. Pure; `docs/formats.md` describes them.
+//! The bytes of the content index: which object has which content, and the contents of small files, which are no objects. Pure; `docs/formats.md` describes them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
+use composefs::INLINE_CONTENT_MAX_V0;
 use openssl::sha::sha256;
 
 use crate::image_id::Algorithm;
@@ -10,7 +12,9 @@ use crate::image_id::Algorithm;
 pub type ContentDigest = [u8; 32];
 
 const MAGIC: &[u8; 16] = b"selkie-contents\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The version before small files were in it.
+const WITHOUT_SMALL: u32 = 1;
 /// Magic, version, bytes of an object's digest, number of records.
 const HEADER: usize = 32;
 const CHECKSUM: usize = 32;
@@ -19,9 +23,13 @@ const SIZE: usize = 8;
 /// Largest index in bytes, which is read as a whole: that of 600,000 files.
 pub(super) const MAX: u64 = 64 << 20;
 
+/// How many small files an index has at most: more than ten times what a large image has.
+pub(in crate::store) const MOST_SMALL: usize = 1 << 16;
+
 /// How many records an index has at most.
 pub(super) fn most(algorithm: Algorithm) -> usize {
-    (usize::try_from(MAX).unwrap_or(usize::MAX) - HEADER - CHECKSUM) / record_size(digest_size(algorithm))
+    let small = MOST_SMALL * (1 + INLINE_CONTENT_MAX_V0);
+    (usize::try_from(MAX).unwrap_or(usize::MAX) - HEADER - small - CHECKSUM) / record_size(digest_size(algorithm))
 }
 
 /// What is known of one file.
@@ -35,12 +43,13 @@ pub(in crate::store) struct Record {
     pub(in crate::store) size: u64,
 }
 
-/// An index that was read and found whole: records of one size, sorted by the digest of the content.
+/// An index that was read and found whole: records of one size, sorted by the digest of the content, and small files.
 #[derive(Debug, Clone, Default)]
 pub(in crate::store) struct Table {
     bytes: Vec<u8>,
     object: usize,
     records: Range<usize>,
+    small: Range<usize>,
 }
 
 impl Table {
@@ -49,16 +58,22 @@ impl Table {
         let object = digest_size(algorithm);
         let end = bytes.len().checked_sub(CHECKSUM).filter(|end| *end >= HEADER)?;
         let number = |at: Range<usize>| number(&bytes[at]);
-        let header = bytes[..16] == MAGIC[..] && number(16..20) == u64::from(VERSION) && number(20..24) == object as u64;
-        let length = (end - HEADER) as u64;
-        let whole = number(24..32).checked_mul(record_size(object) as u64) == Some(length) && sha256(&bytes[..end]) == bytes[end..];
-        let table = Self { records: HEADER..end, object, bytes };
-        (header && whole && table.is_sorted()).then_some(table)
+        let header = bytes[..16] == MAGIC[..] && number(20..24) == object as u64 && sha256(&bytes[..end]) == bytes[end..];
+        let length = number(24..32).checked_mul(record_size(object) as u64).and_then(|length| usize::try_from(length).ok());
+        let records_end = length.and_then(|length| length.checked_add(HEADER)).filter(|records| header && *records <= end)?;
+        let small = match u32::try_from(number(16..20)).ok()? {
+            VERSION => true,
+            WITHOUT_SMALL => records_end == end,
+            _ => false,
+        };
+        let table = Self { records: HEADER..records_end, small: records_end..end, object, bytes };
+        (small && table.is_sorted() && table.small_is_whole()).then_some(table)
     }
 
-    /// The bytes of an index of these records.
-    pub(in crate::store) fn write(mut records: Vec<Record>, algorithm: Algorithm) -> Vec<u8> {
+    /// The bytes of an index of these records and small files. There are no more of those than an index has.
+    pub(in crate::store) fn write(mut records: Vec<Record>, small: impl IntoIterator<Item = Vec<u8>>, algorithm: Algorithm) -> Vec<u8> {
         let object = digest_size(algorithm);
+        let small: BTreeSet<Vec<u8>> = small.into_iter().filter(|content| (1..=INLINE_CONTENT_MAX_V0).contains(&content.len())).collect();
         records.retain(|record| record.object.len() == object);
         records.sort_unstable();
         records.dedup_by(|a, b| a.content == b.content);
@@ -69,6 +84,10 @@ impl Table {
         bytes.extend((object as u32).to_le_bytes());
         bytes.extend((records.len() as u64).to_le_bytes());
         records.iter().for_each(|record| record.append_to(&mut bytes));
+        for content in small.iter().take(MOST_SMALL) {
+            bytes.push(content.len() as u8);
+            bytes.extend_from_slice(content);
+        }
         let checksum = sha256(&bytes);
         bytes.extend_from_slice(&checksum);
         bytes
@@ -93,6 +112,22 @@ impl Table {
             }
         }
         None
+    }
+
+    /// The contents of small files.
+    pub(in crate::store) fn small(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.bytes[self.small.clone()];
+        std::iter::from_fn(move || {
+            let (length, behind) = rest.split_first()?;
+            let (content, behind) = behind.split_at_checked(usize::from(*length))?;
+            rest = behind;
+            Some(content)
+        })
+    }
+
+    fn small_is_whole(&self) -> bool {
+        let length = |content: &[u8]| (1..=INLINE_CONTENT_MAX_V0).contains(&content.len()).then_some(1 + content.len());
+        self.small().map(length).sum::<Option<usize>>() == Some(self.small.len())
     }
 
     fn is_sorted(&self) -> bool {
@@ -161,8 +196,8 @@ mod tests {
             for count in [0, 1, 2, 3, 100] {
                 let all = records(count, object);
                 let reversed: Vec<Record> = all.iter().rev().chain(&all).cloned().collect();
-                let bytes = Table::write(reversed, algorithm);
-                assert_eq!(bytes, Table::write(all.clone(), algorithm));
+                let bytes = Table::write(reversed, [], algorithm);
+                assert_eq!(bytes, Table::write(all.clone(), [], algorithm));
                 let table = Table::parse(bytes, algorithm).unwrap();
                 assert_eq!(table.len() as u64, count);
                 for record in &all {
@@ -177,8 +212,27 @@ mod tests {
     }
 
     #[test]
+    fn small_files_are_in_it_and_older_indexes_have_none() {
+        let small = [b"b".to_vec(), vec![7; INLINE_CONTENT_MAX_V0], b"a".to_vec(), b"b".to_vec()];
+        // Those that are no small files are left out.
+        let odd = [Vec::new(), vec![7; INLINE_CONTENT_MAX_V0 + 1]];
+        let bytes = Table::write(records(3, 32), small.into_iter().chain(odd), Algorithm::Sha256);
+        let table = Table::parse(bytes, Algorithm::Sha256).unwrap();
+        assert_eq!(table.small().collect::<Vec<_>>(), [&[7; INLINE_CONTENT_MAX_V0][..], b"a", b"b"]);
+        assert_eq!(table.len(), 3);
+
+        let mut older = Table::write(records(3, 32), [], Algorithm::Sha256);
+        older[16] = WITHOUT_SMALL as u8;
+        let end = older.len() - CHECKSUM;
+        let checksum = sha256(&older[..end]);
+        older[end..].copy_from_slice(&checksum);
+        let table = Table::parse(older, Algorithm::Sha256).unwrap();
+        assert_eq!((table.len(), table.small().count()), (3, 0));
+    }
+
+    #[test]
     fn what_is_torn_or_foreign_is_no_index() {
-        let bytes = Table::write(records(5, 32), Algorithm::Sha256);
+        let bytes = Table::write(records(5, 32), [b"small".to_vec()], Algorithm::Sha256);
         assert!(Table::parse(bytes.clone(), Algorithm::Sha512).is_none());
         for length in 0..bytes.len() {
             assert!(Table::parse(bytes[..length].to_vec(), Algorithm::Sha256).is_none(), "{length} bytes");
@@ -198,7 +252,11 @@ mod tests {
             Table::parse([&body[..], &checksum].concat(), Algorithm::Sha256)
         };
         assert!(spoiled(&|_| {}).is_some());
-        assert!(spoiled(&|body| body[16] = 2).is_none());
+        assert!(spoiled(&|body| body[16] = 3).is_none());
+        assert!(spoiled(&|body| body[16] = WITHOUT_SMALL as u8).is_none());
+        assert!(spoiled(&|body| body.push(2)).is_none());
+        assert!(spoiled(&|body| body.push(0)).is_none());
+        assert!(spoiled(&|body| body.extend([[65; 66]].concat())).is_none());
         assert!(spoiled(&|body| body[24..32].fill(0xff)).is_none());
         assert!(spoiled(&|body| body.truncate(HEADER)).is_none());
         assert!(spoiled(&|body| body[HEADER..HEADER + 32].fill(0xff)).is_none());
