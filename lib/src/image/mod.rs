@@ -161,14 +161,18 @@ impl Source {
     pub async fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
         options.check()?;
         let architecture = options.architecture();
-        let (from, resolved) = if reference.transport() == Transport::Oci {
+        if reference.transport() == Transport::Oci {
             let (layout, resolved) = Layout::open(Path::new(reference.name()), reference.tag(), reference, &architecture)?;
-            (From::Layout(layout), resolved)
-        } else {
-            let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
-            (From::Proxy(Box::new(proxy)), resolved)
-        };
-        Ok(Source::new(resolved, from, options, None))
+            return Ok(Source::new(resolved, From::Layout(layout), options, None));
+        }
+        // Who asks for blobs later agrees with the registry while skopeo starts and asks for the manifest.
+        let greeted = registry::Repository::greet(reference, options);
+        let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
+        let source = Source::new(resolved, From::Proxy(Box::new(proxy)), options, None);
+        if let Ok(repository) = greeted.await {
+            source.repository.get_or_init(|| repository);
+        }
+        Ok(source)
     }
 
     /// Like [`open`](Self::open), for an image that is to be copied: every blob that its manifest lists can be read by

@@ -15,12 +15,12 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
-use openssl::sha::{Sha256, sha256};
+use openssl::sha::Sha256;
 
 use super::content::{ContentDigest, Contents, Journal, Record, Taken, raw};
 use super::deposit::{Deposit, Job};
 use super::layers::{ImportStats, LayerTar, NotOneFile};
-use super::merkle::{self, Growing};
+use super::merkle::{self, Growing, sha256};
 use super::split::{Parts, Splitter};
 
 /// The largest file that is in memory as a whole.

@@ -3,7 +3,10 @@
 //! marker also removes earlier entries of its own layer, and an entry without a parent directory is an error. Where it
 //! follows the rules the trees are equal, and so are the ids of the images.
 
-use anyhow::{Context, Result};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs::tree::{FileSystem, Stat};
@@ -12,6 +15,10 @@ use composefs_oci::tar::{TarEntry, TarItem, get_entry};
 
 use super::changeset::{Change, Changeset};
 use super::{is_io, unsuitable};
+
+/// So many entries are handed over at a time, and so many times that wait.
+const BATCH: usize = 256;
+const WAITING: usize = 2;
 
 /// Permission bits with set-user-ID, set-group-ID and sticky. Some archives repeat the file type in the mode.
 const PERMISSIONS: u32 = 0o7777;
@@ -26,15 +33,36 @@ pub(super) fn merge<H: FsVerityHashValue>(repository: &Repository<H>, layers: &[
     Ok(tree)
 }
 
-/// Lays a layer, given by its split stream, over a tree.
+/// Lays a layer, given by its split stream, over a tree. A second thread reads the entries.
 pub(super) fn add_layer<H: FsVerityHashValue>(repository: &Repository<H>, tree: &mut FileSystem<H>, stream: &H) -> Result<()> {
-    let mut reader = repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))?;
     let mut changes = Changeset::default();
-    while let Some(entry) = get_entry(&mut reader).map_err(explain)? {
-        add_entry(tree, &mut changes, entry)?;
-    }
+    thread::scope(|scope| {
+        let (entries, read) = mpsc::sync_channel(WAITING);
+        let reader = scope.spawn(move || read_entries(repository, stream, &entries));
+        for entry in read.into_iter().flatten() {
+            add_entry(tree, &mut changes, entry)?;
+        }
+        reader.join().map_err(|_| anyhow!("reading entries: the thread panicked"))?
+    })?;
     changes.apply(tree);
     Ok(())
+}
+
+/// Reads a layer to its end, or until nobody wants its entries any more.
+fn read_entries<H: FsVerityHashValue>(repository: &Repository<H>, stream: &H, entries: &SyncSender<Vec<TarEntry<H>>>) -> Result<()> {
+    let mut reader = repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))?;
+    loop {
+        let mut batch = Vec::with_capacity(BATCH);
+        while batch.len() < BATCH
+            && let Some(entry) = get_entry(&mut reader).map_err(explain)?
+        {
+            batch.push(entry);
+        }
+        let ended = batch.len() < BATCH;
+        if entries.send(batch).is_err() || ended {
+            return Ok(());
+        }
+    }
 }
 
 fn add_entry<H: FsVerityHashValue>(tree: &mut FileSystem<H>, changes: &mut Changeset, entry: TarEntry<H>) -> Result<()> {

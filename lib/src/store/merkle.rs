@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 
 use anyhow::Result;
 use composefs::fsverity::{Algorithm, FsVerityHashValue};
-use openssl::sha::{sha256, sha512};
+use openssl::sha::{Sha256, sha512};
 use tape_sha256::hash_many;
 
 use super::hash;
@@ -23,6 +23,13 @@ const ROOT: usize = 64;
 /// The bytes that `size` bytes take with the zeros that fill their last block.
 pub(super) fn padded(size: usize) -> usize {
     size.next_multiple_of(BLOCK)
+}
+
+/// SHA-256 of a message. OpenSSL's own function for this looks the algorithm up by its name each time, which takes longer than to hash a small file.
+pub(super) fn sha256(message: &[u8]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update(message);
+    hasher.finish()
 }
 
 /// The digests of files of these sizes, which `blocks` has one behind the other, each filled up with zeros to whole blocks.

@@ -112,6 +112,12 @@ impl Client {
         self.unreached.load(Ordering::Relaxed)
     }
 
+    /// Agrees with the registry on how to speak with it, so that who asks for something finds that done.
+    pub(super) fn greet(&self) {
+        // Why it cannot be reached is told to whoever wants something of it.
+        let _ = self.session();
+    }
+
     /// A reader of bytes `range` of the blob `digest` of `size` bytes. It ends early where the connection does. Of a blob that is read as a whole, an answer with all
     /// of it is good, too.
     ///

@@ -23,7 +23,10 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::Duration;
+
+use tokio::sync::oneshot;
 
 use crate::error::{AGAIN_LATER, Failure, FailureKind};
 use crate::progress::Progress;
@@ -81,6 +84,23 @@ impl Repository {
     pub(super) fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Self, String> {
         let places = Places::of_this_process(options).map_err(|e| e.to_string())?;
         Self::open_with(&places, reference, options).map_err(|e| e.to_string())
+    }
+
+    /// The same, opened in a thread that also agrees with the first place on how to speak with it, of which it keeps the answer. Where that fails, it is tried again when
+    /// something is wanted.
+    pub(super) fn greet(reference: &ImageReference, options: &SourceOptions) -> oneshot::Receiver<Result<Self, String>> {
+        let (opened, opening) = oneshot::channel();
+        let (reference, options) = (reference.clone(), options.clone());
+        // A thread of its own, for which nobody waits where skopeo fails. Without one, there is no greeting.
+        let _ = thread::Builder::new().name("greet-registry".to_owned()).spawn(move || {
+            let repository = Self::open(&reference, &options);
+            if let Some(first) = repository.as_ref().ok().and_then(|repository| repository.clients.first()) {
+                first.greet();
+            }
+            // Nobody waits where skopeo has failed.
+            let _ = opened.send(repository);
+        });
+        opening
     }
 
     fn open_with(places: &Places, reference: &ImageReference, options: &SourceOptions) -> Result<Self, Unusable> {

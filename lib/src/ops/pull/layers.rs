@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -128,6 +129,9 @@ struct Waiting {
     outage: Option<Failure>,
 }
 
+/// A layer, and how it would be read in parts, where somebody has looked.
+type Looked = (Waiting, Option<Partial<PartialPlan>>);
+
 /// How an import ended.
 enum Imported {
     Done(ImportStats, Taken, Way, u64),
@@ -135,24 +139,26 @@ enum Imported {
     NotSo(u64),
 }
 
-impl Layers<'_> {
+impl<'a> Layers<'a> {
     async fn run(mut self) -> Result<Taken> {
         let mut taken = Taken::default();
         loop {
             while self.importing.len() < TOGETHER {
                 let Some(first) = self.waiting.pop_front() else { break };
-                // Tables of contents are read side by side where there is room for two layers.
                 let second = if self.importing.is_empty() { self.waiting.pop_front() } else { None };
-                let (plan, second_plan) = tokio::join!(self.look(&first), async {
-                    match &second {
-                        Some(second) => self.look(second).await,
-                        None => Ok(None),
-                    }
-                });
-                self.start(first, plan?).await?;
-                if let Some(second) = second {
-                    self.start(second, second_plan?).await?;
-                }
+                let Some(second) = second else {
+                    let looked = self.look(first).await?;
+                    self.start(looked).await?;
+                    continue;
+                };
+                // Where there is room for two layers, their tables of contents are read side by side, and the one that is read first does not wait for the other.
+                let (mut first, mut second) = (pin!(self.look(first)), pin!(self.look(second)));
+                let (looked, other) = tokio::select! {
+                    looked = &mut first => (looked, second),
+                    looked = &mut second => (looked, first),
+                };
+                self.start(looked?).await?;
+                self.start(other.await?).await?;
             }
             let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
             let (waiting, imported) = imported.context("importing in a thread")??;
@@ -175,7 +181,7 @@ impl Layers<'_> {
     }
 
     /// Starts to import a layer in the cheapest way that is left, after a [`look`](Self::look) at it.
-    async fn start(&mut self, mut waiting: Waiting, looked: Option<Partial<PartialPlan>>) -> Result<()> {
+    async fn start(&mut self, (mut waiting, looked): Looked) -> Result<()> {
         let layers = &self.source.resolved().layers;
         let layer = &layers[waiting.index];
         let doing = format!(
@@ -254,13 +260,17 @@ impl Layers<'_> {
         Some(delta.blob(&self.source.resolved().layers[waiting.index])?.size)
     }
 
-    /// How the layer would be read in parts, unless it is clear by its table alone that a delta costs less.
-    async fn look(&self, waiting: &Waiting) -> Result<Option<Partial<PartialPlan>>> {
-        let table = self.source.table_size(waiting.index).unwrap_or_default();
-        if waiting.outage.is_some() || waiting.no_parts || self.by_delta(waiting).is_some_and(|size| size <= table) {
-            return Ok(None);
+    /// How the layer would be read in parts, unless it is clear by its table alone that a delta costs less. Others can be started meanwhile.
+    fn look(&self, waiting: Waiting) -> impl Future<Output = Result<Looked>> + use<'a> {
+        let (source, here, progress, by_delta) = (self.source, self.here.clone(), Arc::clone(self.progress), self.by_delta(&waiting));
+        async move {
+            let table = source.table_size(waiting.index).unwrap_or_default();
+            if waiting.outage.is_some() || waiting.no_parts || by_delta.is_some_and(|size| size <= table) {
+                return Ok((waiting, None));
+            }
+            let looked = source.plan_partial(waiting.index, here, progress).await?;
+            Ok((waiting, Some(looked)))
         }
-        self.source.plan_partial(waiting.index, self.here.clone(), Arc::clone(self.progress)).await.map(Some)
     }
 
     /// The plan that came of a look, or what there is to note of it.

@@ -15,9 +15,9 @@ use anyhow::{Context, Result, ensure};
 use composefs::INLINE_CONTENT_MAX_V0;
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
-use openssl::sha::sha256;
 use rustix::fs::FlockOperation;
 
+use super::merkle::sha256;
 use super::{ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
 
