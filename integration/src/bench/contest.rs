@@ -29,6 +29,8 @@ pub(super) struct Contestant {
 
 const SELKIE: Contestant = Contestant { name: "selkie", tool: Tool::Selkie };
 const COMPOSEFS: Contestant = Contestant { name: "composefs-ctl", tool: Tool::Composefs };
+const BOOTABLE: Contestant =
+    Contestant { name: "composefs-ctl --bootable: with the image to boot from, as selkie", tool: Tool::ComposefsBootable };
 const PODMAN: Contestant = Contestant { name: "podman", tool: Tool::Podman };
 const SKOPEO: Contestant = Contestant { name: "skopeo copy: transport and blob digests only", tool: Tool::Skopeo };
 const TAR: Contestant = Contestant { name: "tar -x: files only, unproven", tool: Tool::Tar };
@@ -39,15 +41,19 @@ pub(super) fn all(pair: &Pair, hosts: &Hosts) -> Vec<Contest> {
     let mut contests = Vec::new();
     for form in pair.forms.iter().copied().filter(|form| *form != Form::Rechunked) {
         let task = Task::Pull { from: From::Registry, form, before: &[], version: "v1" };
-        contests.push(contest(format!("cold pull, registry, {}", form.name()), task, &[SELKIE, COMPOSEFS, PODMAN, SKOPEO, FLOOR]));
+        contests.push(contest(
+            format!("cold pull, registry, {}", form.name()),
+            task,
+            &[SELKIE, COMPOSEFS, BOOTABLE, PODMAN, SKOPEO, FLOOR],
+        ));
     }
     let task = Task::Pull { from: From::Layout, form: Form::Zstd, before: &[], version: "v1" };
-    contests.push(contest("cold pull, OCI layout, zstd".into(), task, &[SELKIE, COMPOSEFS, TAR, FLOOR]));
+    contests.push(contest("cold pull, OCI layout, zstd".into(), task, &[SELKIE, COMPOSEFS, BOOTABLE, TAR, FLOOR]));
     for version in &pair.updates {
         for form in [Form::Zstd, Form::Chunked, Form::Rechunked] {
             let task = Task::Pull { from: From::Registry, form, before: &["v1"], version };
             let title = format!("update v1 to {version}, registry, {}", form.name());
-            contests.push(contest(title, task, &[SELKIE, COMPOSEFS, PODMAN]));
+            contests.push(contest(title, task, &[SELKIE, COMPOSEFS, BOOTABLE, PODMAN]));
         }
     }
     let task = Task::Pull { from: From::Registry, form: Form::Zstd, before: &["v1"], version: "v1" };

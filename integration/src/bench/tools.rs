@@ -36,6 +36,8 @@ pub(super) struct Bench<'a> {
 pub(super) enum Tool {
     Selkie,
     Composefs,
+    /// It makes the image to boot from, too, as selkie always does.
+    ComposefsBootable,
     Podman,
     Skopeo,
     Tar,
@@ -74,7 +76,7 @@ impl Bench<'_> {
     pub(super) fn before(&self, tool: Tool, task: &Task, dir: &Path) -> Result<Vec<Argv>> {
         let mut argvs = Vec::new();
         if let Task::Pull { before, from, form, .. } = task {
-            if tool == Tool::Composefs {
+            if matches!(tool, Tool::Composefs | Tool::ComposefsBootable) {
                 argvs.push(init(self.cfsctl, &store(dir), self.verity));
             }
             if matches!(tool, Tool::Tar | Tool::Floor) {
@@ -138,10 +140,11 @@ impl Bench<'_> {
                 let argv = Argv::new([self.selkie]).with(["pull", &transport, "--tls-verify=false", "--progress=none", "--repo"]);
                 argv.with([store(dir)])
             }
-            Tool::Composefs => {
+            Tool::Composefs | Tool::ComposefsBootable => {
                 let insecure = format!("HOME={}", home(self.meter, dir)?.display());
                 let argv = Argv::new(["env", &insecure]).with([self.cfsctl]).with(["--repo"]).with([store(dir)]);
-                argv.with(["oci", "pull", &transport, "bench"])
+                let bootable: &[&str] = if tool == Tool::ComposefsBootable { &["--bootable"] } else { &[] };
+                argv.with(["oci", "pull"]).with(bootable).with([&transport, "bench"])
             }
             Tool::Podman => {
                 let storage =

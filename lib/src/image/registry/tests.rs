@@ -279,6 +279,25 @@ fn one_connection_serves_many_ranges() {
 }
 
 #[test]
+fn a_registry_that_was_greeted_is_not_asked_again_how_it_speaks() {
+    let server = Server::plain();
+    let reference = format!("{}/os:v1", server.address).parse().unwrap();
+    let options = SourceOptions { tls_verify: Some(false), ..Default::default() };
+    let repository = Repository::greet(&reference, &options).blocking_recv().unwrap().unwrap();
+    let asked = || server.heads.lock().unwrap().len();
+    assert_eq!(asked(), 1);
+    for number in 2..4 {
+        read(&mut repository.blob(DIGEST, BLOB.len() as u64, Arc::new(Silent)), 0, 4).unwrap();
+        assert_eq!(asked(), number);
+    }
+    // One that is not there is no trouble before something is wanted.
+    let dead = Server::dead();
+    let reference = format!("{}/os:v1", dead.address).parse().unwrap();
+    let repository = Repository::greet(&reference, &options).blocking_recv().unwrap().unwrap();
+    assert!(dead.connections.load(Ordering::SeqCst) > 0 && repository.clients[0].is_unreached());
+}
+
+#[test]
 fn a_mirror_that_breaks_in_the_middle_is_asked_after_the_others() {
     let (mirror, registry) = (Server::breaking(4), Server::plain());
     let mut blob = mirrored(&[&mirror, &registry]).blob(DIGEST, BLOB.len() as u64, Arc::new(Silent));
