@@ -129,6 +129,9 @@ pub async fn digest_of_tag(reference: &ImageReference, options: &SourceOptions) 
 /// The layout in a scratch directory to which skopeo copies an image, and its tag there.
 const COPY: &str = "image";
 
+/// How long the registry may take to say how it is spoken with, once skopeo has the image.
+const GREETING: Duration = Duration::from_secs(2);
+
 /// An image that was resolved and whose layers can be read.
 pub struct Source {
     resolved: Resolved,
@@ -169,7 +172,8 @@ impl Source {
         let greeted = registry::Repository::greet(reference, options);
         let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
         let source = Source::new(resolved, From::Proxy(Box::new(proxy)), options, None);
-        if let Ok(repository) = greeted.await {
+        // Where skopeo had its answers long before, something is wrong that is for those to tell who want a blob.
+        if let Ok(Ok(repository)) = tokio::time::timeout(GREETING, greeted).await {
             source.repository.get_or_init(|| repository);
         }
         Ok(source)

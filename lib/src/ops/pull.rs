@@ -178,21 +178,20 @@ fn keep(store: &Store, pulled: Pulled, tag: &str, progress: &Arc<dyn Progress>) 
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let fetched = fetch_layers(store, source, progress).await?;
     let resolved = source.resolved();
-    // The registry answers while the image is made.
+    // The registry is asked in a thread, and answers while the image is made here: a signal is heard after that.
     let moved = async { if fetched.stats.layers_new > 0 { source.moved().await } else { None } };
-    let (moved_to, stored) = tokio::join!(moved, find_or_commit(store, resolved, &fetched, progress));
+    let (moved_to, stored) = tokio::join!(biased; moved, async { find_or_commit(store, resolved, &fetched, progress) });
     if let Some(digest) = &moved_to {
         progress.note(format!("{} names {digest} by now; this is {}, which it named before", resolved.reference, resolved.manifest_digest));
     }
     Ok(Pulled { moved_to, ..report(store, resolved, stored?, fetched) })
 }
 
-async fn find_or_commit(store: &Store, resolved: &Resolved, fetched: &Fetched, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
-    if let Some(stored) = found(store, resolved, fetched)? {
-        return Ok(stored);
+fn find_or_commit(store: &Store, resolved: &Resolved, fetched: &Fetched, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
+    match found(store, resolved, fetched)? {
+        Some(stored) => Ok(stored),
+        None => commit(store, resolved, progress),
     }
-    let (store, resolved, progress) = (store.clone(), resolved.clone(), Arc::clone(progress));
-    tokio::task::spawn_blocking(move || commit(&store, &resolved, &progress)).await.context("making the image in a thread")?
 }
 
 /// The image, where all of it was here before. What cannot be read of it is made again.

@@ -16,8 +16,9 @@ use composefs_oci::tar::{TarEntry, TarItem, get_entry};
 use super::changeset::{Change, Changeset};
 use super::{is_io, unsuitable};
 
-/// So many entries are handed over at a time, and so many times that wait.
+/// So many entries are handed over at a time, with names and attributes of about so many bytes at most, and so many times that wait.
 const BATCH: usize = 256;
+const BATCH_BYTES: usize = 256 << 10;
 const WAITING: usize = 2;
 
 /// Permission bits with set-user-ID, set-group-ID and sticky. Some archives repeat the file type in the mode.
@@ -51,18 +52,26 @@ pub(super) fn add_layer<H: FsVerityHashValue>(repository: &Repository<H>, tree: 
 /// Reads a layer to its end, or until nobody wants its entries any more.
 fn read_entries<H: FsVerityHashValue>(repository: &Repository<H>, stream: &H, entries: &SyncSender<Vec<TarEntry<H>>>) -> Result<()> {
     let mut reader = repository.open_stream("", Some(stream), Some(LAYER_CONTENT_TYPE))?;
-    loop {
-        let mut batch = Vec::with_capacity(BATCH);
-        while batch.len() < BATCH
-            && let Some(entry) = get_entry(&mut reader).map_err(explain)?
-        {
-            batch.push(entry);
-        }
-        let ended = batch.len() < BATCH;
-        if entries.send(batch).is_err() || ended {
-            return Ok(());
+    let (mut batch, mut bytes) = (Vec::with_capacity(BATCH), 0);
+    while let Some(entry) = get_entry(&mut reader).map_err(explain)? {
+        bytes += weight(&entry);
+        batch.push(entry);
+        if batch.len() == BATCH || bytes >= BATCH_BYTES {
+            bytes = 0;
+            if entries.send(std::mem::replace(&mut batch, Vec::with_capacity(BATCH))).is_err() {
+                return Ok(());
+            }
         }
     }
+    // Whoever does not want them has another error.
+    let _ = entries.send(batch);
+    Ok(())
+}
+
+/// About how many bytes an entry has in memory.
+fn weight<H: FsVerityHashValue>(entry: &TarEntry<H>) -> usize {
+    let attributes: usize = entry.stat.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    entry.path.as_os_str().len() + attributes
 }
 
 fn add_entry<H: FsVerityHashValue>(tree: &mut FileSystem<H>, changes: &mut Changeset, entry: TarEntry<H>) -> Result<()> {

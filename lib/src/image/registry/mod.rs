@@ -1,7 +1,7 @@
 //! Ranges of blobs from registries, and what a tag names now, over HTTP and with the containers configuration as skopeo reads it.
 //!
-//! The manifest came through skopeo, so the signature policy was applied and the digests are known. What is here only has to find the
-//! same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work. A registry that is busy is asked again
+//! The manifest comes through skopeo, so the signature policy was applied and the digests are known before a blob is asked for; meanwhile, it is found out how the registry is
+//! spoken with. What is here only has to find the same bytes once more, and wherever it does not understand the configuration it says so, and skopeo does the work. A registry that is busy is asked again
 //! after a while, and what breaks off goes on from there.
 
 mod answer;

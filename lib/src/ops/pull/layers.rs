@@ -151,9 +151,10 @@ impl<'a> Layers<'a> {
                     self.start(looked).await?;
                     continue;
                 };
-                // Where there is room for two layers, their tables of contents are read side by side, and the one that is read first does not wait for the other.
+                // Where there is room for two layers, their tables of contents are read side by side, and the one that is read first does not wait for the other. The larger one goes first where there is nothing to read.
                 let (mut first, mut second) = (pin!(self.look(first)), pin!(self.look(second)));
                 let (looked, other) = tokio::select! {
+                    biased;
                     looked = &mut first => (looked, second),
                     looked = &mut second => (looked, first),
                 };

@@ -57,7 +57,7 @@ impl Taken {
     }
 }
 
-/// The objects of a repository by the digests of their contents, as its index had them when it was read.
+/// The objects and small files of a repository by the digests of their contents, as its index had them when it was read.
 #[derive(Debug, Clone)]
 pub struct Contents {
     store: Store,
@@ -74,7 +74,7 @@ impl Contents {
         Self { store: store.clone(), table, small, objects: OnceLock::new() }
     }
 
-    /// Whether nothing is known.
+    /// Whether no object is known.
     pub fn is_empty(&self) -> bool {
         self.table.len() == 0
     }
@@ -185,7 +185,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Takes those files out of the content index whose objects are gone. Durable when it returns. Whether it was written. Waits until no other process has the
+    /// Takes those files out of the content index whose objects are gone. Small files stay, which take little room, until newer ones need it. Durable when it returns. Whether it was written. Waits until no other process has the
     /// repository open.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! The content index made again from the objects themselves, for one that was lost.
+//! The content index made again from the objects themselves and from the streams of layers, for one that was lost or lacks small files.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -28,15 +28,15 @@ const LAYERS: &str = "oci-layer-";
 const TABLE: &str = "zstd-chunked.manifest-position";
 
 impl Store {
-    /// Whether the content index is lost: it is torn, or there is none although there are images whose layers have tables of contents. Manifests
-    /// that cannot be read say nothing about that.
+    /// Whether the content index is lost: it is torn, of a version that lacks small files, or there is none although there are images whose layers have tables of
+    /// contents. Manifests that cannot be read say nothing about that.
     ///
     /// # Errors
     ///
     /// The index or the names of the repository cannot be read.
     pub fn lacks_content_index(&self) -> Result<bool> {
-        if read(self)?.is_some() {
-            return Ok(false);
+        if let Some(table) = read(self)? {
+            return Ok(!table.has_small());
         }
         let torn = dir::open_file_optional(self.dir(), CONTENT_INDEX).context("opening the content index")?.is_some();
         Ok(torn || with_repository!(self, repository => has_tables(repository))?)
@@ -81,13 +81,14 @@ fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Bo
     for name in streams(repository, LAYERS)? {
         let Ok(Some(id)) = repository.has_stream(&name) else { continue };
         let Ok(mut stream) = repository.open_stream(&name, Some(&id), Some(LAYER_CONTENT_TYPE)) else { continue };
+        stream.get_object_refs(|object| {
+            wanted.insert(object.clone());
+        })?;
         while let Ok(Some(entry)) = get_entry(&mut stream) {
-            match entry.item {
-                TarItem::Leaf(LeafContent::Regular(RegularFile::External(object, _))) => {
-                    wanted.insert(object);
-                }
-                TarItem::Leaf(LeafContent::Regular(RegularFile::Inline(content))) if !content.is_empty() => taken.add_small(&content),
-                _ => {}
+            if let TarItem::Leaf(LeafContent::Regular(RegularFile::Inline(content))) = entry.item
+                && !content.is_empty()
+            {
+                taken.add_small(&content);
             }
         }
     }

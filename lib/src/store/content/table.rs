@@ -50,6 +50,7 @@ pub(in crate::store) struct Table {
     object: usize,
     records: Range<usize>,
     small: Range<usize>,
+    version: u32,
 }
 
 impl Table {
@@ -61,13 +62,10 @@ impl Table {
         let header = bytes[..16] == MAGIC[..] && number(20..24) == object as u64 && sha256(&bytes[..end]) == bytes[end..];
         let length = number(24..32).checked_mul(record_size(object) as u64).and_then(|length| usize::try_from(length).ok());
         let records_end = length.and_then(|length| length.checked_add(HEADER)).filter(|records| header && *records <= end)?;
-        let small = match u32::try_from(number(16..20)).ok()? {
-            VERSION => true,
-            WITHOUT_SMALL => records_end == end,
-            _ => false,
-        };
-        let table = Self { records: HEADER..records_end, small: records_end..end, object, bytes };
-        (small && table.is_sorted() && table.small_is_whole()).then_some(table)
+        let version = u32::try_from(number(16..20)).ok()?;
+        let known = version == VERSION || (version == WITHOUT_SMALL && records_end == end);
+        let table = Self { records: HEADER..records_end, small: records_end..end, version, object, bytes };
+        (known && table.is_sorted() && table.small_is_whole()).then_some(table)
     }
 
     /// The bytes of an index of these records and small files. There are no more of those than an index has.
@@ -125,9 +123,16 @@ impl Table {
         })
     }
 
+    /// Whether the small files are whole, in order, and no more than may be.
     fn small_is_whole(&self) -> bool {
         let length = |content: &[u8]| (1..=INLINE_CONTENT_MAX_V0).contains(&content.len()).then_some(1 + content.len());
-        self.small().map(length).sum::<Option<usize>>() == Some(self.small.len())
+        let whole = self.small().map(length).sum::<Option<usize>>() == Some(self.small.len());
+        whole && self.small().count() <= MOST_SMALL && self.small().is_sorted_by(|a, b| a < b)
+    }
+
+    /// Whether it is of a version that has small files.
+    pub(super) fn has_small(&self) -> bool {
+        self.version == VERSION
     }
 
     fn is_sorted(&self) -> bool {
@@ -227,7 +232,7 @@ mod tests {
         let checksum = sha256(&older[..end]);
         older[end..].copy_from_slice(&checksum);
         let table = Table::parse(older, Algorithm::Sha256).unwrap();
-        assert_eq!((table.len(), table.small().count()), (3, 0));
+        assert_eq!((table.len(), table.small().count(), table.has_small()), (3, 0, false));
     }
 
     #[test]
@@ -256,6 +261,10 @@ mod tests {
         assert!(spoiled(&|body| body[16] = WITHOUT_SMALL as u8).is_none());
         assert!(spoiled(&|body| body.push(2)).is_none());
         assert!(spoiled(&|body| body.push(0)).is_none());
+        // One more is good where it is in order.
+        assert!(spoiled(&|body| body.extend(b"\x01t")).is_some());
+        assert!(spoiled(&|body| body.extend(b"\x01a")).is_none());
+        assert!(spoiled(&|body| body.extend(b"\x05small")).is_none());
         assert!(spoiled(&|body| body.extend([[65; 66]].concat())).is_none());
         assert!(spoiled(&|body| body[24..32].fill(0xff)).is_none());
         assert!(spoiled(&|body| body.truncate(HEADER)).is_none());
