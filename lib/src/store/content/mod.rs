@@ -223,7 +223,7 @@ fn write(store: &Store, records: Vec<Record>, small: impl IntoIterator<Item = Ve
 }
 
 /// Whether a file of this size is no object, but in the split stream of its layer.
-pub(super) fn is_small(size: u64) -> bool {
+fn is_small(size: u64) -> bool {
     size <= INLINE_CONTENT_MAX_V0 as u64
 }
 
