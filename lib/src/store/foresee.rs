@@ -11,12 +11,12 @@ use composefs::generic_tree::{LeafContent, Stat};
 use composefs::repository::Repository;
 use composefs::tree::{FileSystem, RegularFile};
 use composefs_oci::layer_content_id;
-use openssl::sha::sha256;
 use rustix::fs::makedev;
 
 use super::changeset::{Change, Changeset};
 use super::content::{PIECE, digest};
 use super::layers::parse_digest;
+use super::merkle::sha256;
 use super::tree::{Content, NodeKind, Tree};
 use super::{ContentDigest, ObjectId, Store, hash, merge, tree_image, unsuitable, with_repository};
 use crate::image_id::Algorithm;
