@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::thread;
 
-use anyhow::{Context, Result};
-use composefs::erofs::format::FormatVersion;
+use anyhow::{Context, Result, anyhow};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::generic_tree::{Directory, ImageError, Inode, OciTransformOptions};
 use composefs::repository::Repository;
@@ -17,7 +17,7 @@ use oci_spec::image::{ImageConfiguration, ImageManifest};
 use serde::Serialize;
 
 use super::layers::parse_digest;
-use super::{Store, changeset, image_id, is_io, merge, objects, tags, unsuitable, with_repository};
+use super::{Store, changeset, erofs, image_id, is_io, merge, objects, tags, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 
@@ -118,20 +118,30 @@ pub(super) fn layers<H: FsVerityHashValue>(repository: &Repository<H>, config: &
 }
 
 /// The recipe: from the tree of all layers in `from` to the image and the boot image in `to`. What it reads of files' contents is
-/// [`super::policy`].
+/// [`super::policy`]. The image is hashed and written while the boot image is made.
 pub(super) fn write_images<H: FsVerityHashValue>(from: &Repository<H>, to: &Repository<H>, mut tree: FileSystem<H>) -> Result<(H, H)> {
     require_usr(&tree)?;
     // The recipe of the library, step by step the same as what computes the digest at build time.
     tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| unsuitable(format!("preparing the root: {e}")))?;
-    let image = write_image(to, &tree).context("writing the image")?;
-    empty_mount_points(&mut tree)?;
-    tree.transform_for_boot(from).map_err(explain)?;
-    let boot_image = write_image(to, &tree).context("writing the boot image")?;
-    Ok((image, boot_image))
+    let image = make_image(&tree).context("making the image")?;
+    thread::scope(|scope| {
+        let image = scope.spawn(move || to.write_image(None, &image));
+        let boot_image = boot_image(from, to, tree);
+        let image = image.join().map_err(|_| anyhow!("the thread panicked")).flatten();
+        Ok((image.context("writing the image")?, boot_image?))
+    })
 }
 
-fn write_image<H: FsVerityHashValue>(repository: &Repository<H>, tree: &FileSystem<H>) -> Result<H> {
-    tree.commit_image_version(repository, FormatVersion::V1, None)
+fn boot_image<H: FsVerityHashValue>(from: &Repository<H>, to: &Repository<H>, mut tree: FileSystem<H>) -> Result<H> {
+    empty_mount_points(&mut tree)?;
+    tree.transform_for_boot(from).map_err(explain)?;
+    let boot_image = make_image(&tree).context("making the boot image")?;
+    drop(tree);
+    to.write_image(None, &boot_image).context("writing the boot image")
+}
+
+fn make_image<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Result<Vec<u8>, Failure> {
+    erofs::image(tree).map_err(|e| unsuitable(e.to_string()))
 }
 
 fn require_usr<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Result<(), Failure> {

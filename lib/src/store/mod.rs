@@ -24,6 +24,7 @@ mod content;
 mod covered;
 mod deposit;
 mod directory;
+mod erofs;
 mod fitness;
 mod foresee;
 pub mod fsck;

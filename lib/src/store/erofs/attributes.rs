@@ -1,0 +1,191 @@
+//! Extended attributes: what a file has, what overlayfs wants of it, and which are stored once for all files that have them.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::os::unix::ffi::OsStrExt;
+
+use composefs::erofs::composefs::OverlayMetacopy;
+use composefs::erofs::format::{
+    XATTR_FILTER_SEED, XATTR_INDEX_LUSTRE, XATTR_INDEX_POSIX_ACL_ACCESS, XATTR_INDEX_POSIX_ACL_DEFAULT, XATTR_OVERLAY_ESCAPED_PREFIX,
+    XATTR_OVERLAY_METACOPY, XATTR_OVERLAY_OPAQUE, XATTR_OVERLAY_OPAQUE_ROOT, XATTR_OVERLAY_PREFIX, XATTR_OVERLAY_REDIRECT,
+    XATTR_OVERLAY_WHITEOUT, XATTR_OVERLAY_WHITEOUTS, XATTR_PREFIXES, XATTR_USERXATTR_OPAQUE, XATTR_USERXATTR_WHITEOUT,
+    XATTR_USERXATTR_WHITEOUTS,
+};
+use composefs::fsverity::FsVerityHashValue;
+use composefs::generic_tree::LeafContent;
+use composefs::tree::RegularFile;
+use xxhash_rust::xxh32::xxh32;
+use zerocopy::IntoBytes;
+
+use super::Unwritable;
+use super::nodes::{Kind, Nodes};
+
+/// Bytes before the attributes of a node, of a reference to one that is shared, and before one.
+pub(super) const HEADER: usize = 12;
+pub(super) const REFERENCE: usize = 4;
+pub(super) const ENTRY: usize = 4;
+/// Attributes begin at multiples of this.
+pub(super) const ALIGNMENT: usize = 4;
+
+/// One attribute of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Attribute<'t, H> {
+    /// The digest that overlayfs compares the content's with.
+    Metacopy(&'t H),
+    /// Where overlayfs finds the content.
+    Redirect(&'t H),
+    /// One of the image's own, or a mark.
+    Named { name: Cow<'t, [u8]>, value: &'t [u8] },
+}
+
+impl<H: FsVerityHashValue> Attribute<'_, H> {
+    fn name(&self) -> &[u8] {
+        match self {
+            Self::Metacopy(_) => XATTR_OVERLAY_METACOPY,
+            Self::Redirect(_) => XATTR_OVERLAY_REDIRECT,
+            Self::Named { name, .. } => name,
+        }
+    }
+
+    /// The name as it is stored: the number of a prefix that many have, and what follows it. C's mkcomposefs does not know that of Lustre.
+    pub(super) fn stored_name(&self) -> (u8, &[u8]) {
+        let name = self.name();
+        let known = (1..XATTR_PREFIXES.len()).rev().filter(|index| *index != XATTR_INDEX_LUSTRE as usize);
+        let found = known.filter_map(|index| Some((index as u8, name.strip_prefix(XATTR_PREFIXES[index])?))).next();
+        found.unwrap_or((0, name))
+    }
+
+    fn value_length(&self) -> usize {
+        match self {
+            Self::Metacopy(_) => size_of::<OverlayMetacopy<H>>(),
+            // A slash before the name, one in it, and two digits a byte.
+            Self::Redirect(_) => 2 + 2 * size_of::<H>(),
+            Self::Named { value, .. } => value.len(),
+        }
+    }
+
+    pub(super) fn value(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Metacopy(id) => Cow::Owned(OverlayMetacopy::new(*id).as_bytes().to_vec()),
+            Self::Redirect(id) => Cow::Owned(format!("/{}", id.to_object_pathname()).into_bytes()),
+            Self::Named { value, .. } => Cow::Borrowed(value),
+        }
+    }
+
+    /// The bytes that it takes where it is stored.
+    pub(super) fn size(&self) -> usize {
+        (ENTRY + self.stored_name().1.len() + self.value_length()).next_multiple_of(ALIGNMENT)
+    }
+
+    /// The bit that is off in a node's filter where it has an attribute of this name.
+    pub(super) fn filter(&self) -> u32 {
+        let (prefix, rest) = self.stored_name();
+        1 << (xxh32(rest, XATTR_FILTER_SEED + u32::from(prefix)) % u32::BITS)
+    }
+
+    /// By name, then by the length of the value, then by the value.
+    fn order(&self, other: &Self) -> Ordering {
+        self.name()
+            .cmp(other.name())
+            .then_with(|| self.value_length().cmp(&other.value_length()))
+            .then_with(|| self.value().cmp(&other.value()))
+    }
+
+    fn check(&self) -> Result<(), Unwritable> {
+        let (name, value) = (self.stored_name().1.len(), self.value_length());
+        if name > u8::MAX.into() {
+            Err(Unwritable::AttributeName(self.name().len()))
+        } else if value > u16::MAX.into() {
+            Err(Unwritable::AttributeValue(value))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The attributes that several nodes have.
+pub(super) struct Attributes<'t, H> {
+    /// In the order in which they are stored.
+    pub(super) shared: Vec<Attribute<'t, H>>,
+    places: HashMap<Attribute<'t, H>, u32>,
+    /// Whether any node has an access control list.
+    pub(super) access_lists: bool,
+}
+
+impl<'t, H: FsVerityHashValue> Attributes<'t, H> {
+    pub(super) fn collect(nodes: &Nodes<'t, H>) -> Result<Self, Unwritable> {
+        let mut objects: HashMap<&H, bool> = HashMap::with_capacity(nodes.all.len());
+        let mut named: HashMap<Attribute<'t, H>, bool> = HashMap::new();
+        let mut access_lists = false;
+        for number in 0..nodes.all.len() {
+            if let Some(id) = object(nodes, number) {
+                objects.entry(id).and_modify(|again| *again = true).or_insert(false);
+            }
+            for attribute in named_of(nodes, number) {
+                attribute.check()?;
+                access_lists |= [XATTR_INDEX_POSIX_ACL_ACCESS, XATTR_INDEX_POSIX_ACL_DEFAULT].contains(&attribute.stored_name().0);
+                named.entry(attribute).and_modify(|again| *again = true).or_insert(false);
+            }
+        }
+        let objects =
+            objects.into_iter().filter(|(_, again)| *again).flat_map(|(id, _)| [Attribute::Metacopy(id), Attribute::Redirect(id)]);
+        let named = named.into_iter().filter(|(_, again)| *again).map(|(attribute, _)| attribute);
+        let mut shared: Vec<_> = named.chain(objects).collect();
+        shared.sort_unstable_by(|a, b| b.order(a));
+        let places = shared.iter().cloned().zip(0..).collect();
+        Ok(Self { shared, places, access_lists })
+    }
+
+    /// Finds the attributes of a node, by name; with its place in [`Self::shared`] where others have it, too.
+    pub(super) fn find(&self, nodes: &Nodes<'t, H>, number: usize, found: &mut Vec<(Attribute<'t, H>, Option<u32>)>) {
+        found.clear();
+        let place = |attribute: &Attribute<'t, H>| self.places.get(attribute).copied();
+        if let Some(id) = object(nodes, number) {
+            let (metacopy, redirect) = (Attribute::Metacopy(id), Attribute::Redirect(id));
+            // Whoever has the one has the other.
+            let places = place(&metacopy).map(|first| (first, place(&redirect)));
+            found.push((metacopy, places.map(|(first, _)| first)));
+            found.push((redirect, places.and_then(|(_, second)| second)));
+        }
+        found.extend(named_of(nodes, number).map(|attribute| {
+            let place = place(&attribute);
+            (attribute, place)
+        }));
+        found.sort_by(|(a, _), (b, _)| a.order(b));
+    }
+}
+
+/// The object that a node's content is in.
+fn object<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, number: usize) -> Option<&'t H> {
+    match nodes.all[number].kind {
+        Kind::Leaf(LeafContent::Regular(RegularFile::External(id, _))) => Some(id),
+        _ => None,
+    }
+}
+
+/// A node's attributes besides those that lead to its content: its own, where overlayfs would take them for its own under other names, and marks.
+fn named_of<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, number: usize) -> impl Iterator<Item = Attribute<'t, H>> {
+    let node = &nodes.all[number];
+    let own = node.stat.xattrs.iter().map(|(name, value)| {
+        let name = name.as_bytes();
+        let name = match name.strip_prefix(XATTR_OVERLAY_PREFIX) {
+            Some(rest) => Cow::Owned([XATTR_OVERLAY_ESCAPED_PREFIX, rest].concat()),
+            None => Cow::Borrowed(name),
+        };
+        Attribute::Named { name, value }
+    });
+    let marks: &[(&[u8], &[u8])] = match &node.kind {
+        Kind::Escaped => &ESCAPED,
+        Kind::Directory { marked: true, .. } => &MARKED,
+        _ => &[],
+    };
+    let root: &[(&[u8], &[u8])] = if number == 0 { &ROOT } else { &[] };
+    own.chain(marks.iter().chain(root).map(|(name, value)| Attribute::Named { name: Cow::Borrowed(name), value }))
+}
+
+/// What marks a whiteout that is the image's own, a directory that has one, and the root, which hides what is below.
+const ESCAPED: [(&[u8], &[u8]); 2] = [(XATTR_OVERLAY_WHITEOUT, b""), (XATTR_USERXATTR_WHITEOUT, b"")];
+const MARKED: [(&[u8], &[u8]); 4] =
+    [(XATTR_OVERLAY_WHITEOUTS, b""), (XATTR_USERXATTR_WHITEOUTS, b""), (XATTR_OVERLAY_OPAQUE, b"x"), (XATTR_USERXATTR_OPAQUE, b"x")];
+const ROOT: [(&[u8], &[u8]); 1] = [(XATTR_OVERLAY_OPAQUE_ROOT, b"y")];
