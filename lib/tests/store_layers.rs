@@ -57,6 +57,11 @@ fn table() -> Vec<Case> {
             vec![vec![symlink("lib", "usr/lib"), file("lib/x", "1")]],
             vec!["lib", "usr/lib", "usr/lib/x"],
         ),
+        (
+            "a link that gives way to what is reached through it",
+            vec![vec![dir("a"), symlink("a/l", "."), dir("a/l/l"), file("a/l/x", "1")]],
+            vec!["a", "a/l", "a/l/x"],
+        ),
         ("in the place of a link below", vec![vec![symlink("lib", "usr")], vec![file("lib/x", "1")]], vec!["lib", "lib/x"]),
         ("links up and from the root", vec![vec![dir("a"), symlink("a/l", "../../b/."), file("a/l/x", "1")]], vec!["a", "a/l", "b", "b/x"]),
         ("hard link", vec![vec![file("x", "1"), hardlink("y", "x"), hardlink("z", "./y")]], vec!["x", "y", "z"]),

@@ -43,6 +43,15 @@ pub(super) enum Change<T> {
 #[derive(Debug, Default)]
 pub(super) struct Changeset {
     root: Dir,
+    /// Where the last entry was put. Archives have what is in a directory one after the other, so the next one mostly goes there, too.
+    last: Option<Place>,
+}
+
+/// A directory, and where it is after the links of this layer were followed.
+#[derive(Debug)]
+struct Place {
+    path: Vec<OsString>,
+    at: Vec<OsString>,
 }
 
 /// A directory of a changeset.
@@ -82,12 +91,17 @@ impl Changeset {
             Change::Leaf(content) => Some(new_leaf(below, stat.clone(), content)?),
             Change::Hardlink(target) => Some(self.find_leaf(below, &target)?),
         };
-        let at = self.resolve(below, &path)?;
-        let dir = self.root.descend(&at, true);
-        match node {
-            Some(leaf) => _ = dir.entries.insert(name, Node::Leaf(leaf)),
+        let place = match self.last.take() {
+            Some(last) if last.path == path => last,
+            _ => Place { at: self.resolve(below, &path)?, path: path.into_iter().map(OsStr::to_owned).collect() },
+        };
+        let dir = self.root.descend(&place.at, true);
+        let replaced = match node {
+            Some(leaf) => dir.entries.insert(name.to_owned(), Node::Leaf(leaf)).is_some(),
             None => dir.add_directory(name, stat),
-        }
+        };
+        // What was replaced may be what the path leads through.
+        self.last = (!replaced).then_some(place);
         Ok(())
     }
 
@@ -108,7 +122,7 @@ impl Changeset {
     }
 
     /// A whiteout or an opaque marker in the directory `path`.
-    fn hide<T>(&mut self, below: &FileSystem<T>, path: &[OsString], hidden: &OsStr) -> Result<(), ChangeError> {
+    fn hide<T>(&mut self, below: &FileSystem<T>, path: &[&OsStr], hidden: &OsStr) -> Result<(), ChangeError> {
         let at = match self.resolve(below, path) {
             // Its directory was replaced by this very layer, so nothing of it shows any more.
             Err(ChangeError::NotADirectory(_)) => return Ok(()),
@@ -129,14 +143,14 @@ impl Changeset {
         let mut path = clean(target)?;
         let name = path.pop().ok_or_else(|| ChangeError::LinkToDirectory(target.to_owned()))?;
         let at = self.resolve(below, &path)?;
-        match self.root.find(&at).and_then(|dir| dir.entries.get(&name)) {
+        match self.root.find(&at).and_then(|dir| dir.entries.get(name)) {
             Some(Node::Leaf(leaf)) => return Ok(*leaf),
             Some(Node::Dir(dir)) if dir.real => return Err(ChangeError::LinkToDirectory(target.to_owned())),
             _ => {}
         }
         let parent: std::path::PathBuf = at.iter().collect();
         let dir = below.root.get_directory_opt(parent.as_os_str()).ok().flatten().ok_or_else(missing)?;
-        match dir.lookup(&name) {
+        match dir.lookup(name) {
             Some(Inode::Leaf(leaf, _)) => Ok(*leaf),
             Some(Inode::Directory(_)) => Err(ChangeError::LinkToDirectory(target.to_owned())),
             None => Err(missing()),
@@ -144,8 +158,8 @@ impl Changeset {
     }
 
     /// Where a directory is, after following the symbolic links of this layer. It need not exist.
-    fn resolve<T>(&self, below: &FileSystem<T>, path: &[OsString]) -> Result<Vec<OsString>, ChangeError> {
-        let mut todo: VecDeque<OsString> = path.iter().cloned().collect();
+    fn resolve<T>(&self, below: &FileSystem<T>, path: &[&OsStr]) -> Result<Vec<OsString>, ChangeError> {
+        let mut todo: VecDeque<OsString> = path.iter().map(|part| (*part).to_owned()).collect();
         let mut at: Vec<OsString> = Vec::with_capacity(todo.len());
         let mut links = 0;
         while let Some(part) = todo.pop_front() {
@@ -198,15 +212,19 @@ impl Dir {
         })
     }
 
-    fn add_directory(&mut self, name: OsString, stat: Stat) {
-        match self.entries.get_mut(&name) {
+    /// Whether something else gave way.
+    fn add_directory(&mut self, name: &OsStr, stat: Stat) -> bool {
+        match self.entries.get_mut(name) {
             Some(Node::Dir(dir)) => {
                 dir.stat = Some(stat);
                 dir.real = true;
+                false
             }
             existing => {
-                let dir = Dir { stat: Some(stat), real: true, opaque: existing.is_some(), ..Dir::default() };
-                self.entries.insert(name, Node::Dir(Box::new(dir)));
+                let replaced = existing.is_some();
+                let dir = Dir { stat: Some(stat), real: true, opaque: replaced, ..Dir::default() };
+                self.entries.insert(name.to_owned(), Node::Dir(Box::new(dir)));
+                replaced
             }
         }
     }

@@ -42,17 +42,17 @@ pub(super) fn parts(path: &OsStr) -> impl DoubleEndedIterator<Item = &OsStr> {
 }
 
 /// The parts of a name in an archive; none for the root.
-pub(super) fn clean(name: &OsStr) -> Result<Vec<OsString>, ChangeError> {
+pub(super) fn clean(name: &OsStr) -> Result<Vec<&OsStr>, ChangeError> {
     if name.len() > PATH_MAX {
         return Err(ChangeError::TooLong);
     }
-    let mut path: Vec<OsString> = Vec::new();
+    let mut path = Vec::new();
     for part in parts(name) {
         if part == ".." {
             path.pop().ok_or(ChangeError::Outside)?;
             continue;
         }
-        path.push(checked(part)?.to_owned());
+        path.push(checked(part)?);
     }
     if path.len() > MAX_DEPTH { Err(ChangeError::TooDeep) } else { Ok(path) }
 }
