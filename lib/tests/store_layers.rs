@@ -62,6 +62,11 @@ fn table() -> Vec<Case> {
             vec![vec![dir("a"), symlink("a/l", "."), dir("a/l/l"), file("a/l/x", "1")]],
             vec!["a", "a/l", "a/l/x"],
         ),
+        (
+            "a link whose way changes by what is put through it",
+            vec![vec![dir("o"), dir("o/d"), symlink("l", "s/.."), symlink("l/s", "o/d"), file("l/x", "1")]],
+            vec!["l", "o", "o/d", "o/x", "s"],
+        ),
         ("in the place of a link below", vec![vec![symlink("lib", "usr")], vec![file("lib/x", "1")]], vec!["lib", "lib/x"]),
         ("links up and from the root", vec![vec![dir("a"), symlink("a/l", "../../b/."), file("a/l/x", "1")]], vec!["a", "a/l", "b", "b/x"]),
         ("hard link", vec![vec![file("x", "1"), hardlink("y", "x"), hardlink("z", "./y")]], vec!["x", "y", "z"]),

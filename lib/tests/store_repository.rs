@@ -54,6 +54,29 @@ fn an_initialisation_that_was_cut_is_completed() {
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
 }
 
+/// The first image is written by a thread of its own, while the second is made.
+#[test]
+fn an_image_that_cannot_be_written_leaves_no_tag() {
+    let temp = temporary();
+    let repository = repository(&temp);
+    let images = temp.path().join("repository/images");
+    std::fs::write(&images, "").unwrap();
+    let error = store(&repository, &os("1"), Some("os")).unwrap_err();
+    assert!(format!("{error:#}").contains("writing the image"), "{error:#}");
+    assert_eq!(repository.tags().unwrap(), []);
+    std::fs::remove_file(&images).unwrap();
+    store(&repository, &os("1"), Some("os")).unwrap();
+}
+
+#[test]
+fn a_device_that_no_image_can_hold_is_told_with_its_path() {
+    let temp = temporary();
+    let layers = with_base(vec![vec![dir("dev"), special("dev/odd", Kind::Char(1 << 20, 0))]]);
+    let error = store(&repository(&temp), &layers, None).unwrap_err();
+    assert_eq!(failure(&error).kind, FailureKind::Unsuitable, "{error:#}");
+    assert!(format!("{error:#}").contains("/dev/odd: a device with number"), "{error:#}");
+}
+
 #[test]
 fn other_directories_are_not_taken_over() {
     let temp = temporary();

@@ -43,15 +43,9 @@ pub(super) enum Change<T> {
 #[derive(Debug, Default)]
 pub(super) struct Changeset {
     root: Dir,
-    /// Where the last entry was put. Archives have what is in a directory one after the other, so the next one mostly goes there, too.
-    last: Option<Place>,
-}
-
-/// A directory, and where it is after the links of this layer were followed.
-#[derive(Debug)]
-struct Place {
-    path: Vec<OsString>,
-    at: Vec<OsString>,
+    /// The directory of the last entry, if no link led there. Archives have what is in a directory one after the other, so the next entry mostly goes there,
+    /// too. What is put into a directory does not change the way to it, where that has no links.
+    last: Vec<OsString>,
 }
 
 /// A directory of a changeset.
@@ -91,17 +85,13 @@ impl Changeset {
             Change::Leaf(content) => Some(new_leaf(below, stat.clone(), content)?),
             Change::Hardlink(target) => Some(self.find_leaf(below, &target)?),
         };
-        let place = match self.last.take() {
-            Some(last) if last.path == path => last,
-            _ => Place { at: self.resolve(below, &path)?, path: path.into_iter().map(OsStr::to_owned).collect() },
-        };
-        let dir = self.root.descend(&place.at, true);
-        let replaced = match node {
-            Some(leaf) => dir.entries.insert(name.to_owned(), Node::Leaf(leaf)).is_some(),
+        let at = if self.last == path { std::mem::take(&mut self.last) } else { self.resolve(below, &path)? };
+        let dir = self.root.descend(&at, true);
+        match node {
+            Some(leaf) => _ = dir.entries.insert(name.to_owned(), Node::Leaf(leaf)),
             None => dir.add_directory(name, stat),
-        };
-        // What was replaced may be what the path leads through.
-        self.last = (!replaced).then_some(place);
+        }
+        self.last = if at == path { at } else { Vec::new() };
         Ok(())
     }
 
@@ -212,19 +202,15 @@ impl Dir {
         })
     }
 
-    /// Whether something else gave way.
-    fn add_directory(&mut self, name: &OsStr, stat: Stat) -> bool {
+    fn add_directory(&mut self, name: &OsStr, stat: Stat) {
         match self.entries.get_mut(name) {
             Some(Node::Dir(dir)) => {
                 dir.stat = Some(stat);
                 dir.real = true;
-                false
             }
             existing => {
-                let replaced = existing.is_some();
-                let dir = Dir { stat: Some(stat), real: true, opaque: replaced, ..Dir::default() };
+                let dir = Dir { stat: Some(stat), real: true, opaque: existing.is_some(), ..Dir::default() };
                 self.entries.insert(name.to_owned(), Node::Dir(Box::new(dir)));
-                replaced
             }
         }
     }

@@ -125,9 +125,10 @@ pub(super) fn write_images<H: FsVerityHashValue>(from: &Repository<H>, to: &Repo
     tree.transform_for_oci(&OciTransformOptions::default()).map_err(|e| unsuitable(format!("preparing the root: {e}")))?;
     let image = make_image(&tree).context("making the image")?;
     thread::scope(|scope| {
-        let image = scope.spawn(move || to.write_image(None, &image));
+        let writer = scope.spawn(move || to.write_image(None, &image));
         let boot_image = boot_image(from, to, tree);
-        let image = image.join().map_err(|_| anyhow!("the thread panicked")).flatten();
+        let image = writer.join().map_err(|_| anyhow!("the thread panicked")).flatten();
+        // Where both fail, the first to be written says why: nothing but the disk fails it.
         Ok((image.context("writing the image")?, boot_image?))
     })
 }
@@ -140,8 +141,9 @@ fn boot_image<H: FsVerityHashValue>(from: &Repository<H>, to: &Repository<H>, mu
     to.write_image(None, &boot_image).context("writing the boot image")
 }
 
-fn make_image<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Result<Vec<u8>, Failure> {
-    erofs::image(tree).map_err(|e| unsuitable(e.to_string()))
+fn make_image<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Result<Vec<u8>> {
+    tree.fsck().context("checking the tree")?;
+    Ok(erofs::image(tree).map_err(|e| unsuitable(e.to_string()).hint("change this file in the image"))?)
 }
 
 fn require_usr<H: FsVerityHashValue>(tree: &FileSystem<H>) -> Result<(), Failure> {

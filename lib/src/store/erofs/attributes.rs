@@ -18,17 +18,17 @@ use composefs::tree::RegularFile;
 use xxhash_rust::xxh32::xxh32;
 use zerocopy::IntoBytes;
 
-use super::Unwritable;
-use super::nodes::{Kind, Nodes};
+use super::inodes::{Inodes, Kind};
+use super::{Problem, Unwritable};
 
-/// Bytes before the attributes of a node, of a reference to one that is shared, and before one.
+/// Bytes before the attributes of an inode, of a reference to one that is shared, and before one.
 pub(super) const HEADER: usize = 12;
 pub(super) const REFERENCE: usize = 4;
 pub(super) const ENTRY: usize = 4;
 /// Attributes begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 4;
 
-/// One attribute of a node.
+/// One attribute of an inode.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Attribute<'t, H> {
     /// The digest that overlayfs compares the content's with.
@@ -78,7 +78,7 @@ impl<H: FsVerityHashValue> Attribute<'_, H> {
         (ENTRY + self.stored_name().1.len() + self.value_length()).next_multiple_of(ALIGNMENT)
     }
 
-    /// The bit that is off in a node's filter where it has an attribute of this name.
+    /// The bit that is off in an inode's filter where it has an attribute of this name.
     pub(super) fn filter(&self) -> u32 {
         let (prefix, rest) = self.stored_name();
         1 << (xxh32(rest, XATTR_FILTER_SEED + u32::from(prefix)) % u32::BITS)
@@ -86,18 +86,25 @@ impl<H: FsVerityHashValue> Attribute<'_, H> {
 
     /// By name, then by the length of the value, then by the value.
     fn order(&self, other: &Self) -> Ordering {
-        self.name()
-            .cmp(other.name())
-            .then_with(|| self.value_length().cmp(&other.value_length()))
-            .then_with(|| self.value().cmp(&other.value()))
+        match (self, other) {
+            // Their digits are in the order of their bytes.
+            (Self::Metacopy(own), Self::Metacopy(other)) | (Self::Redirect(own), Self::Redirect(other)) => {
+                own.as_bytes().cmp(other.as_bytes())
+            }
+            _ => self
+                .name()
+                .cmp(other.name())
+                .then_with(|| self.value_length().cmp(&other.value_length()))
+                .then_with(|| self.value().cmp(&other.value())),
+        }
     }
 
-    fn check(&self) -> Result<(), Unwritable> {
+    fn check(&self) -> Result<(), Problem> {
         let (name, value) = (self.stored_name().1.len(), self.value_length());
         if name > u8::MAX.into() {
-            Err(Unwritable::AttributeName(self.name().len()))
+            Err(Problem::AttributeName(name))
         } else if value > u16::MAX.into() {
-            Err(Unwritable::AttributeValue(value))
+            Err(Problem::AttributeValue(value))
         } else {
             Ok(())
         }
@@ -118,26 +125,29 @@ fn redirect<H: FsVerityHashValue>(id: &H) -> Vec<u8> {
     path
 }
 
-/// The attributes that several nodes have.
+/// An attribute of an inode, and its place in [`Attributes::shared`] where others have it, too.
+pub(super) type Found<'t, H> = (Attribute<'t, H>, Option<u32>);
+
+/// The attributes that several inodes have.
 pub(super) struct Attributes<'t, H> {
     /// In the order in which they are stored.
     pub(super) shared: Vec<Attribute<'t, H>>,
-    places: HashMap<Attribute<'t, H>, u32>,
-    /// Whether any node has an access control list.
+    indices: HashMap<Attribute<'t, H>, u32>,
+    /// Whether any inode has an access control list.
     pub(super) access_lists: bool,
 }
 
 impl<'t, H: FsVerityHashValue> Attributes<'t, H> {
-    pub(super) fn collect(nodes: &Nodes<'t, H>) -> Result<Self, Unwritable> {
-        let mut objects: HashMap<&H, bool> = HashMap::with_capacity(nodes.all.len());
+    pub(super) fn collect(inodes: &Inodes<'t, H>) -> Result<Self, Unwritable> {
+        let mut objects: HashMap<&H, bool> = HashMap::with_capacity(inodes.all.len());
         let mut named: HashMap<Attribute<'t, H>, bool> = HashMap::new();
         let mut access_lists = false;
-        for number in 0..nodes.all.len() {
-            if let Some(id) = object(nodes, number) {
+        for number in 0..inodes.all.len() {
+            if let Some(id) = object(inodes, number) {
                 objects.entry(id).and_modify(|again| *again = true).or_insert(false);
             }
-            for attribute in named_of(nodes, number) {
-                attribute.check()?;
+            for attribute in named_of(inodes, number) {
+                attribute.check().map_err(|problem| inodes.wrong(number, problem))?;
                 access_lists |= [XATTR_INDEX_POSIX_ACL_ACCESS, XATTR_INDEX_POSIX_ACL_DEFAULT].contains(&attribute.stored_name().0);
                 named.entry(attribute).and_modify(|again| *again = true).or_insert(false);
             }
@@ -147,41 +157,41 @@ impl<'t, H: FsVerityHashValue> Attributes<'t, H> {
         let named = named.into_iter().filter(|(_, again)| *again).map(|(attribute, _)| attribute);
         let mut shared: Vec<_> = named.chain(objects).collect();
         shared.sort_unstable_by(|a, b| b.order(a));
-        let places = shared.iter().cloned().zip(0..).collect();
-        Ok(Self { shared, places, access_lists })
+        let indices = shared.iter().cloned().zip(0..).collect();
+        Ok(Self { shared, indices, access_lists })
     }
 
-    /// Finds the attributes of a node, by name; with its place in [`Self::shared`] where others have it, too.
-    pub(super) fn find(&self, nodes: &Nodes<'t, H>, number: usize, found: &mut Vec<(Attribute<'t, H>, Option<u32>)>) {
+    /// Finds the attributes of an inode, by name.
+    pub(super) fn find(&self, inodes: &Inodes<'t, H>, number: usize, found: &mut Vec<Found<'t, H>>) {
         found.clear();
-        let place = |attribute: &Attribute<'t, H>| self.places.get(attribute).copied();
-        if let Some(id) = object(nodes, number) {
+        let index = |attribute: &Attribute<'t, H>| self.indices.get(attribute).copied();
+        if let Some(id) = object(inodes, number) {
             let (metacopy, redirect) = (Attribute::Metacopy(id), Attribute::Redirect(id));
             // Whoever has the one has the other.
-            let places = place(&metacopy).map(|first| (first, place(&redirect)));
-            found.push((metacopy, places.map(|(first, _)| first)));
-            found.push((redirect, places.and_then(|(_, second)| second)));
+            let indices = index(&metacopy).map(|first| (first, index(&redirect)));
+            found.push((metacopy, indices.map(|(first, _)| first)));
+            found.push((redirect, indices.and_then(|(_, second)| second)));
         }
-        found.extend(named_of(nodes, number).map(|attribute| {
-            let place = place(&attribute);
-            (attribute, place)
+        found.extend(named_of(inodes, number).map(|attribute| {
+            let index = index(&attribute);
+            (attribute, index)
         }));
         found.sort_by(|(a, _), (b, _)| a.order(b));
     }
 }
 
-/// The object that a node's content is in.
-fn object<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, number: usize) -> Option<&'t H> {
-    match nodes.all[number].kind {
+/// The object that an inode's content is in.
+fn object<'t, H: FsVerityHashValue>(inodes: &Inodes<'t, H>, number: usize) -> Option<&'t H> {
+    match inodes.all[number].kind {
         Kind::Leaf(LeafContent::Regular(RegularFile::External(id, _))) => Some(id),
         _ => None,
     }
 }
 
-/// A node's attributes besides those that lead to its content: its own, where overlayfs would take them for its own under other names, and marks.
-fn named_of<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, number: usize) -> impl Iterator<Item = Attribute<'t, H>> {
-    let node = &nodes.all[number];
-    let own = node.stat.xattrs.iter().map(|(name, value)| {
+/// An inode's attributes besides those that lead to its content: its own, where overlayfs would take them for its own under other names, and marks.
+fn named_of<'t, H: FsVerityHashValue>(inodes: &Inodes<'t, H>, number: usize) -> impl Iterator<Item = Attribute<'t, H>> {
+    let inode = &inodes.all[number];
+    let own = inode.stat.xattrs.iter().map(|(name, value)| {
         let name = name.as_bytes();
         let name = match name.strip_prefix(XATTR_OVERLAY_PREFIX) {
             Some(rest) => Cow::Owned([XATTR_OVERLAY_ESCAPED_PREFIX, rest].concat()),
@@ -189,9 +199,9 @@ fn named_of<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, number: usize) -> im
         };
         Attribute::Named { name, value }
     });
-    let marks: &[(&[u8], &[u8])] = match &node.kind {
+    let marks: &[(&[u8], &[u8])] = match &inode.kind {
         Kind::Escaped => &ESCAPED,
-        Kind::Directory { marked: true, .. } => &MARKED,
+        Kind::Directory(listing) if listing.marked => &MARKED,
         _ => &[],
     };
     let root: &[(&[u8], &[u8])] = if number == 0 { &ROOT } else { &[] };

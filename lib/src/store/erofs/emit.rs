@@ -12,34 +12,40 @@ use composefs::generic_tree::LeafContent;
 use composefs::tree::RegularFile;
 use zerocopy::IntoBytes;
 
-use super::attributes::{ALIGNMENT, Attribute, Attributes, ENTRY};
-use super::layout::{BLOCK, Body, CHUNK, Layout, Pieces, SLOT, SUPERBLOCK};
-use super::nodes::{Entry, Kind, Node, Nodes};
+use super::attributes::{ALIGNMENT, Attribute, Attributes, Found};
+use super::inodes::{Inode, Inodes, Kind};
+use super::layout::{BLOCK, Body, CHUNK, Layout, SLOT, SUPERBLOCK};
+use super::listing::Entry;
+use super::{Problem, Unwritable};
 
 struct Emitter<'a, 't, H: FsVerityHashValue> {
-    nodes: &'a Nodes<'t, H>,
+    inodes: &'a Inodes<'t, H>,
     attributes: &'a Attributes<'t, H>,
     layout: &'a Layout,
     out: Vec<u8>,
 }
 
-pub(super) fn emit<'t, H: FsVerityHashValue>(nodes: &Nodes<'t, H>, attributes: &Attributes<'t, H>, layout: &Layout) -> Vec<u8> {
-    let mut emitter = Emitter { nodes, attributes, layout, out: Vec::with_capacity(layout.size) };
+pub(super) fn emit<'t, H: FsVerityHashValue>(
+    inodes: &Inodes<'t, H>,
+    attributes: &Attributes<'t, H>,
+    layout: &Layout,
+) -> Result<Vec<u8>, Unwritable> {
+    let mut emitter = Emitter { inodes, attributes, layout, out: Vec::with_capacity(layout.size) };
     emitter.head();
     let mut found = Vec::new();
-    for (number, node) in nodes.all.iter().enumerate() {
-        attributes.find(nodes, number, &mut found);
-        emitter.node(number, node, &found);
+    for (number, inode) in inodes.all.iter().enumerate() {
+        attributes.find(inodes, number, &mut found);
+        emitter.fill(layout.places[number].at).map_err(|problem| inodes.wrong(number, problem))?;
+        emitter.inode(number, inode, &found);
     }
-    emitter.pad(SLOT);
-    debug_assert_eq!(emitter.out.len(), layout.nodes_end);
+    emitter.fill(layout.inodes_end).map_err(|problem| inodes.wrong(0, problem))?;
     attributes.shared.iter().for_each(|attribute| emitter.attribute(attribute));
     emitter.pad(BLOCK);
-    for (number, node) in nodes.all.iter().enumerate() {
-        emitter.blocks(number, node);
+    for (number, inode) in inodes.all.iter().enumerate() {
+        emitter.blocks(number, inode);
     }
-    debug_assert_eq!(emitter.out.len(), layout.size);
-    emitter.out
+    emitter.fill(layout.size).map_err(|problem| inodes.wrong(0, problem))?;
+    Ok(emitter.out)
 }
 
 impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
@@ -54,32 +60,30 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
             magic: MAGIC_V1,
             blkszbits: BLOCK_BITS,
             feature_compat: (FEATURE_COMPAT_MTIME | FEATURE_COMPAT_XATTR_FILTER).into(),
-            root_nid: (self.slot(0) as u16).into(),
-            inos: (self.nodes.all.len() as u64).into(),
+            root_nid: (self.nid(0) as u16).into(),
+            inos: (self.inodes.all.len() as u64).into(),
             blocks: ((self.layout.size / BLOCK) as u32).into(),
             build_time: time.into(),
             build_time_nsec: nanoseconds.into(),
-            xattr_blkaddr: ((self.layout.nodes_end / BLOCK) as u32).into(),
+            xattr_blkaddr: ((self.layout.inodes_end / BLOCK) as u32).into(),
             ..Default::default()
         };
         self.out.extend_from_slice(superblock.as_bytes());
     }
 
-    fn node(&mut self, number: usize, node: &Node<'t, H>, attributes: &[(Attribute<'t, H>, Option<u32>)]) {
-        let place = &self.layout.places[number];
-        let body = Body::of(self.nodes, node, place.head());
-        self.out.resize(place.at, 0);
-        self.header(number, node, &body);
+    fn inode(&mut self, number: usize, inode: &Inode<'t, H>, attributes: &[Found<'t, H>]) {
+        let body = Body::of(inode, self.layout.places[number].head());
+        self.header(number, inode, &body);
         self.attributes_of(attributes);
-        self.tail(node, &body);
+        self.tail(inode, &body);
     }
 
-    fn header(&mut self, number: usize, node: &Node<'t, H>, body: &Body) {
+    fn header(&mut self, number: usize, inode: &Inode<'t, H>, body: &Body) {
         let place = &self.layout.places[number];
-        let u = if body.blocks > 0 { (place.blocks / BLOCK) as u32 } else { body.detail };
-        let xattr_icount = place.attribute_count().into();
-        let mode = node.file_type() | node.stat.st_mode;
-        let links = self.nodes.links(node);
+        let u = if body.blocks > 0 { (place.blocks / BLOCK) as u32 } else { body.i_u };
+        let xattr_icount = place.xattr_icount().into();
+        let mode = inode.file_type() | inode.stat.st_mode;
+        let links = inode.links();
         if place.compact {
             let header = CompactInodeHeader {
                 format: InodeLayout::Compact | body.layout,
@@ -89,13 +93,13 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
                 size: (body.size as u32).into(),
                 u: u.into(),
                 ino: (number as u32).into(),
-                uid: (node.stat.st_uid as u16).into(),
-                gid: (node.stat.st_gid as u16).into(),
+                uid: (inode.stat.st_uid as u16).into(),
+                gid: (inode.stat.st_gid as u16).into(),
                 ..Default::default()
             };
             self.out.extend_from_slice(header.as_bytes());
         } else {
-            let (time, nanoseconds) = node.time();
+            let (time, nanoseconds) = inode.time();
             let header = ExtendedInodeHeader {
                 format: InodeLayout::Extended | body.layout,
                 xattr_icount,
@@ -103,8 +107,8 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
                 size: body.size.into(),
                 u: u.into(),
                 ino: (number as u32).into(),
-                uid: node.stat.st_uid.into(),
-                gid: node.stat.st_gid.into(),
+                uid: inode.stat.st_uid.into(),
+                gid: inode.stat.st_gid.into(),
                 mtime: time.into(),
                 mtime_nsec: nanoseconds.into(),
                 nlink: links.into(),
@@ -114,7 +118,7 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         }
     }
 
-    fn attributes_of(&mut self, attributes: &[(Attribute<'t, H>, Option<u32>)]) {
+    fn attributes_of(&mut self, attributes: &[Found<'t, H>]) {
         if attributes.is_empty() {
             return;
         }
@@ -124,7 +128,7 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         self.out.extend_from_slice(header.as_bytes());
         for place in shared {
             // Counted in words from the block in which they begin.
-            let words = (self.layout.shared[place as usize] - self.layout.nodes_end / BLOCK * BLOCK) / ALIGNMENT;
+            let words = (self.layout.shared[place as usize] - self.layout.inodes_end / BLOCK * BLOCK) / ALIGNMENT;
             self.out.extend_from_slice(&(words as u32).to_le_bytes());
         }
         for (attribute, _) in attributes.iter().filter(|(_, shared)| shared.is_none()) {
@@ -136,20 +140,16 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         let (prefix, name) = attribute.stored_name();
         let value = attribute.value();
         let header = XAttrHeader { name_len: name.len() as u8, name_index: prefix, value_size: (value.len() as u16).into() };
-        debug_assert_eq!(header.as_bytes().len(), ENTRY);
         self.out.extend_from_slice(header.as_bytes());
         self.out.extend_from_slice(name);
         self.out.extend_from_slice(&value);
         self.pad(ALIGNMENT);
     }
 
-    /// What follows a node.
-    fn tail(&mut self, node: &Node<'t, H>, body: &Body) {
-        match &node.kind {
-            Kind::Directory { first, end, .. } => {
-                let entries = self.nodes.entries(*first, *end);
-                self.entries(&entries[Pieces::of(entries).tail]);
-            }
+    /// What follows an inode.
+    fn tail(&mut self, inode: &Inode<'t, H>, body: &Body) {
+        match &inode.kind {
+            Kind::Directory(listing) => self.entries(&self.inodes.entries[listing.tail.clone()]),
             Kind::Leaf(LeafContent::Regular(RegularFile::Inline(content))) => {
                 self.out.extend_from_slice(&content[content.len().min(body.blocks * BLOCK)..]);
             }
@@ -159,13 +159,12 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         }
     }
 
-    fn blocks(&mut self, number: usize, node: &Node<'t, H>) {
-        let body = Body::of(self.nodes, node, self.layout.places[number].head());
-        match &node.kind {
-            Kind::Directory { first, end, .. } => {
-                let entries = self.nodes.entries(*first, *end);
-                for block in Pieces::of(entries).blocks {
-                    self.entries(&entries[block]);
+    fn blocks(&mut self, number: usize, inode: &Inode<'t, H>) {
+        let body = Body::of(inode, self.layout.places[number].head());
+        match &inode.kind {
+            Kind::Directory(listing) => {
+                for block in &listing.blocks {
+                    self.entries(&self.inodes.entries[block.clone()]);
                     self.pad(BLOCK);
                 }
             }
@@ -186,7 +185,7 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         let mut name_offset = size_of::<DirectoryEntryHeader>() * entries.len();
         for entry in entries {
             let header = DirectoryEntryHeader {
-                inode_offset: (self.slot(entry.number as usize) as u64).into(),
+                inode_offset: (self.nid(entry.number as usize) as u64).into(),
                 name_offset: (name_offset as u16).into(),
                 file_type: entry.file_type.into(),
                 ..Default::default()
@@ -197,9 +196,17 @@ impl<'t, H: FsVerityHashValue> Emitter<'_, 't, H> {
         entries.iter().for_each(|entry| self.out.extend_from_slice(entry.name));
     }
 
-    /// What a node is known by in the image.
-    fn slot(&self, number: usize) -> usize {
+    fn nid(&self, number: usize) -> usize {
         self.layout.places[number].at / SLOT
+    }
+
+    /// Zeros up to a place of the layout, which must not be passed yet.
+    fn fill(&mut self, to: usize) -> Result<(), Problem> {
+        if self.out.len() > to {
+            return Err(Problem::Layout { found: self.out.len(), expected: to });
+        }
+        self.out.resize(to, 0);
+        Ok(())
     }
 
     fn pad(&mut self, alignment: usize) {

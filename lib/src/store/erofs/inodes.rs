@@ -1,52 +1,43 @@
-//! The nodes of an image in their order: breadth first and by name, a file with several names where a walk in depth meets it first.
+//! The inodes of an image in their order: breadth first and by name, a file with several names where a walk in depth meets it first.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use composefs::erofs::format::{FileType, XATTR_SECURITY_SELINUX};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::generic_tree::{LeafContent, LeafId, Stat};
-use composefs::tree::{Directory, FileSystem, Inode, Leaf, RegularFile};
+use composefs::tree::{self, Directory, FileSystem, Leaf, RegularFile};
 
-use super::Unwritable;
+use super::listing::{Entry, Listing};
+use super::{Problem, Unwritable};
 
 const WHITEOUT: u64 = 0;
 /// Above this, the library divides a file into several chunks.
 const MAX_SIZE: u64 = 1 << 43;
 const MAX_NAME: usize = 255;
+const MAX_TARGET: usize = 4095;
 
-/// All nodes of an image. A node is known by its number, its place here.
-pub(super) struct Nodes<'t, H: FsVerityHashValue> {
-    pub(super) all: Vec<Node<'t, H>>,
+/// All inodes of an image. The number of an inode is its place here; the image has it as `ino`.
+pub(super) struct Inodes<'t, H: FsVerityHashValue> {
+    pub(super) all: Vec<Inode<'t, H>>,
     /// The entries of all directories, one directory behind the other, each by name.
     pub(super) entries: Vec<Entry<'t>>,
 }
 
-pub(super) struct Node<'t, H: FsVerityHashValue> {
+pub(super) struct Inode<'t, H: FsVerityHashValue> {
     pub(super) stat: &'t Stat,
     pub(super) kind: Kind<'t, H>,
-    pub(super) links: u32,
+    links: u32,
 }
 
 pub(super) enum Kind<'t, H: FsVerityHashValue> {
-    Directory {
-        /// Where its entries are: the first, and the one behind the last.
-        first: usize,
-        end: usize,
-        /// Whether a [`Self::Escaped`] is in it.
-        marked: bool,
-    },
+    Directory(Listing),
     Leaf(&'t LeafContent<RegularFile<H>>),
     /// What overlayfs would take for a whiteout, and the image has as a character device: an empty file with marks by which overlayfs
     /// shows the device again.
     Escaped,
-}
-
-pub(super) struct Entry<'t> {
-    pub(super) name: &'t [u8],
-    pub(super) number: u32,
-    pub(super) file_type: FileType,
 }
 
 /// What the format has as `00` to `ff` in each root: whiteouts for the directories of objects, should a lower layer show them.
@@ -70,24 +61,24 @@ struct Collector<'t, H: FsVerityHashValue> {
     stub: &'t Leaf<H>,
     links: Vec<u32>,
     /// Of each leaf with several names, the directory where it is numbered.
-    home: HashMap<LeafId, &'t Directory<H>>,
+    homes: HashMap<LeafId, &'t Directory<H>>,
     numbered: HashMap<LeafId, u32>,
     /// Entries that came before the number of what they lead to.
     waiting: Vec<(usize, LeafId)>,
     queue: VecDeque<(&'t Directory<H>, u32, u32)>,
-    nodes: Nodes<'t, H>,
+    inodes: Inodes<'t, H>,
 }
 
-impl<'t, H: FsVerityHashValue> Nodes<'t, H> {
+impl<'t, H: FsVerityHashValue> Inodes<'t, H> {
     pub(super) fn collect(tree: &'t FileSystem<H>, stub: &'t Leaf<H>) -> Result<Self, Unwritable> {
         let links = tree.nlinks();
-        let mut home = HashMap::new();
-        if links.iter().any(|links| *links > 1) {
-            find_homes(&tree.root, &links, &mut home);
-        }
-        let nodes = Self { all: Vec::with_capacity(links.len()), entries: Vec::with_capacity(links.len()) };
+        let mut homes = HashMap::new();
+        let directories = 1 + walk(&tree.root, &links, &mut homes);
+        let all = Vec::with_capacity(links.len() + directories + STUBS.len());
+        let names: usize = links.iter().map(|links| *links as usize).sum();
+        let entries = Vec::with_capacity(names + 3 * directories + STUBS.len());
         let (numbered, waiting, queue) = (HashMap::new(), Vec::new(), VecDeque::new());
-        let mut collector = Collector { tree, stub, links, home, numbered, waiting, queue, nodes };
+        let mut collector = Collector { tree, stub, links, homes, numbered, waiting, queue, inodes: Self { all, entries } };
         collector.add_directory(&tree.root, 0);
         while let Some((directory, parent, number)) = collector.queue.pop_front() {
             collector.enter(directory, parent, number)?;
@@ -95,36 +86,44 @@ impl<'t, H: FsVerityHashValue> Nodes<'t, H> {
         Ok(collector.finish())
     }
 
-    /// The entries of a directory, its own among them.
-    pub(super) fn entries(&self, first: usize, end: usize) -> &[Entry<'t>] {
-        &self.entries[first..end]
-    }
-
-    /// How many names a node has; a directory has one in each directory below, too.
-    pub(super) fn links(&self, node: &Node<'t, H>) -> u32 {
-        match node.kind {
-            Kind::Directory { first, end, .. } => {
-                let directories = self.entries(first, end).iter().filter(|entry| matches!(entry.file_type, FileType::Directory));
-                directories.count() as u32
-            }
-            _ => node.links,
-        }
-    }
-
-    /// The earliest time of all nodes, which a node that has it need not say.
+    /// The earliest time of all inodes, which an inode that has it need not say.
     pub(super) fn earliest(&self) -> (u64, u32) {
-        self.all.iter().map(Node::time).min().unwrap_or_default()
+        self.all.iter().map(Inode::time).min().unwrap_or_default()
+    }
+
+    /// What is wrong with an inode, by one of its paths.
+    pub(super) fn wrong(&self, number: usize, problem: Problem) -> Unwritable {
+        Unwritable { path: self.path(number), problem }
+    }
+
+    fn path(&self, mut number: usize) -> PathBuf {
+        let mut names = Vec::new();
+        while number != 0 {
+            let leads = |entry: &Entry<'_>| entry.number as usize == number && ![&b"."[..], b".."].contains(&entry.name);
+            let Some(entry) = self.entries.iter().position(leads) else { break };
+            names.push(OsStr::from_bytes(self.entries[entry].name));
+            let has = |inode: &Inode<'_, H>| matches!(&inode.kind, Kind::Directory(listing) if listing.range().contains(&entry));
+            number = self.all.iter().position(has).unwrap_or_default();
+        }
+        [OsStr::new("/")].into_iter().chain(names.into_iter().rev()).collect()
     }
 }
 
-impl<H: FsVerityHashValue> Node<'_, H> {
+impl<H: FsVerityHashValue> Inode<'_, H> {
     pub(super) fn time(&self) -> (u64, u32) {
         (self.stat.st_mtim_sec as u64, self.stat.st_mtim_nsec)
     }
 
+    pub(super) fn links(&self) -> u32 {
+        match &self.kind {
+            Kind::Directory(listing) => listing.links,
+            _ => self.links,
+        }
+    }
+
     pub(super) fn file_type(&self) -> FileType {
         match &self.kind {
-            Kind::Directory { .. } => FileType::Directory,
+            Kind::Directory(_) => FileType::Directory,
             Kind::Escaped | Kind::Leaf(LeafContent::Regular(_)) => FileType::RegularFile,
             Kind::Leaf(LeafContent::CharacterDevice(_)) => FileType::CharacterDevice,
             Kind::Leaf(LeafContent::BlockDevice(_)) => FileType::BlockDevice,
@@ -137,26 +136,26 @@ impl<H: FsVerityHashValue> Node<'_, H> {
 
 impl<'t, H: FsVerityHashValue> Collector<'t, H> {
     fn enter(&mut self, directory: &'t Directory<H>, parent: u32, number: u32) -> Result<(), Unwritable> {
-        let first = self.nodes.entries.len();
-        let mut escaped = false;
+        let first = self.inodes.entries.len();
+        let mut marked = false;
         for (name, child) in self.children(directory, parent, number) {
-            if name.len() > MAX_NAME {
-                return Err(Unwritable::Name(name.len()));
-            }
+            let wrong = |problem| Unwritable { path: self.inodes.path(number as usize).join(OsStr::from_bytes(name)), problem };
+            check_name(name).map_err(wrong)?;
             let child = match child {
                 Child::Known(number) => Some(number),
                 Child::Directory(below) => Some(self.add_directory(below, number)),
                 Child::Stub => Some(self.add(&self.stub.stat, Kind::Leaf(&self.stub.content), 1)),
                 Child::Leaf(leaf) => {
-                    let marks = self.is_whiteout(leaf) && !(number == 0 && self.is_stub(name, leaf));
-                    escaped |= marks;
-                    self.leaf(directory, leaf, marks)?
+                    check(&self.tree.leaf(leaf).content, self.links[leaf.0]).map_err(wrong)?;
+                    let escaped = self.is_whiteout(leaf) && !(number == 0 && self.is_stub(name, leaf));
+                    marked |= escaped;
+                    self.leaf(directory, leaf, escaped)
                 }
             };
-            let file_type = child.map_or(FileType::Unknown, |child| self.nodes.all[child as usize].file_type());
-            self.nodes.entries.push(Entry { name, number: child.unwrap_or_default(), file_type });
+            let file_type = child.map_or(FileType::Unknown, |child| self.inodes.all[child as usize].file_type());
+            self.inodes.entries.push(Entry { name, number: child.unwrap_or_default(), file_type });
         }
-        self.nodes.all[number as usize].kind = Kind::Directory { first, end: self.nodes.entries.len(), marked: escaped };
+        self.inodes.all[number as usize].kind = Kind::Directory(Listing::new(&self.inodes.entries, first, marked));
         Ok(())
     }
 
@@ -164,8 +163,8 @@ impl<'t, H: FsVerityHashValue> Collector<'t, H> {
     fn children(&self, directory: &'t Directory<H>, parent: u32, number: u32) -> Vec<(&'t [u8], Child<'t, H>)> {
         let mut children: Vec<(&[u8], Child<'t, H>)> = vec![(b".", Child::Known(number)), (b"..", Child::Known(parent))];
         children.extend(directory.sorted_entries().map(|(name, inode)| match inode {
-            Inode::Directory(below) => (name.as_bytes(), Child::Directory(below)),
-            Inode::Leaf(leaf, _) => (name.as_bytes(), Child::Leaf(*leaf)),
+            tree::Inode::Directory(below) => (name.as_bytes(), Child::Directory(below)),
+            tree::Inode::Leaf(leaf, _) => (name.as_bytes(), Child::Leaf(*leaf)),
         }));
         if number == 0 {
             let missing = STUBS.iter().filter(|name| directory.lookup(OsStr::from_bytes(&name[..])).is_none());
@@ -176,35 +175,34 @@ impl<'t, H: FsVerityHashValue> Collector<'t, H> {
     }
 
     fn add(&mut self, stat: &'t Stat, kind: Kind<'t, H>, links: u32) -> u32 {
-        self.nodes.all.push(Node { stat, kind, links });
-        (self.nodes.all.len() - 1) as u32
+        self.inodes.all.push(Inode { stat, kind, links });
+        (self.inodes.all.len() - 1) as u32
     }
 
     fn add_directory(&mut self, directory: &'t Directory<H>, parent: u32) -> u32 {
-        let number = self.add(&directory.stat, Kind::Directory { first: 0, end: 0, marked: false }, 0);
+        let number = self.add(&directory.stat, Kind::Directory(Listing::default()), 0);
         self.queue.push_back((directory, parent, number));
         number
     }
 
     /// The number of a leaf that `directory` has; `None` where it gets it later, in another directory.
-    fn leaf(&mut self, directory: &Directory<H>, leaf: LeafId, marked: bool) -> Result<Option<u32>, Unwritable> {
+    fn leaf(&mut self, directory: &Directory<H>, leaf: LeafId, escaped: bool) -> Option<u32> {
         let links = self.links[leaf.0];
         if links > 1 {
             if let Some(number) = self.numbered.get(&leaf) {
-                return Ok(Some(*number));
+                return Some(*number);
             }
-            if !self.home.get(&leaf).is_some_and(|home| std::ptr::eq(*home, directory)) {
-                self.waiting.push((self.nodes.entries.len(), leaf));
-                return Ok(None);
+            if !self.homes.get(&leaf).is_some_and(|home| std::ptr::eq(*home, directory)) {
+                self.waiting.push((self.inodes.entries.len(), leaf));
+                return None;
             }
         }
         let Leaf { stat, content } = self.tree.leaf(leaf);
-        check(content, links)?;
-        let number = self.add(stat, if marked { Kind::Escaped } else { Kind::Leaf(content) }, links);
+        let number = self.add(stat, if escaped { Kind::Escaped } else { Kind::Leaf(content) }, links);
         if links > 1 {
             self.numbered.insert(leaf, number);
         }
-        Ok(Some(number))
+        Some(number)
     }
 
     fn is_whiteout(&self, leaf: LeafId) -> bool {
@@ -218,35 +216,43 @@ impl<'t, H: FsVerityHashValue> Collector<'t, H> {
         STUBS.iter().any(|stub| stub == name) && of(found) == of(own)
     }
 
-    fn finish(mut self) -> Nodes<'t, H> {
+    fn finish(mut self) -> Inodes<'t, H> {
         for (entry, leaf) in self.waiting {
+            // All directories were entered, and with them the home of each leaf.
             let number = self.numbered[&leaf];
-            let entry = &mut self.nodes.entries[entry];
-            (entry.number, entry.file_type) = (number, self.nodes.all[number as usize].file_type());
+            let entry = &mut self.inodes.entries[entry];
+            (entry.number, entry.file_type) = (number, self.inodes.all[number as usize].file_type());
         }
-        self.nodes
+        self.inodes
     }
 }
 
-/// Finds where a walk in depth, by name, meets each leaf with several names first.
-fn find_homes<'t, H: FsVerityHashValue>(directory: &'t Directory<H>, links: &[u32], homes: &mut HashMap<LeafId, &'t Directory<H>>) {
+/// Finds where a walk in depth, by name, meets each leaf with several names first; and how many directories there are below this one.
+fn walk<'t, H: FsVerityHashValue>(directory: &'t Directory<H>, links: &[u32], homes: &mut HashMap<LeafId, &'t Directory<H>>) -> usize {
+    let mut directories = 0;
     for (_, inode) in directory.sorted_entries() {
         match inode {
-            Inode::Directory(below) => find_homes(below, links, homes),
-            Inode::Leaf(leaf, _) if links[leaf.0] > 1 => _ = homes.entry(*leaf).or_insert(directory),
-            Inode::Leaf(..) => {}
+            tree::Inode::Directory(below) => directories += 1 + walk(below, links, homes),
+            tree::Inode::Leaf(leaf, _) if links[leaf.0] > 1 => _ = homes.entry(*leaf).or_insert(directory),
+            tree::Inode::Leaf(..) => {}
         }
     }
+    directories
 }
 
-fn check<H: FsVerityHashValue>(content: &LeafContent<RegularFile<H>>, links: u32) -> Result<(), Unwritable> {
+fn check_name(name: &[u8]) -> Result<(), Problem> {
+    if name.len() > MAX_NAME { Err(Problem::Name(name.len())) } else { Ok(()) }
+}
+
+fn check<H: FsVerityHashValue>(content: &LeafContent<RegularFile<H>>, links: u32) -> Result<(), Problem> {
     match content {
-        LeafContent::CharacterDevice(WHITEOUT) if links > 1 => Err(Unwritable::LinkedWhiteout(links)),
+        LeafContent::CharacterDevice(WHITEOUT) if links > 1 => Err(Problem::LinkedWhiteout(links)),
         LeafContent::CharacterDevice(number) | LeafContent::BlockDevice(number) if u32::try_from(*number).is_err() => {
-            Err(Unwritable::Device(*number))
+            Err(Problem::Device(*number))
         }
-        LeafContent::Regular(RegularFile::External(_, size)) if *size > MAX_SIZE => Err(Unwritable::Size(*size)),
-        LeafContent::Regular(RegularFile::ExternalNoVerity(..) | RegularFile::Sparse(_)) => Err(Unwritable::NoContent),
+        LeafContent::Regular(RegularFile::External(_, size)) if *size > MAX_SIZE => Err(Problem::Size(*size)),
+        LeafContent::Regular(RegularFile::ExternalNoVerity(..) | RegularFile::Sparse(_)) => Err(Problem::NoContent),
+        LeafContent::Symlink(target) if !(1..=MAX_TARGET).contains(&target.len()) => Err(Problem::Target(target.len())),
         _ => Ok(()),
     }
 }
