@@ -7,7 +7,7 @@ use std::path::Path;
 
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
-use selkie::store::{Content, NodeKind, Store, Verity, kernel, os_release, require_bootable_layout, systemd_boot};
+use selkie::store::{AllBytes, Content, NodeKind, Store, Verity, kernel, os_release, require_bootable_layout, systemd_boot};
 use store_common::{tar, *};
 
 fn open(temp: &tempfile::TempDir, algorithm: Option<Algorithm>, verity: Verity) -> anyhow::Result<Store> {
@@ -52,6 +52,29 @@ fn an_initialisation_that_was_cut_is_completed() {
     assert_eq!(kind(Store::open(selkie::sys::dir::open_path(temp.path()).unwrap(), "repository")), Some(FailureKind::NotFound));
     open(&temp, None, Verity::IfPossible).unwrap();
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o700);
+}
+
+/// Where the index says that it does not know an object, nobody looks whether it is here, until it is to get its name.
+#[test]
+fn objects_that_the_index_does_not_know_are_reused() {
+    let shared = || file("usr/shared", [9; 300]);
+    let layers =
+        [vec![shared()], vec![shared(), file("usr/a", [1; 300])], vec![shared(), file("usr/b", [2; 300]), file("usr/c", [2; 300])]];
+    let [first, second, third] = layers.map(|entries| tar(&entries));
+    let temp = temporary();
+    let repository = repository(&temp);
+    repository.import_layer(&sha256(&first), &first[..]).unwrap();
+    let mut found = Vec::new();
+    // There is no index; then there is one that was made before the first layer's file was taken in.
+    for layer in [&second, &third] {
+        let known = repository.contents().unwrap();
+        let (stats, _) = repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap();
+        found.push((stats.objects_new, stats.objects_reused));
+        let other = tar(&[file("usr/other", [3; 300])]);
+        let (_, taken) = repository.import_layer_and_contents(&sha256(&other), AllBytes(&other[..]), &known).unwrap();
+        repository.remember(taken).unwrap();
+    }
+    assert_eq!(found, [(1, 1), (1, 2)]);
 }
 
 /// The first image is written by a thread of its own, while the second is made.

@@ -17,7 +17,7 @@ use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
 use openssl::sha::Sha256;
 
-use super::content::{ContentDigest, Contents, Journal, Record, Taken, raw};
+use super::content::{ContentDigest, Contents, Journal, Record, Taken};
 use super::deposit::{Deposit, Job};
 use super::layers::{ImportStats, LayerTar, NotOneFile};
 use super::merkle::{self, Growing, sha256};
@@ -222,17 +222,20 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
             self.remember(id, size, content);
         }
         self.refer(id, size)?;
-        if !keep || self.sent.contains(id) || self.deposit.has(id, size)? {
+        // Of most files of a first pull it is known without a look.
+        let may_be_here = self.contents.is_none_or(|contents| contents.may_have(id));
+        if !keep || self.sent.contains(id) || may_be_here && self.deposit.has(id, size)? {
             self.reused += 1;
             return Ok(false);
         }
         self.sent.insert(id.clone());
+        self.contents.iter().for_each(|contents| contents.bring(id));
         Ok(true)
     }
 
     /// Notes what the content of a file is.
     fn remember(&mut self, id: &H, size: u64, content: ContentDigest) {
-        let record = Record { content, object: raw(id), size };
+        let record = Record { content, object: id.as_bytes().into(), size };
         if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
             self.journal = None;
         }

@@ -11,7 +11,7 @@ use composefs::fsverity::{Algorithm, FsVerityHashValue};
 use openssl::sha::{Sha256, sha512};
 use tape_sha256::hash_many;
 
-use super::hash;
+use super::digest;
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 4096;
@@ -56,7 +56,7 @@ pub(super) fn digests<H: FsVerityHashValue>(blocks: &[u8], sizes: &[u64]) -> Res
         (level, open) = (next.into(), still);
     }
     let descriptors: Vec<u8> = sizes.iter().zip(&roots).flat_map(|(size, root)| descriptor::<H>(*size, root)).collect();
-    each::<H>(&descriptors, DESCRIPTOR).chunks(length).map(value).collect()
+    each::<H>(&descriptors, DESCRIPTOR).chunks(length).map(digest).collect()
 }
 
 /// The digest of a file that comes piece by piece. Its memory does not depend on the size of the file.
@@ -110,7 +110,7 @@ impl<H: FsVerityHashValue> Growing<H> {
                 self.push(number, &each::<H>(&filled(&level), BLOCK));
             }
         }
-        value(each::<H>(&descriptor::<H>(self.size, &root), DESCRIPTOR))
+        digest(&each::<H>(&descriptor::<H>(self.size, &root), DESCRIPTOR))
     }
 }
 
@@ -146,10 +146,6 @@ fn descriptor<H: FsVerityHashValue>(size: u64, root: &[u8; ROOT]) -> [u8; DESCRI
     descriptor[8..16].copy_from_slice(&size.to_le_bytes());
     descriptor[16..16 + ROOT].copy_from_slice(root);
     descriptor
-}
-
-fn value<H: FsVerityHashValue>(digest: impl AsRef<[u8]>) -> Result<H> {
-    hash(&hex::encode(digest))
 }
 
 #[cfg(test)]

@@ -178,6 +178,11 @@ fn hash<H: FsVerityHashValue>(hex: &str) -> Result<H> {
     H::from_hex(hex).with_context(|| format!("reading digest {hex} as {}", H::ALGORITHM))
 }
 
+/// The library's form of the bytes of a digest.
+fn digest<H: FsVerityHashValue>(bytes: &[u8]) -> Result<H> {
+    H::read_from_bytes(bytes).ok().with_context(|| format!("reading a digest of {} bytes as {}", bytes.len(), H::ALGORITHM))
+}
+
 fn unsuitable(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Unsuitable, message)
 }

@@ -85,6 +85,12 @@ impl Store {
         Ok(checked)
     }
 
+    /// Whether there is any object.
+    pub(super) fn has_objects(&self) -> Result<bool> {
+        let Some(objects) = dir::open_optional(self.dir(), "objects").context("opening objects")? else { return Ok(false) };
+        Ok(!dir::names(&objects).context("listing objects")?.is_empty())
+    }
+
     /// Hashes an object again, in bounded memory, by another implementation of fs-verity than the one that named it.
     fn check_object(&self, id: &ObjectId) -> Result<()> {
         let file = with_repository!(self, repository => repository.open_object(&hash(id.hex())?))?.into();

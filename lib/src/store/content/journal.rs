@@ -10,7 +10,6 @@ use std::os::fd::BorrowedFd;
 use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 
-use super::raw;
 use super::table::{MAX, Record, record_size, records_of};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
@@ -34,7 +33,7 @@ impl Journal {
         let file = dir::append(repository, CONTENT_JOURNAL, 0o644).context("opening the content journal")?;
         let length = file.metadata().context("opening the content journal")?.len();
         // Only cut after cut makes it so large, with much that stands in it many times.
-        let kept = if length >= MAX { 0 } else { length - length % record_size(raw(&H::EMPTY).len()) as u64 };
+        let kept = if length >= MAX { 0 } else { length - length % record_size(size_of::<H>()) as u64 };
         if kept < length {
             file.set_len(kept).context("shortening the content journal")?;
         }

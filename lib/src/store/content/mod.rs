@@ -9,7 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use composefs::INLINE_CONTENT_MAX_V0;
@@ -66,12 +66,16 @@ pub struct Contents {
     small: HashMap<ContentDigest, Box<[u8]>>,
     /// The beginnings of the names of all its objects, once somebody has asked.
     objects: OnceLock<HashSet<u64>>,
+    /// The same of those that layers have brought since.
+    brought: Arc<Mutex<HashSet<u64>>>,
+    /// Whether there are objects and no index of them.
+    lost: bool,
 }
 
 impl Contents {
-    fn new(store: &Store, table: Table) -> Self {
+    fn new(store: &Store, table: Table, lost: bool) -> Self {
         let small = table.small().map(|content| (sha256(content), content.into())).collect();
-        Self { store: store.clone(), table, small, objects: OnceLock::new() }
+        Self { store: store.clone(), table, small, objects: OnceLock::new(), brought: Arc::default(), lost }
     }
 
     /// Whether no object is known.
@@ -98,8 +102,18 @@ impl Contents {
     /// Whether the content of this object is known. Names are told apart by their first bytes: an object that is taken for another costs bytes in a later
     /// pull, and nothing else.
     pub(in crate::store) fn knows<H: FsVerityHashValue>(&self, object: &H) -> bool {
-        let first = |name: &[u8]| name.first_chunk().map_or(0, |first| u64::from_le_bytes(*first));
-        self.objects.get_or_init(|| self.table.records().map(|record| first(&record.object)).collect()).contains(&first(&raw(object)))
+        self.objects.get_or_init(|| self.table.records().map(|record| first(&record.object)).collect()).contains(&first(object.as_bytes()))
+    }
+
+    /// Notes that a layer brings this object.
+    pub(in crate::store) fn bring<H: FsVerityHashValue>(&self, object: &H) {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner).insert(first(object.as_bytes()));
+    }
+
+    /// Whether it is worth a look if this object is here. Where there is none although it is, the object is written once more, and that is noticed when it
+    /// is to get its name.
+    pub(in crate::store) fn may_have<H: FsVerityHashValue>(&self, object: &H) -> bool {
+        self.lost || self.knows(object) || self.brought.lock().unwrap_or_else(PoisonError::into_inner).contains(&first(object.as_bytes()))
     }
 
     /// All objects that the index knows.
@@ -140,14 +154,16 @@ impl Store {
     ///
     /// It cannot be read.
     pub fn contents(&self) -> Result<Contents> {
-        let mut table = read(self)?.unwrap_or_default();
+        let index = read(self)?;
+        let lost = index.is_none() && self.has_objects()?;
+        let mut table = index.unwrap_or_default();
         let journal = journal::read(self.dir(), self.algorithm())?;
         if !journal.is_empty() {
             let records = journal.into_iter().chain(table.records()).collect();
             let all = Table::write(records, table.small().map(<[u8]>::to_vec), self.algorithm());
             table = Table::parse(all, self.algorithm()).unwrap_or_default();
         }
-        Ok(Contents::new(self, table))
+        Ok(Contents::new(self, table, lost))
     }
 
     /// Adds files to the content index. Durable when it returns, and whole or not there at any time.
@@ -236,11 +252,11 @@ fn has<H: FsVerityHashValue>(repository: &Repository<H>, record: &Record) -> Res
     Ok(objects::size(repository, &object::<H>(record)?)? == Some(record.size))
 }
 
-/// The digest that names an object.
-pub(super) fn raw<H: FsVerityHashValue>(id: &H) -> Box<[u8]> {
-    hex::decode(id.to_hex()).unwrap_or_default().into()
+/// The beginning of an object's name.
+fn first(name: &[u8]) -> u64 {
+    name.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
 }
 
 fn object<H: FsVerityHashValue>(record: &Record) -> Result<H> {
-    super::hash(&hex::encode(&record.object))
+    super::digest(&record.object)
 }

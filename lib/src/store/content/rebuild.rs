@@ -13,7 +13,7 @@ use composefs_oci::tar::{TarItem, get_entry};
 use oci_spec::image::ImageManifest;
 use openssl::sha::Sha256;
 
-use super::{CONTENT_INDEX, ContentDigest, Record, Taken, raw, read};
+use super::{CONTENT_INDEX, ContentDigest, Record, Taken, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
 use crate::store::fsck::{measure, pool};
 use crate::store::{Store, with_repository};
@@ -92,7 +92,7 @@ fn hash_all<H: FsVerityHashValue>(repository: &Repository<H>, known: &HashSet<Bo
             }
         }
     }
-    let wanted: Vec<H> = wanted.into_iter().filter(|object| !known.contains(&raw(object))).collect();
+    let wanted: Vec<H> = wanted.into_iter().filter(|object| !known.contains(object.as_bytes())).collect();
     let records = pool::each(&wanted, || vec![0; PIECE], |piece, object| Ok(record(repository, object, piece).ok()))?;
     taken.records = records.into_iter().flatten().collect();
     Ok(taken)
@@ -102,7 +102,7 @@ fn record<H: FsVerityHashValue>(repository: &Repository<H>, object: &H, piece: &
     let mut file = Hashed { inner: File::from(repository.open_object(object)?), hasher: Sha256::new() };
     let (found, size) = measure::<H>(&mut file, piece)?;
     ensure!(found == *object, "object {} has the digest {}", object.to_hex(), found.to_hex());
-    Ok(Record { content: file.hasher.finish(), object: raw(object), size })
+    Ok(Record { content: file.hasher.finish(), object: object.as_bytes().into(), size })
 }
 
 /// A reader that hashes what comes through.
