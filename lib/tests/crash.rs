@@ -50,7 +50,7 @@ fn health(job: &Job) {
 
 /// What the other root of a test is called, found out on another machine.
 fn id_of(files: &layout::Files) -> ImageId {
-    let temp = tempfile::tempdir().unwrap();
+    let temp = crash_common::temporary();
     let (machine, first) = Machine::install(temp.path());
     machine.release("stable", files);
     machine.upgrade(&first, None, Until::Stage).unwrap().staged.unwrap()
@@ -189,7 +189,7 @@ fn one_boot_of_an_old_root_survives_a_stop_after_every_step() {
             Running::unchanged(machine, &ids[4])
         });
     }
-    let temp = tempfile::tempdir().unwrap();
+    let temp = crash_common::temporary();
     let (machine, ids) = crash_common::prepared(|| five(temp.path()));
     boot_once::run(&machine.host(&ids[4]), "2", &Silent).unwrap();
     let once = || machine.host(&ids[4]).system().unwrap().once;

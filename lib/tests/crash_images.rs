@@ -145,7 +145,7 @@ impl Sealed {
 
     /// The same of an image whose layers are made anew.
     fn rechunked(directory: &Path, transport: &'static str, name: &str) -> Self {
-        let other = tempfile::tempdir().unwrap();
+        let other = crash_common::temporary();
         release(other.path());
         let digest = rechunk(other.path(), transport, name, &silent()).unwrap();
         release(directory);
@@ -246,7 +246,7 @@ struct Made {
 impl Made {
     fn new(directory: &Path, transport: &'static str, name: &str) -> Self {
         release(directory);
-        let other = tempfile::tempdir().unwrap();
+        let other = crash_common::temporary();
         release(other.path());
         let digest = delta(other.path(), transport, name, &silent()).unwrap();
         Self { directory: directory.to_owned(), transport, output: directory.join(name), digest }
@@ -255,7 +255,7 @@ impl Made {
     /// The digest of the delta all of whose blobs are there; `None` where there is none.
     fn found(&self, when: &str) -> Option<String> {
         if self.transport == "oci-archive" {
-            let unpacked = tempfile::tempdir().unwrap();
+            let unpacked = crash_common::temporary();
             let archive = std::fs::File::open(&self.output).ok()?;
             tar::Archive::new(archive).unpack(unpacked.path()).unwrap_or_else(|e| panic!("{when}: {e}"));
             return Self::listed(unpacked.path(), when);
@@ -343,7 +343,7 @@ impl Scene for Disk {
 
 #[test]
 fn a_disk_image_survives_a_stop_after_every_step() {
-    let other = tempfile::tempdir().unwrap();
+    let other = crash_common::temporary();
     release(other.path());
     disk(other.path(), &silent());
     let digest = openssl::sha::sha256(&std::fs::read(other.path().join("disk.raw")).unwrap());

@@ -109,7 +109,7 @@ fn a_content_index_is_no_business_of_cfsctl() {
     let temp = temporary();
     let repository = repository(&temp);
     let layers = system();
-    let (mut taken, known) = (selkie::store::Taken::default(), repository.contents().unwrap());
+    let (mut taken, known) = (selkie::store::Taken::default(), known(&repository));
     for layer in &layers {
         taken.append(repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap().1);
     }

@@ -67,7 +67,7 @@ fn objects_that_the_index_does_not_know_are_reused() {
     let mut found = Vec::new();
     // There is no index; then there is one that was made before the first layer's file was taken in.
     for layer in [&second, &third] {
-        let known = repository.contents().unwrap();
+        let known = known(&repository);
         let (stats, _) = repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap();
         found.push((stats.objects_new, stats.objects_reused));
         let other = tar(&[file("usr/other", [3; 300])]);

@@ -146,6 +146,10 @@ impl Blocks {
     /// A block of `length` bytes to fill, which was used before where that can be.
     pub(super) fn block(&self, length: usize) -> Vec<u8> {
         let mut block = self.empty.try_recv().unwrap_or_default();
+        if block.capacity() < length {
+            // The allocator has zeros.
+            block = vec![0; length];
+        }
         block.resize(length, 0);
         block
     }

@@ -17,7 +17,7 @@ use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
 use openssl::sha::Sha256;
 
-use super::content::{ContentDigest, Contents, Journal, Record, Taken};
+use super::content::{ContentDigest, Contents, Journal, Known, Record, Taken};
 use super::deposit::{Deposit, Job};
 use super::layers::{ImportStats, LayerTar, NotOneFile};
 use super::merkle::{self, Growing, sha256};
@@ -33,15 +33,16 @@ const WAITING: usize = 2;
 const MAX_INLINE: u64 = 256 << 20;
 
 /// Reads `tar` to its end: its split stream, which has no name yet, and what it brought. Files for which `keep` says yes, by name in the
-/// archive and size, become objects; the others are only hashed. With `contents`, the digests of the contents that those do not know are taken, too, and files
+/// archive and size, become objects; the others are only hashed. With `known`, only objects that it may have are looked for, digests of contents that it does not have are taken where they are wanted, and files
 /// that are here are looked up there.
 pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: &mut impl LayerTar,
     keep: impl Fn(&[u8], u64) -> bool,
-    contents: Option<&Contents>,
+    known: Option<&Known>,
 ) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
+    let contents = known.filter(|known| known.digests).map(|known| &*known.contents);
     // It is an economy: without it, a pull that is cut fetches more the next time.
     let journal = contents.and_then(|_| Journal::open::<H>(repository.repo_fd()).ok());
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
@@ -66,6 +67,7 @@ pub(super) fn take<H: FsVerityHashValue>(
             sent: HashSet::new(),
             reused: 0,
             inline: 0,
+            known: known.map(|known| &*known.contents),
             contents,
             taken: Taken::default(),
             journal,
@@ -104,6 +106,8 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     reused: u64,
     /// Bytes that stay in the stream, since the last file.
     inline: u64,
+    /// Objects that may be here, where somebody knows.
+    known: Option<&'d Contents>,
     /// What is known of contents, where their digests are wanted.
     contents: Option<&'d Contents>,
     /// Files with the digests of their contents.
@@ -223,13 +227,13 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         }
         self.refer(id, size)?;
         // Of most files of a first pull it is known without a look.
-        let may_be_here = self.contents.is_none_or(|contents| contents.may_have(id));
+        let may_be_here = self.known.is_none_or(|contents| contents.may_have(id));
         if !keep || self.sent.contains(id) || may_be_here && self.deposit.has(id, size)? {
             self.reused += 1;
             return Ok(false);
         }
         self.sent.insert(id.clone());
-        self.contents.iter().for_each(|contents| contents.bring(id));
+        self.known.iter().for_each(|contents| contents.bring(id));
         Ok(true)
     }
 

@@ -9,7 +9,7 @@ use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 
-use super::content::{ContentDigest, Contents, Taken};
+use super::content::{ContentDigest, Known, Taken};
 use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
@@ -82,13 +82,13 @@ impl Store {
         Ok(imported.with_context(|| format!("importing layer {digest}"))?.0)
     }
 
-    /// Like [`import_layer`](Self::import_layer), and computes the digests of the contents of those of its files that `known` does not have, for
-    /// [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has.
+    /// Like [`import_layer`](Self::import_layer), and looks only for objects that `known` may have; computes the digests of the contents of those of its files that it does not have, where they are
+    /// wanted, for [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has.
     ///
     /// # Errors
     ///
     /// As there; [`NotOneFile`] where what is here is something else than the content of one file.
-    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl LayerTar, known: &Contents) -> Result<(ImportStats, Taken)> {
+    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl LayerTar, known: &Known) -> Result<(ImportStats, Taken)> {
         let digest = parse_digest(diff_id)?;
         let imported = with_repository!(self, repository => import(repository, &digest, tar, Some(known)));
         imported.with_context(|| format!("importing layer {digest}"))
@@ -99,12 +99,12 @@ fn import<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     diff_id: &OciDigest,
     tar: impl LayerTar,
-    contents: Option<&Contents>,
+    known: Option<&Known>,
 ) -> Result<(ImportStats, Taken)> {
     if complete_layer(repository, diff_id)?.is_some() {
         return Ok((ImportStats::REUSED, Taken::default()));
     }
-    let (stream, stats, taken) = take(repository, tar, |_, _| true, contents)?;
+    let (stream, stats, taken) = take(repository, tar, |_, _| true, known)?;
     repository.sync()?;
     name(repository, diff_id, &stream)?;
     Ok((stats, taken))
@@ -115,10 +115,10 @@ pub(super) fn take<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
     tar: impl LayerTar,
     keep: impl Fn(&[u8], u64) -> bool,
-    contents: Option<&Contents>,
+    known: Option<&Known>,
 ) -> Result<(H, ImportStats, Taken)> {
     let mut watched = Watched { inner: tar, failed: None };
-    incoming::take(repository, &mut watched, keep, contents).map_err(|error| explain(error, watched))
+    incoming::take(repository, &mut watched, keep, known).map_err(|error| explain(error, watched))
 }
 
 /// Registers a split stream as this layer.

@@ -97,6 +97,11 @@ pub fn killed(verb: &str, directory: &Path, booted: Option<&ImageId>, stop: usiz
     aborted
 }
 
+/// A directory on a file system where syncs cost nothing, where there is one: a process is killed here, and no machine.
+pub fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Makes something while no child is started.
 pub fn prepared<T>(prepare: impl FnOnce() -> T) -> T {
     let _others_wait = STARTS.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -107,7 +112,7 @@ pub fn prepared<T>(prepare: impl FnOnce() -> T) -> T {
 /// once more. A verb that has lost steps (`least`) would not be tested any more.
 pub fn kill_at_every_step<S: Scene>(verb: &str, least: usize, prepare: impl Fn(&Path) -> S) {
     for stop in 1.. {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = temporary();
         let scene = prepared(|| prepare(temp.path()));
         let was_killed = killed(verb, temp.path(), scene.booted(), stop);
         scene.check(&format!("{verb} stopped after step {stop}"));

@@ -2,10 +2,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use selkie::error::Failure;
 use selkie::image_id::Algorithm;
-use selkie::store::{Commit, Keep, Measured, NodeKind, Scratch, Store, StoredImage, Tree, Verity};
+use selkie::store::{Commit, Keep, Known, Measured, NodeKind, Scratch, Store, StoredImage, Tree, Verity};
 use sha2::{Digest, Sha256};
 
 pub mod random;
@@ -188,6 +189,11 @@ pub fn temporary() -> tempfile::TempDir {
 pub fn repository(temp: &tempfile::TempDir) -> Store {
     let parent = selkie::sys::dir::open_path(temp.path()).unwrap();
     Store::open_or_init(parent, "repository", None, Verity::IfPossible).unwrap()
+}
+
+/// What the repository knows before a layer comes in whose contents are wanted.
+pub fn known(store: &Store) -> Known {
+    Known { contents: Arc::new(store.contents().unwrap()), digests: true }
 }
 
 /// Imports the layers and makes an image of them.

@@ -222,7 +222,7 @@ impl<'a> Layers<'a> {
                 let known = self.known(waiting.index);
                 let (store, layer) = (self.store.clone(), layer.clone());
                 self.importing.spawn_blocking(move || {
-                    let imported = import_made(&store, &layer, parts, way, known.as_deref(), &mut waiting).context(doing)?;
+                    let imported = import_made(&store, &layer, parts, way, &known, &mut waiting).context(doing)?;
                     Ok((waiting, imported))
                 });
             }
@@ -245,14 +245,14 @@ impl<'a> Layers<'a> {
         let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
         let known = self.known(waiting.index);
         self.importing.spawn_blocking(move || {
-            let (stats, taken) = import(&store, &diff_id, reader, known.as_deref()).context(doing)?;
+            let (stats, taken) = store.import_layer_and_contents(&diff_id, reader, &known).context(doing)?;
             Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
         });
     }
 
-    /// What is known of contents, where that is of use: only layers with tables ask for it.
-    fn known(&self, index: usize) -> Option<Arc<store::Contents>> {
-        self.source.has_table(index).then(|| Arc::clone(&self.here))
+    /// What is known before a layer comes in.
+    fn known(&self, index: usize) -> store::Known {
+        store::Known { contents: Arc::clone(&self.here), digests: self.source.has_table(index) }
     }
 
     /// Bytes of the delta that stands for the layer, where there is one to try.
@@ -334,11 +334,11 @@ fn import_made(
     layer: &Layer,
     mut made: PartialLayer,
     way: Way,
-    known: Option<&store::Contents>,
+    known: &store::Known,
     waiting: &mut Waiting,
 ) -> Result<Imported> {
     let reader = made.reader()?;
-    match import(store, &layer.diff_id, reader, known) {
+    match store.import_layer_and_contents(&layer.diff_id, reader, known) {
         Ok((stats, taken)) => Ok(Imported::Done(stats, taken, way, made.bytes())),
         Err(error) => match made.reason() {
             Some(reason) => {
@@ -352,14 +352,6 @@ fn import_made(
             }
             None => Err(error),
         },
-    }
-}
-
-/// Imports a layer, with the digests of its contents that `known` does not have, where they are of use.
-fn import(store: &Store, diff_id: &str, reader: LayerReader, known: Option<&store::Contents>) -> Result<(ImportStats, Taken)> {
-    match known {
-        Some(known) => store.import_layer_and_contents(diff_id, reader, known),
-        None => Ok((store.import_layer(diff_id, reader)?, Taken::default())),
     }
 }
 

@@ -72,6 +72,15 @@ pub struct Contents {
     lost: bool,
 }
 
+/// What is known of a repository while a layer comes in.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its contents.
+    pub contents: Arc<Contents>,
+    /// Whether the digests of contents that are not known yet are wanted: only layers with tables ask for them.
+    pub digests: bool,
+}
+
 impl Contents {
     fn new(store: &Store, table: Table, lost: bool) -> Self {
         let small = table.small().map(|content| (sha256(content), content.into())).collect();
