@@ -13,6 +13,7 @@ mod fuzz;
 mod images;
 mod keys;
 mod lab;
+mod memory;
 mod packages;
 mod registry;
 mod relay;

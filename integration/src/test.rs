@@ -7,6 +7,7 @@ mod tally;
 
 use std::{
     io::{BufRead, BufReader},
+    path::Path,
     process::Stdio,
 };
 
@@ -23,7 +24,7 @@ use crate::{
     digests, disk,
     images::{self, Images},
     lab::Lab,
-    packages,
+    memory, packages,
     registry::{self, Registry},
     scenarios::{self, Bench, Scenario, TAG},
     story::{self, Story},
@@ -90,9 +91,20 @@ fn runner(root: bool) -> Option<String> {
     (!root).then(|| format!("CARGO_TARGET_{target}_RUNNER=sudo --preserve-env"))
 }
 
+/// Tests make thousands of files and throw them away. Where there is memory enough, that is where they make them: on a disk, syncs and the search for
+/// inodes that were not deleted just now take longer than what is tested.
+fn temporary_files() -> Option<String> {
+    let enough = matches!(memory::available(), Ok(Some(mib)) if mib >= ENOUGH_MEMORY);
+    (enough && Path::new("/dev/shm").is_dir()).then(|| "TMPDIR=/dev/shm".to_owned())
+}
+
+/// In MiB: what virtual machines beside the tests need, and four times what the tests do.
+const ENOUGH_MEMORY: u64 = 8 << 10;
+
 fn cargo_test_argv(lab: &Lab) -> Argv {
     Argv::new(["env"])
         .with([format!("SELKIE_CFSCTL={}", lab.file("target/debug/cfsctl").display())])
+        .with(temporary_files())
         .with(runner(is_root()))
         .with(cargo(lab, ["test", "--workspace", "--no-fail-fast", "--features", TOOLS]).0)
 }

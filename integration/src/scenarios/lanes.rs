@@ -8,23 +8,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::{Bench, Scenario};
-use crate::{story::Teller, vm::MEMORY};
+use crate::{memory, story::Teller, vm::MEMORY};
 
 /// What a guest takes of this machine's memory, in MiB: its own, and QEMU's for devices and translated code.
 const GUEST: u64 = MEMORY + 512;
 
 /// How many scenarios may run at a time; at least one.
 pub(crate) fn count() -> Result<usize> {
-    let meminfo = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    Ok(bounded(processors, &meminfo))
+    Ok(bounded(processors, memory::available()?))
 }
 
-/// The same for so many processors and what `/proc/meminfo` says (proc_meminfo(5)). Kernels without an estimate of what is available set no limit.
-fn bounded(processors: usize, meminfo: &str) -> usize {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let available = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    let guests = available.map_or(u64::MAX, |kib| (kib >> 10) / GUEST);
+/// The same for so many processors and MiB of memory. Kernels without an estimate of what is available set no limit.
+fn bounded(processors: usize, available: Option<u64>) -> usize {
+    let guests = available.map_or(u64::MAX, |mib| mib / GUEST);
     processors.min(usize::try_from(guests).unwrap_or(usize::MAX)).max(1)
 }
 
@@ -78,10 +75,10 @@ mod tests {
 
     #[test]
     fn a_guest_needs_a_processor_and_memory() {
-        let meminfo = |mib: u64| format!("MemTotal:       99999999 kB\nMemAvailable:   {} kB\n", mib << 10);
-        let table = [(4, meminfo(9000), 4), (4, meminfo(5000), 2), (4, meminfo(2047), 1), (1, meminfo(9000), 1), (3, String::new(), 3)];
-        for (processors, meminfo, expected) in table {
-            assert_eq!(bounded(processors, &meminfo), expected, "{processors} processors, {meminfo}");
+        for (processors, available, expected) in
+            [(4, Some(9000), 4), (4, Some(5000), 2), (4, Some(2047), 1), (1, Some(9000), 1), (3, None, 3)]
+        {
+            assert_eq!(bounded(processors, available), expected, "{processors} processors, {available:?}");
         }
     }
 }
