@@ -37,6 +37,8 @@ fn see(root: &Path, files: &[(&str, &str)], when: &str) {
 }
 
 impl Scene for FirstBoot {
+    const MOUNTS: bool = true;
+
     fn booted(&self) -> Option<&ImageId> {
         Some(&self.new)
     }

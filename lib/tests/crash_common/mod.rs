@@ -39,6 +39,9 @@ pub type Verb = (&'static str, fn(&Job));
 
 /// Something that a verb changes, and how to see that it is well.
 pub trait Scene {
+    /// Whether images are mounted from it, which the kernel does from no tmpfs.
+    const MOUNTS: bool = false;
+
     /// The root that runs, for a machine.
     fn booted(&self) -> Option<&ImageId> {
         None
@@ -112,7 +115,7 @@ pub fn prepared<T>(prepare: impl FnOnce() -> T) -> T {
 /// once more. A verb that has lost steps (`least`) would not be tested any more.
 pub fn kill_at_every_step<S: Scene>(verb: &str, least: usize, prepare: impl Fn(&Path) -> S) {
     for stop in 1.. {
-        let temp = temporary();
+        let temp = if S::MOUNTS { tempfile::tempdir_in("/var/tmp").unwrap() } else { temporary() };
         let scene = prepared(|| prepare(temp.path()));
         let was_killed = killed(verb, temp.path(), scene.booted(), stop);
         scene.check(&format!("{verb} stopped after step {stop}"));

@@ -34,7 +34,8 @@ impl Machine {
 
     /// A machine on what `mount` puts at the path of its physical root.
     pub(crate) fn new_on(mount: impl FnOnce(&Path)) -> Self {
-        let temp = tempfile::tempdir().unwrap();
+        // The kernel mounts no image from a tmpfs, which /tmp may be.
+        let temp = tempfile::tempdir_in("/var/tmp").unwrap();
         let machine = Self::install(temp.path(), mount);
         Self { _temp: Some(temp), ..machine }
     }
