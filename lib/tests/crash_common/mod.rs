@@ -100,9 +100,11 @@ pub fn killed(verb: &str, directory: &Path, booted: Option<&ImageId>, stop: usiz
     aborted
 }
 
-/// A directory on a file system where syncs cost nothing, where there is one: a process is killed here, and no machine.
+/// A directory on a file system where syncs cost nothing, where there is one with room: a process is killed here, and no machine.
 pub fn temporary() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+    const ROOM: u64 = 4 << 30;
+    let roomy = rustix::fs::statvfs("/dev/shm").is_ok_and(|found| found.f_bavail * found.f_frsize >= ROOM);
+    if roomy { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() }.unwrap()
 }
 
 /// Makes something while no child is started.
