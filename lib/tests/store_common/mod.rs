@@ -9,6 +9,7 @@ use selkie::image_id::Algorithm;
 use selkie::store::{Commit, Keep, Known, Measured, NodeKind, Scratch, Store, StoredImage, Tree, Verity};
 use sha2::{Digest, Sha256};
 
+mod numbers;
 pub mod random;
 pub mod reference;
 

@@ -1,23 +1,9 @@
 //! Random stacks of layers.
 
+pub use super::numbers::Random;
 use super::*;
 
-/// Numbers that are the same in every run.
-pub struct Random(pub u64);
-
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        // xorshift64*, by Vigna.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
     /// A path of one to three of few names, so that layers meet.
     fn path(&mut self) -> String {
         let mut path = self.pick(&["a", "b", "usr/a", "c"]).to_owned();

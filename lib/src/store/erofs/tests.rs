@@ -8,22 +8,13 @@ use composefs::tree::{Directory, FileSystem, Inode, RegularFile};
 
 use super::{Problem, image};
 
-/// Numbers that are the same in every run.
-struct Random(u64);
+#[path = "../../../tests/store_common/numbers.rs"]
+#[allow(unreachable_pub, reason = "programs of tests share it")]
+mod numbers;
+
+use numbers::Random;
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        // xorshift64*, by Vigna.
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % end
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())].clone()
-    }
-
     fn stat(&mut self) -> Stat {
         let mut stat = Stat {
             st_mode: self.pick(&[0o644, 0o755, 0o4711, 0]),
