@@ -42,9 +42,8 @@ pub(super) fn take<H: FsVerityHashValue>(
     known: Option<&Known>,
 ) -> Result<(H, ImportStats, Taken)> {
     let deposit = Deposit::open(repository)?;
-    let contents = known.filter(|known| known.digests).map(|known| &*known.contents);
     // It is an economy: without it, a pull that is cut fetches more the next time.
-    let journal = contents.and_then(|_| Journal::open::<H>(repository.repo_fd()).ok());
+    let journal = wanted(known).and_then(|_| Journal::open::<H>(repository.repo_fd()).ok());
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
     let (jobs, waiting) = mpsc::sync_channel(WAITING);
     let (emptied, empty) = mpsc::channel();
@@ -67,8 +66,7 @@ pub(super) fn take<H: FsVerityHashValue>(
             sent: HashSet::new(),
             reused: 0,
             inline: 0,
-            known: known.map(|known| &*known.contents),
-            contents,
+            known,
             taken: Taken::default(),
             journal,
         };
@@ -85,6 +83,11 @@ pub(super) fn take<H: FsVerityHashValue>(
         layers_reused: 0,
     };
     Ok((stream.done()?, stats, taken))
+}
+
+/// What is known of contents, where their digests are wanted.
+fn wanted(known: Option<&Known>) -> Option<&Contents> {
+    known.filter(|known| known.digests).map(|known| &*known.contents)
 }
 
 struct Incoming<'d, H: FsVerityHashValue, K> {
@@ -106,10 +109,7 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     reused: u64,
     /// Bytes that stay in the stream, since the last file.
     inline: u64,
-    /// Objects that may be here, where somebody knows.
-    known: Option<&'d Contents>,
-    /// What is known of contents, where their digests are wanted.
-    contents: Option<&'d Contents>,
+    known: Option<&'d Known>,
     /// Files with the digests of their contents.
     taken: Taken,
     /// The same on disk, for a pull that is cut.
@@ -162,7 +162,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         let mut splitter = Splitter::new();
         loop {
             if let Some((content, size)) = tar.file_here()? {
-                let contents = self.contents.context("a file that is here, where nobody knows what is here")?;
+                let contents = self.contents().context("a file that is here, where nobody knows what is here")?;
                 ensure!(splitter.push_object(contents.name(&content, size)?, size, self)?, NotOneFile);
                 continue;
             }
@@ -221,20 +221,25 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
 
     /// Has the stream refer to a file in the buffer; whether that is to be written.
     fn is_new(&mut self, id: &H, size: u64, place: &Range<usize>, keep: bool) -> Result<bool> {
-        if self.contents.is_some_and(|contents| !contents.knows(id)) {
+        if self.contents().is_some_and(|contents| !contents.knows(id)) {
             let content = sha256(&self.buffer[place.clone()]);
             self.remember(id, size, content);
         }
         self.refer(id, size)?;
         // Of most files of a first pull it is known without a look.
-        let may_be_here = self.known.is_none_or(|contents| contents.may_have(id));
+        let may_be_here = self.known.is_none_or(|known| known.contents.may_have(id));
         if !keep || self.sent.contains(id) || may_be_here && self.deposit.has(id, size)? {
             self.reused += 1;
             return Ok(false);
         }
         self.sent.insert(id.clone());
-        self.known.iter().for_each(|contents| contents.bring(id));
+        self.known.iter().for_each(|known| known.contents.bring(id));
         Ok(true)
+    }
+
+    /// What is known of contents, where their digests are wanted.
+    fn contents(&self) -> Option<&Contents> {
+        wanted(self.known)
     }
 
     /// Notes what the content of a file is.
@@ -267,7 +272,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         if self.buffer.len() as u64 + size > BATCH as u64 {
             self.settle()?;
         }
-        let pieces = || Coming::Pieces(Growing::new(), self.contents.map(|_| Sha256::new()));
+        let pieces = || Coming::Pieces(Growing::new(), self.contents().map(|_| Sha256::new()));
         Ok(if size > WHOLE { pieces() } else { Coming::Whole(self.buffer.len()) })
     }
 
@@ -326,7 +331,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
     }
 
     fn small(&mut self, content: &[u8]) -> Result<()> {
-        if self.contents.is_some() {
+        if self.contents().is_some() {
             self.taken.add_small(content);
         }
         self.inline(content)
