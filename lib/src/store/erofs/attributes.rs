@@ -111,8 +111,8 @@ impl<H: FsVerityHashValue> Attribute<'_, H> {
     }
 }
 
-/// The path of an object from where objects are: a slash before each of the first two bytes. (The library's own takes ten times as long, in an image of
-/// tens of thousands of files.)
+/// The path of an object from where objects are: a slash before each of the first two bytes. (The library's own goes by characters, in an image of tens
+/// of thousands of files.)
 fn redirect<H: FsVerityHashValue>(id: &H) -> Vec<u8> {
     let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
     let mut path = Vec::with_capacity(2 + 2 * size_of::<H>());

@@ -1,8 +1,8 @@
 //! The EROFS image of a tree: format 1 of composefs, as the library writes it, to the last bit (`tests.rs` compares), and, as that says,
 //! `mkcomposefs --min-version=1`.
 //!
-//! The library's writer copies the tree and keeps two allocations for every attribute of every file: 35 MiB and a third of the time of an
-//! update, and two images are made each time. This one looks at the tree where it is, keeps some 100 bytes for each entry, and writes the
+//! The library's writer copies the tree and keeps two allocations for every attribute of every file: 35 MiB for each of two images, and, with
+//! the merge, a third of the time of an update. This one looks at the tree where it is, keeps some 100 bytes for each entry, and writes the
 //! bytes once. The definitions of the format are the library's ([`composefs::erofs::format`]); so is the reader.
 //!
 //! Layout: composefs' header and the superblock; inodes, breadth first, each with its attributes and its small content; attributes that
