@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{cargo_test_argv, tally::Tally};
+use super::{
+    cargo_test_argv,
+    tally::{Tally, failures},
+};
 use crate::{
     command::Argv,
     lab::Lab,
@@ -51,6 +54,10 @@ impl Beside {
         let counted = counted?;
         if counted.failed == 0 {
             show(&self.log)?;
+        } else {
+            // It was shown when it happened, long before the end.
+            story::line("these of cargo's tests have failed:");
+            story::line(&failures(&text(&self.log)?));
         }
         tally.passed += counted.passed;
         tally.failed += counted.failed;
@@ -62,9 +69,8 @@ impl Beside {
 /// What the tests of `child`, whose output goes to `log`, come to.
 fn outcome(mut child: Child, log: &Path, argv: &Argv) -> Result<Tally> {
     let status = child.wait().context("waiting for cargo")?;
-    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
     let mut tally = Tally::default();
-    String::from_utf8_lossy(&text).lines().for_each(|line| tally.read(line));
+    text(log)?.lines().for_each(|line| tally.read(line));
     if !status.success() {
         story::line("cargo's tests have failed:");
         show(log)?;
@@ -76,9 +82,13 @@ fn outcome(mut child: Child, log: &Path, argv: &Argv) -> Result<Tally> {
 }
 
 fn show(log: &Path) -> Result<()> {
-    let text = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
-    story::line(&String::from_utf8_lossy(&text));
+    story::line(&text(log)?);
     Ok(())
+}
+
+fn text(log: &Path) -> Result<String> {
+    let bytes = fs::read(log).with_context(|| format!("reading {}", log.display()))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -41,9 +41,39 @@ impl Tally {
     }
 }
 
+/// What cargo printed of the tests that failed: of each program that had some, its name, what they said, and its count. So that it can be shown once more
+/// where a log is read from its end.
+pub(super) fn failures(output: &str) -> String {
+    let (mut program, mut told, mut all) = ("", None::<String>, String::new());
+    for line in output.lines() {
+        if line.trim_start().starts_with("Running ") || line.trim_start().starts_with("Doc-tests ") {
+            (program, told) = (line, None);
+        }
+        if line == "failures:" && told.is_none() {
+            told = Some(format!("{program}\n"));
+        }
+        if let Some(told) = &mut told {
+            told.extend([line, "\n"]);
+        }
+        if line.starts_with("test result: ") {
+            all.extend(told.take());
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_is_found_in_the_output() {
+        let well = "     Running tests/a.rs (a)\n\ntest one ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+        let failed = "     Running tests/b.rs (b)\n\ntest two ... FAILED\n\nfailures:\n\n---- two stdout ----\nleft: 1\n\nfailures:\n    two\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
+        let told = "     Running tests/b.rs (b)\nfailures:\n\n---- two stdout ----\nleft: 1\n\nfailures:\n    two\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
+        assert_eq!(failures(well), "");
+        assert_eq!(failures(&format!("{well}{failed}{well}")), told);
+    }
 
     #[test]
     fn cargo_results_are_added_up() {
