@@ -187,4 +187,8 @@ fn an_object_that_is_damaged_costs_a_whole_layer() {
     let pulled = machine.pull(&layout.reference(Some("v2")));
     assert!(way(&pulled).0 == Way::Whole && way(&pulled).3.is_some(), "{pulled:?}");
     assert!(machine.store.has_layer(&second.diff_id).unwrap());
+    // The whole layer had its bytes: it is well again, in both images.
+    for image in [&first.boot_image, &pulled.boot_image] {
+        machine.store.check_objects(image).unwrap();
+    }
 }

@@ -4,12 +4,14 @@ mod partial_common;
 #[path = "common/relay.rs"]
 mod relay;
 
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use partial_common::oci::{Compression, Layout, noise, plain_http};
 use partial_common::registry::{Registry, push};
-use partial_common::{CHUNKED, Machine, Release, way};
+use partial_common::{CHUNKED, Machine, Release, pull_into, store, way};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Retries, SourceOptions};
@@ -97,6 +99,62 @@ fn the_files_of_a_layer_that_was_cut_are_not_fetched_again() {
     let whole = Machine::new();
     whole.pull(&registry.name("acme/os:v1"));
     assert_eq!(cut.everything(), whole.everything());
+}
+
+/// Variables by which a process of [`killed_pull`] knows where to pull what.
+const DIRECTORY: &str = "SELKIE_KILLED_DIRECTORY";
+const REFERENCE: &str = "SELKIE_KILLED_REFERENCE";
+
+/// What [`killed_pull`] kills; by itself it has nothing to do.
+#[test]
+fn child() {
+    let (Ok(directory), Ok(reference)) = (std::env::var(DIRECTORY), std::env::var(REFERENCE)) else { return };
+    let ended = pull_into(&store(Path::new(&directory)), &reference, &Arc::default());
+    panic!("it was not killed: {ended:?}");
+}
+
+/// Pulls in a process of its own, until it has noted files and nothing more comes, and kills that. What is left.
+fn killed_pull(reference: &str) -> Machine {
+    /// A record of the journal: two digests of 32 bytes, and a size.
+    const RECORD: usize = 72;
+    let machine = Machine::new();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(DIRECTORY, machine.temp.path())
+        .env(REFERENCE, reference)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // A batch is noted when it goes to be written.
+    let noted = || std::fs::read(machine.journal()).map_or(0, |journal| journal.len() / RECORD);
+    let begun = Instant::now();
+    while noted() == 0 || machine.objects().len() < noted() {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+        if begun.elapsed() > Duration::from_secs(300) {
+            child.kill().unwrap();
+            panic!("it has noted {} files and written {}", noted(), machine.objects().len());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    machine
+}
+
+#[test]
+fn the_files_of_a_pull_that_was_killed_are_not_fetched_again() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    let relay = Relay::start(&registry.address, Odd::Stalls(1_600_000));
+    let killed = killed_pull(&format!("{}/acme/os:v1", relay.address));
+    let pulled = killed.pull(&registry.name("acme/os:v1"));
+    let (way, bytes, size, reason) = way(&pulled);
+    assert_eq!((way, reason), (Way::Partial, None));
+    // At least what was in the first batch.
+    assert!(bytes < size - 300_000, "{bytes} of {size}");
+    let whole = Machine::new();
+    whole.pull(&registry.name("acme/os:v1"));
+    assert_eq!(killed.everything(), whole.everything());
 }
 
 #[test]

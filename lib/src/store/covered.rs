@@ -15,8 +15,9 @@ use oci_spec::image::ImageConfiguration;
 
 use super::commit::{CONFIG_CONTENT_TYPE, MANIFEST_CONTENT_TYPE, read_json};
 use super::content::PIECE;
-use super::fsck::{links, measure};
+use super::fsck::links;
 use super::layers::parse_digest;
+use super::merkle::measure;
 use super::objects;
 use crate::image_id::ImageId;
 

@@ -2,10 +2,11 @@
 //! digest. Nothing here is synced: whoever publishes a name that leads to these objects syncs first.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use composefs::fsverity::{FsVerityHashValue, enable_verity_maybe_copy, measure_verity};
@@ -13,12 +14,19 @@ use composefs::repository::Repository;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::merkle::measure;
 use super::objects;
-use crate::sys::dir;
+use super::place::place;
 
 /// Permissions of objects and of the directories that they are in, as the library has them.
 const MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
+
+/// What is read at a time of an object that is doubted.
+const PIECE: usize = 256 << 10;
+
+/// Held while an object is replaced.
+static REPLACING: Mutex<()> = Mutex::new(());
 
 /// What the writer is given to do, in order.
 pub(super) enum Job<H> {
@@ -44,18 +52,27 @@ pub(super) struct Written {
 pub(super) struct Deposit<'r, H: FsVerityHashValue> {
     repository: &'r Repository<H>,
     objects: BorrowedFd<'r>,
+    /// Whether what is here is read before it is believed.
+    doubted: bool,
 }
 
 impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
-    pub(super) fn open(repository: &'r Repository<H>) -> Result<Self> {
+    pub(super) fn open(repository: &'r Repository<H>, doubted: bool) -> Result<Self> {
         repository.ensure_writable()?;
         let objects = repository.objects_dir().context("opening objects")?.as_fd();
-        Ok(Self { repository, objects })
+        Ok(Self { repository, objects, doubted })
     }
 
-    /// Whether the object is here, with this size: one that a power cut shortened is not.
+    /// Whether the object is here, with this size: one that a power cut shortened is not. Where it is doubted, with its bytes, too.
     pub(super) fn has(&self, id: &H, size: u64) -> Result<bool> {
-        Ok(objects::size(self.repository, id)? == Some(size))
+        Ok(objects::size(self.repository, id)? == Some(size) && (!self.doubted || self.is_well(id)))
+    }
+
+    /// Whether the bytes of an object are those of its name. What cannot be read is not well.
+    fn is_well(&self, id: &H) -> bool {
+        let opened = rustix::fs::openat(self.objects, id.to_object_pathname(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let measured = opened.ok().and_then(|file| measure::<H>(File::from(file), &mut vec![0; PIECE]).ok());
+        measured.is_some_and(|(found, _)| found == *id)
     }
 
     /// Works until there are no more jobs. Buffers go back to where they can be filled again.
@@ -126,7 +143,7 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
 
     fn publish(&self, file: File, id: &H, size: u64, written: &mut Written) -> Result<()> {
         let file = if self.repository.is_insecure() { file.into() } else { self.seal(file, id)? };
-        if self.link(&file, id, size).with_context(|| format!("linking object {}", id.to_hex()))? {
+        if self.link(file, id, size).with_context(|| format!("linking object {}", id.to_hex()))? {
             written.objects += 1;
             written.bytes += size;
         } else {
@@ -148,18 +165,24 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
         Ok(sealed)
     }
 
-    /// Whether it is new. What has the name and another size was damaged, and gives way.
-    fn link(&self, file: &OwnedFd, id: &H, size: u64) -> Result<bool> {
-        let path = id.to_object_pathname();
-        match self.link_as(file, &path) {
-            Err(Errno::EXIST) if self.has(id, size)? => return Ok(false),
-            Err(Errno::EXIST) => dir::optional(rustix::fs::unlinkat(self.objects, &path, AtFlags::empty()))?,
-            linked => return Ok(linked.map(|()| true)?),
-        };
-        match self.link_as(file, &path) {
-            Err(Errno::EXIST) => Ok(false),
+    /// Whether it is new. What has the name and is damaged gives way, in one step: images that have it are in use.
+    fn link(&self, file: OwnedFd, id: &H, size: u64) -> Result<bool> {
+        match self.link_as(&file, &id.to_object_pathname()) {
+            Err(Errno::EXIST) if self.has(id, size)? => Ok(false),
+            Err(Errno::EXIST) => self.replace(file.into(), id, size),
             linked => Ok(linked.map(|()| true)?),
         }
+    }
+
+    /// Puts a file in the place of a damaged one; whether it was still damaged.
+    fn replace(&self, mut file: File, id: &H, size: u64) -> Result<bool> {
+        // Two layers may bring the same one, and its temporary name is the same.
+        let _alone = REPLACING.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has(id, size)? {
+            return Ok(false);
+        }
+        file.rewind()?;
+        place(self.repository, id, file).map(|()| true)
     }
 
     /// Gives a file its name. By its handle, which older kernels allow only to those who may read everything; to others it says that there is no such file.

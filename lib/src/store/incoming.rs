@@ -41,7 +41,7 @@ pub(super) fn take<H: FsVerityHashValue>(
     keep: impl Fn(&[u8], u64) -> bool,
     known: Option<&Known>,
 ) -> Result<(H, ImportStats, Taken)> {
-    let deposit = Deposit::open(repository)?;
+    let deposit = Deposit::open(repository, known.is_some_and(|known| known.doubted))?;
     // It is an economy: without it, a pull that is cut fetches more the next time.
     let journal = wanted(known).and_then(|_| Journal::open::<H>(repository.repo_fd()).ok());
     let stream = repository.create_stream(LAYER_CONTENT_TYPE)?;
@@ -204,7 +204,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
             return Ok(());
         }
         let buffer = self.next_buffer();
-        self.send(Job::Files(buffer, new))
+        self.send(Job::Files(buffer, new))?;
+        self.note();
+        Ok(())
     }
 
     /// The digests of those files that are in the buffer.
@@ -245,10 +247,15 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     /// Notes what the content of a file is.
     fn remember(&mut self, id: &H, size: u64, content: ContentDigest) {
         let record = Record { content, object: id.as_bytes().into(), size };
-        if self.journal.as_mut().is_some_and(|journal| journal.push(&record).is_err()) {
+        self.journal.iter_mut().for_each(|journal| journal.push(&record));
+        self.taken.records.push(record);
+    }
+
+    /// Has the files that went to the writer in the journal, so that they are of use to the next attempt, however this one ends.
+    fn note(&mut self) {
+        if self.journal.as_mut().is_some_and(|journal| journal.flush().is_err()) {
             self.journal = None;
         }
-        self.taken.records.push(record);
     }
 
     /// Has the stream refer to a file.
@@ -309,7 +316,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
             return Ok(());
         }
         let rest = self.next_buffer();
-        self.send(Job::Last(rest, id, size))
+        self.send(Job::Last(rest, id, size))?;
+        self.note();
+        Ok(())
     }
 }
 

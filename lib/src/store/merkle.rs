@@ -4,6 +4,7 @@
 //! message after the other leaves half empty, so blocks are hashed side by side. composefs' own hasher takes one block at a time; the tests compare with it.
 
 use std::borrow::Cow;
+use std::io::{self, Read};
 use std::marker::PhantomData;
 
 use anyhow::Result;
@@ -111,6 +112,27 @@ impl<H: FsVerityHashValue> Growing<H> {
             }
         }
         digest(&each::<H>(&descriptor::<H>(self.size, &root), DESCRIPTOR))
+    }
+}
+
+/// The digest and the size of what a file has. `piece` is whole blocks of fs-verity.
+pub(super) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece: &mut [u8]) -> io::Result<(H, u64)> {
+    let (mut growing, mut size) = (Growing::<H>::new(), 0);
+    loop {
+        let mut filled = 0;
+        while filled < piece.len() {
+            match file.read(&mut piece[filled..]) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        growing.add(&piece[..filled]);
+        size += filled as u64;
+        if filled < piece.len() {
+            return Ok((growing.digest().map_err(io::Error::other)?, size));
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The only writes of a repair: an object takes its place, a name leads to it, a leftover goes. Each durable before it returns.
+//! Writes that replace something: an object takes its place, a name leads to it, a leftover goes. Each durable before it returns.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -9,7 +9,7 @@ use composefs::fsverity::{EnableVerityError, FsVerityHashValue, enable_verity_wi
 use composefs::repository::Repository;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::objects::measure;
+use super::merkle::measure;
 use crate::sys::dir;
 
 /// What is copied at a time.

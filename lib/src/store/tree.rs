@@ -11,7 +11,7 @@ use composefs::fsverity::{FsVerityHashValue, compute_verity};
 use composefs::repository::Repository;
 
 use super::content::{self, ContentDigest, PIECE};
-use super::fsck::measure;
+use super::merkle::measure;
 use super::names::parts;
 use super::objects::ObjectId;
 use super::{Store, hash, with_repository};

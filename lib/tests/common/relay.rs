@@ -34,6 +34,8 @@ pub(crate) enum Odd {
     Busy,
     /// Each answer with a blob to selkie ends after so many bytes of it.
     Breaks(usize),
+    /// After so many bytes of each, nothing more comes, and the connection stays.
+    Stalls(usize),
     /// The first one does, and ranges are ignored.
     BreaksOnce(usize),
     /// Nothing but the truth, until selkie has so many answers with blobs; then connections end without an answer, whoever asks.
@@ -130,7 +132,7 @@ impl Server {
                 let _ = client.write_all(busy.as_bytes());
                 return true;
             }
-            Odd::Breaks(bytes) => (head.to_owned(), bytes),
+            Odd::Breaks(bytes) | Odd::Stalls(bytes) => (head.to_owned(), bytes),
             Odd::BreaksOnce(bytes) => (without(head, "range"), if nth == 1 { bytes } else { usize::MAX }),
             _ => return false,
         };
@@ -139,6 +141,9 @@ impl Server {
         let body = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
         answer.truncate(body.saturating_add(bytes));
         let _ = client.write_all(&answer);
+        while matches!(self.odd, Odd::Stalls(_)) {
+            std::thread::park();
+        }
         true
     }
 

@@ -9,7 +9,7 @@ pub(crate) mod oci;
 pub(crate) mod registry;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chunked::{Chunked, Spoil, chunked};
@@ -75,10 +75,22 @@ pub(crate) struct Machine {
     pub(crate) store: Store,
 }
 
+/// The repository in a directory, made where there is none.
+pub(crate) fn store(directory: &Path) -> Store {
+    Store::open_or_init(selkie::sys::dir::open_path(directory).unwrap(), "r", None, Verity::IfPossible).unwrap()
+}
+
+/// Pulls an image into a repository, with its tag as the name of it there.
+pub(crate) fn pull_into(store: &Store, reference: &str, recorder: &Arc<Recorder>) -> anyhow::Result<Pulled> {
+    let tag = reference.rsplit_once(':').map(|(_, tag)| tag.to_owned());
+    let options = pull::Options { image: reference.parse().unwrap(), source: plain_http(), tag };
+    pull::run(store, &options, &(Arc::clone(recorder) as _))
+}
+
 impl Machine {
     pub(crate) fn new() -> Self {
         let temp = tempfile::tempdir().unwrap();
-        let store = Store::open_or_init(selkie::sys::dir::open_path(temp.path()).unwrap(), "r", None, Verity::IfPossible).unwrap();
+        let store = store(temp.path());
         Self { temp, store }
     }
 
@@ -91,9 +103,7 @@ impl Machine {
     }
 
     pub(crate) fn pull_with(&self, reference: &str, recorder: &Arc<Recorder>) -> anyhow::Result<Pulled> {
-        let tag = reference.rsplit_once(':').map(|(_, tag)| tag.to_owned());
-        let options = pull::Options { image: reference.parse().unwrap(), source: plain_http(), tag };
-        pull::run(&self.store, &options, &(Arc::clone(recorder) as _))
+        pull_into(&self.store, reference, recorder)
     }
 
     pub(crate) fn index(&self) -> PathBuf {

@@ -194,7 +194,7 @@ pub fn repository(temp: &tempfile::TempDir) -> Store {
 
 /// What the repository knows before a layer comes in whose contents are wanted.
 pub fn known(store: &Store) -> Known {
-    Known { contents: Arc::new(store.contents().unwrap()), digests: true }
+    Known { contents: Arc::new(store.contents().unwrap()), digests: true, doubted: false }
 }
 
 /// Imports the layers and makes an image of them.

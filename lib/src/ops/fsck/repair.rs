@@ -14,8 +14,8 @@ use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image::{Receiver, Source, Wanted, Way};
 use crate::ops::runtime::block_on_kept;
 use crate::progress::Progress;
-use crate::store::Store;
-use crate::store::fsck::{self, DamagedFile, LayerWants, ObjectWriter, Restore, Wants, Writer};
+use crate::store::fsck::{self, DamagedFile, LayerWants, Restore, Wants, Writer};
+use crate::store::{ObjectWriter, Store};
 
 /// What a repair came to.
 #[derive(Debug, Default)]

@@ -125,6 +125,8 @@ struct Waiting {
     whole: Option<String>,
     /// What did not work.
     failed: Vec<String>,
+    /// It was made of what is here, and was another one then.
+    doubted: bool,
     /// The registry was given up.
     outage: Option<Failure>,
 }
@@ -175,7 +177,7 @@ impl<'a> Layers<'a> {
                 }
                 Imported::NotSo(bytes) => {
                     layer.bytes += bytes;
-                    self.waiting.push_front(waiting);
+                    self.waiting.push_front(Waiting { doubted: true, ..waiting });
                 }
             }
         }
@@ -219,7 +221,7 @@ impl<'a> Layers<'a> {
         };
         match made {
             Some(Partial::Parts(parts)) => {
-                let known = self.known(waiting.index);
+                let known = self.known(&waiting);
                 let (store, layer) = (self.store.clone(), layer.clone());
                 self.importing.spawn_blocking(move || {
                     let imported = import_made(&store, &layer, parts, way, &known, &mut waiting).context(doing)?;
@@ -243,7 +245,7 @@ impl<'a> Layers<'a> {
     fn whole(&mut self, waiting: Waiting, reader: LayerReader, doing: String) {
         let layer = &self.source.resolved().layers[waiting.index];
         let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
-        let known = self.known(waiting.index);
+        let known = self.known(&waiting);
         self.importing.spawn_blocking(move || {
             let (stats, taken) = store.import_layer_and_contents(&diff_id, reader, &known).context(doing)?;
             Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
@@ -251,8 +253,8 @@ impl<'a> Layers<'a> {
     }
 
     /// What is known before a layer comes in.
-    fn known(&self, index: usize) -> store::Known {
-        store::Known { contents: Arc::clone(&self.here), digests: self.source.has_table(index) }
+    fn known(&self, waiting: &Waiting) -> store::Known {
+        store::Known { contents: Arc::clone(&self.here), digests: self.source.has_table(waiting.index), doubted: waiting.doubted }
     }
 
     /// Bytes of the delta that stands for the layer, where there is one to try.

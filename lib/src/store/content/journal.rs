@@ -17,14 +17,10 @@ use crate::sys::dir;
 /// The name of the journal in the repository.
 pub(super) const CONTENT_JOURNAL: &str = "content-journal";
 
-/// So many records are written at a time.
-const BATCH: usize = 256;
-
 /// Appends to the journal.
 pub(in crate::store) struct Journal {
     file: File,
     waiting: Vec<u8>,
-    count: usize,
 }
 
 impl Journal {
@@ -37,21 +33,19 @@ impl Journal {
         if kept < length {
             file.set_len(kept).context("shortening the content journal")?;
         }
-        Ok(Self { file, waiting: Vec::new(), count: 0 })
+        Ok(Self { file, waiting: Vec::new() })
     }
 
-    /// Takes a record. It is written when there are enough of them.
-    pub(in crate::store) fn push(&mut self, record: &Record) -> Result<()> {
+    /// Takes a record, for the next [`flush`](Self::flush).
+    pub(in crate::store) fn push(&mut self, record: &Record) {
         record.append_to(&mut self.waiting);
-        self.count += 1;
-        if self.count < BATCH { Ok(()) } else { self.flush() }
     }
 
-    fn flush(&mut self) -> Result<()> {
+    /// Writes what it has taken.
+    pub(in crate::store) fn flush(&mut self) -> Result<()> {
         // In one piece: others may append, too.
         self.file.write_all(&self.waiting).context("writing the content journal")?;
         self.waiting.clear();
-        self.count = 0;
         Ok(())
     }
 }

@@ -79,6 +79,9 @@ pub struct Known {
     pub contents: Arc<Contents>,
     /// Whether the digests of contents that are not known yet are wanted: only layers with tables ask for them.
     pub digests: bool,
+    /// Whether an object may be damaged that is here: then its bytes are read before the layer takes it, and where they are others, those of the layer take its
+    /// place.
+    pub doubted: bool,
 }
 
 impl Contents {

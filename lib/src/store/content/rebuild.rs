@@ -15,7 +15,8 @@ use openssl::sha::Sha256;
 
 use super::{CONTENT_INDEX, ContentDigest, Record, Taken, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
-use crate::store::fsck::{measure, pool};
+use crate::store::fsck::pool;
+use crate::store::merkle::measure;
 use crate::store::{Store, with_repository};
 use crate::sys::dir;
 

@@ -11,7 +11,6 @@ mod leftovers;
 mod links;
 mod metadata;
 mod objects;
-mod place;
 pub(crate) mod pool;
 mod restore;
 mod stream;
@@ -25,13 +24,11 @@ use composefs::repository::Repository;
 
 pub(super) use links::links;
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
-pub(super) use objects::measure;
-pub use place::ObjectWriter;
 pub use restore::{DamagedFile, Restore, Writer};
 
 use self::graph::Graph;
 use super::objects::ObjectId;
-use super::{Store, StoredImage, hash, with_repository};
+use super::{Store, StoredImage, hash, place, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image_id::ImageId;

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +14,7 @@ use rustix::io::Errno;
 use super::leftovers::is_temporary;
 use super::{cannot_check, finding, pool};
 use crate::finding::{Damage, Finding, Kind, Remedy};
-use crate::store::merkle::{BLOCK, Growing};
+use crate::store::merkle::{BLOCK, measure};
 use crate::sys::dir;
 
 /// What is read at a time: whole blocks of fs-verity.
@@ -189,26 +188,5 @@ fn seal<H: FsVerityHashValue>(fd: impl AsFd, id: &H) -> Option<Health> {
             Some(Health::Bad(Damage::Unsealed, "it has no fs-verity (expected it, as meta.json has it)".to_owned()))
         }
         Err(other) => Some(Health::Bad(Damage::Unsealed, format!("its fs-verity digest cannot be read: {other}"))),
-    }
-}
-
-/// The digest and the size of what a file has. `piece` is whole blocks of fs-verity.
-pub(in crate::store) fn measure<H: FsVerityHashValue>(mut file: impl Read, piece: &mut [u8]) -> std::io::Result<(H, u64)> {
-    let (mut growing, mut size) = (Growing::<H>::new(), 0);
-    loop {
-        let mut filled = 0;
-        while filled < piece.len() {
-            match file.read(&mut piece[filled..]) {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        growing.add(&piece[..filled]);
-        size += filled as u64;
-        if filled < piece.len() {
-            return Ok((growing.digest().map_err(std::io::Error::other)?, size));
-        }
     }
 }

@@ -17,12 +17,12 @@ use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, LAYER_CONTENT_TYPE, sha256_content_di
 
 use super::contents::{self, CONFIG, LAYER, MANIFEST};
 use super::links::links;
-use super::place::{ObjectWriter, Placing, link, place};
 use super::stream::Stream;
 use super::{Inspection, LayerWants};
 use crate::progress::Progress;
 use crate::store::measure::{Keep, Scratch};
 use crate::store::objects::ObjectId;
+use crate::store::place::{ObjectWriter, Placing, link, place};
 use crate::store::{Handle, Store, commit, hash, merge, with_repository};
 
 /// A repair of a repository.
