@@ -14,7 +14,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use oci_spec::image::ImageManifest;
 
-use super::chunked::{FOOTER, File, Position, Ranged, Table, Trouble, copy, exactly};
+use super::chunked::{FOOTER, File, Position, Ranged, Table, Trouble, copy, decoder, exactly};
 use super::manifest::Resolved;
 use super::reason::Reason;
 use super::registry;
@@ -176,7 +176,7 @@ pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result
 /// Decompresses what has to be `size` bytes then.
 fn decompress(compressed: &[u8], size: u64) -> io::Result<Vec<u8>> {
     let mut json = Vec::new();
-    zstd::stream::read::Decoder::with_buffer(compressed)?.take(size + 1).read_to_end(&mut json)?;
+    decoder(compressed)?.take(size + 1).read_to_end(&mut json)?;
     if json.len() as u64 != size {
         let found =
             if json.len() as u64 > size { "it has more bytes when uncompressed".into() } else { format!("it has {} bytes", json.len()) };

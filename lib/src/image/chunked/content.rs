@@ -1,9 +1,10 @@
 //! Reading one file out of a chunked layer: its pieces, decompressed one after the other within the sizes that the table gives, and compared
 //! with the digests that it gives.
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 
 use openssl::sha::Sha256;
+use zstd::stream::read::Decoder;
 
 use super::table::{Chunk, File};
 use crate::error::Failure;
@@ -109,6 +110,13 @@ pub(in crate::image) fn zeros(chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Resul
     Ok(())
 }
 
+/// A decoder of what a layer has in pieces: tables, lists and files.
+pub(in crate::image) fn decoder<'a, R: BufRead>(compressed: R) -> io::Result<Decoder<'a, R>> {
+    let mut decoder = Decoder::with_buffer(compressed)?;
+    decoder.window_log_max(WINDOW)?;
+    Ok(decoder)
+}
+
 /// Decompresses the next piece. Never more than its size comes out of the decoder, and one byte to notice that there is more.
 pub(in crate::image) fn decode(
     reader: &mut dyn Read,
@@ -119,9 +127,7 @@ pub(in crate::image) fn decode(
         BUFFER.min(usize::try_from(chunk.end - chunk.offset).unwrap_or(BUFFER)),
         reader.take(chunk.end - chunk.offset),
     );
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
-    decoder.window_log_max(WINDOW)?;
-    let mut decoder = decoder.take(chunk.size.saturating_add(1));
+    let mut decoder = decoder(compressed)?.take(chunk.size.saturating_add(1));
     let mut buffer = vec![0; BUFFER.min(usize::try_from(chunk.size).unwrap_or(BUFFER).saturating_add(1))];
     let (mut hasher, mut done) = (Sha256::new(), 0);
     loop {
@@ -153,9 +159,7 @@ pub(in crate::image) fn decode_all(
     limit: u64,
     out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
 ) -> Result<u64, Trouble> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(BUFFER, reader))?;
-    decoder.window_log_max(WINDOW)?;
-    let mut decoder = decoder.take(limit.saturating_add(1));
+    let mut decoder = decoder(BufReader::with_capacity(BUFFER, reader))?.take(limit.saturating_add(1));
     let (mut buffer, mut done) = (vec![0; BUFFER], 0);
     loop {
         let read = decoder.read(&mut buffer)?;

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::TableError;
 use super::table::sha256;
+use super::{TableError, entries};
 use crate::listing::{Listed, ListedKind};
 
 /// Permission bits. Tables have the type of the file beside them.
@@ -15,7 +15,7 @@ const PERMISSIONS: u32 = 0o7777;
 
 #[derive(Deserialize)]
 struct Raw<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "entries::bounded")]
     entries: Vec<Entry<'a>>,
 }
 

@@ -5,6 +5,7 @@
 //! to is compared with digests that do not come from it. So all that it can do is to waste time, within the bounds below.
 
 mod content;
+mod entries;
 mod listing;
 mod position;
 #[cfg(test)]
@@ -12,7 +13,7 @@ mod random;
 mod table;
 mod write;
 
-pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, exactly, is_skipped, zeros};
+pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, decoder, exactly, is_skipped, zeros};
 pub(super) use listing::list;
 pub(super) use position::{FOOTER, Position, TarSplit};
 #[cfg(test)]

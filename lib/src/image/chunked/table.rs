@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 
-use super::TableError;
+use super::{TableError, entries};
 
 /// A SHA-256 digest.
 pub(in crate::image) type Sha256 = [u8; 32];
@@ -54,7 +54,7 @@ pub(in crate::image) struct Chunk {
 #[derive(Deserialize)]
 struct Raw<'a> {
     version: u64,
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "entries::bounded")]
     entries: Vec<Entry<'a>>,
 }
 

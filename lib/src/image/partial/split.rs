@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read};
 use openssl::base64;
 use serde::Deserialize;
 
-use crate::image::chunked::Trouble;
+use crate::image::chunked::{Trouble, decoder};
 
 /// Longest line in bytes: a header with everything that extends it.
 const MAX_LINE: u64 = 8 << 20;
@@ -33,7 +33,7 @@ pub(super) enum Entry {
 
 /// Hands out the entries of `compressed`, which has to be `size` bytes when uncompressed.
 pub(super) fn read(compressed: &[u8], size: u64, each: &mut dyn FnMut(Entry) -> Result<(), Trouble>) -> Result<(), Trouble> {
-    let mut lines = BufReader::new(zstd::stream::read::Decoder::with_buffer(compressed)?.take(size));
+    let mut lines = BufReader::new(decoder(compressed)?.take(size));
     let mut line = Vec::new();
     loop {
         line.clear();
