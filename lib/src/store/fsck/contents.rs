@@ -34,7 +34,7 @@ pub(super) type Fault = (Damage, String);
 pub(super) struct Facts<H> {
     /// What is wrong with itself.
     pub(super) fault: Option<Fault>,
-    /// The objects that it consists of or has files in, by number.
+    /// The objects that it consists of or has files in, by number. None where they are those of layers that are well.
     pub(super) objects: Vec<u32>,
     /// The streams and images that it names.
     pub(super) named: Vec<(String, H)>,
@@ -94,10 +94,20 @@ fn hashed<H: FsVerityHashValue, D: Digest + std::io::Write>(repository: &Reposit
     Ok(format!("{name}:{}", hex::encode(hasher.finalize())))
 }
 
-/// Looks at an image. Its bytes are those of its name when they are read.
-pub(super) fn image<H: FsVerityHashValue>(repository: &Repository<H>, scan: &Scan<H>, ids: &Mutex<Ids<H>>, id: &H) -> Result<Facts<H>> {
+/// Looks at an image. Its bytes are those of its name when they are read. The objects of one that is `covered` are those of layers that are well, and are not
+/// listed again.
+pub(super) fn image<H: FsVerityHashValue>(
+    repository: &Repository<H>,
+    scan: &Scan<H>,
+    ids: &Mutex<Ids<H>>,
+    id: &H,
+    covered: bool,
+) -> Result<Facts<H>> {
     if let Some(faulty) = of_object(scan, id) {
         return Ok(faulty);
+    }
+    if covered {
+        return Ok(Facts { fault: None, objects: Vec::new(), named: Vec::new(), hashed: true });
     }
     let read = read_whole(open(repository, id)?).and_then(|bytes| Ok(collect_objects::<H>(&bytes)?));
     Ok(match read {

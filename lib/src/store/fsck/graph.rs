@@ -9,6 +9,7 @@ use composefs::repository::Repository;
 use composefs_oci::BOOT_IMAGE_REF_KEY_V1;
 
 use super::contents::{self, CONFIG, Facts, LAYER, MANIFEST};
+use super::covered::covered;
 use super::ids::{Ids, Numbers};
 use super::links::{Links, Reference, links, references};
 use super::objects::Scan;
@@ -17,7 +18,7 @@ use crate::image_id::ImageId;
 use crate::store::image_id;
 
 /// Names of images in the tables of configurations begin so.
-const IMAGE: &str = "composefs.image";
+pub(super) const IMAGE: &str = "composefs.image";
 /// Names of configurations in the tables of manifests begin so.
 const CONFIG_KEY: &str = "config:";
 
@@ -77,8 +78,9 @@ impl<H: FsVerityHashValue> Graph<H> {
             },
         )?;
         let stream_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
+        let covered = covered(repository, &streams, &stream_facts);
         let items = followed(&images);
-        let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, &ids, id))?;
+        let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, &ids, id, covered.contains(*id)))?;
         let image_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
         let mut ids = ids.into_inner().map_err(|_| anyhow!("a thread of the check ended early"))?;
         let reached = Reached { places: BTreeMap::new(), objects: Numbers::default(), complete: true };

@@ -5,6 +5,7 @@
 //! its bytes are those of its name.
 
 mod contents;
+mod covered;
 mod graph;
 mod ids;
 mod leftovers;
