@@ -82,3 +82,72 @@ fn mark(what: What) -> char {
         What::Attributes => 'm',
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use selkie::ops::changes::Kernels;
+    use selkie::ops::preview::{ForetoldRoot, Room};
+    use selkie::ops::pull::{FetchedLayer, Way};
+    use selkie::store::Change;
+
+    use super::*;
+
+    fn layer(way: Way, bytes: u64, reason: Option<&str>) -> FetchedLayer {
+        FetchedLayer { digest: "sha256:ab".into(), way, bytes, size: 3 << 20, reason: reason.map(str::to_owned) }
+    }
+
+    fn version(before: Option<&str>, after: Option<&str>) -> PackageChange {
+        PackageChange { name: "nano".into(), before: before.map(str::to_owned), after: after.map(str::to_owned) }
+    }
+
+    fn foretold() -> Preview {
+        let change = |path: &str, what| Change { path: path.into(), what };
+        let changes = Changes {
+            kernel: Kernels { before: Some("6.1.1".into()), after: Some("6.1.2".into()) },
+            reboot: Reboot::Full,
+            packages: vec![version(Some("7.2"), Some("7.3")), version(None, Some("1")), version(Some("2"), None)],
+            packages_unread: None,
+            files: vec![change("/etc/a", What::Added), change("/etc/b", What::Changed), change("/etc/c", What::Removed)],
+        };
+        Preview {
+            fetch: vec![layer(Way::Here, 0, None), layer(Way::Partial, 1 << 20, None), layer(Way::Whole, 3 << 20, Some("it is small"))],
+            bytes: 4 << 20,
+            looked_at: 2048,
+            room: Room { needed: 5 << 20, free: 1 << 30 },
+            root: Some(ForetoldRoot { objects_new: 3, bytes_new: 9 << 20, objects_reused: 70, changes }),
+            unknown: None,
+        }
+    }
+
+    #[test]
+    fn what_an_update_costs_and_changes_is_told() {
+        let text = "\
+Version:  2
+To fetch: 4.00 MiB; 2.00 KiB to find this out
+Space:    5.00 MiB needed, 1.00 GiB free
+New data: 9.00 MiB in 3 objects; 70 objects are here
+Kernel:   6.1.1 -> 6.1.2
+Reboot:   full: kernel, initramfs or the image's kernel arguments change
+Files:    1 added, 1 removed, 1 changed, 0 with other attributes
+Packages: 3 differ
+1 layers: here
+layer sha256:ab: partial, 1.00 MiB of 3.00 MiB
+layer sha256:ab: whole, 3.00 MiB: it is small
+  nano 7.2 -> 7.3
+  nano 1, new
+  nano 2, gone
+  + /etc/a
+  M /etc/b
+  and 1 more files: `selkie diff --files` and --json show all
+";
+        assert_eq!(preview(vec![("Version", "2".to_owned())], &foretold(), 2), text);
+    }
+
+    #[test]
+    fn what_cannot_be_foretold_says_why() {
+        let unknown = Preview { root: None, unknown: Some("a layer has no table of contents".into()), looked_at: 0, ..foretold() };
+        let text = preview(Vec::new(), &unknown, 2);
+        assert!(text.starts_with("To fetch: 4.00 MiB\nSpace:    "), "{text}");
+        assert!(text.contains("\nChanges:  a layer has no table of contents\n") && !text.contains("Kernel"), "{text}");
+    }
+}
