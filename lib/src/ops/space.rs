@@ -1,25 +1,40 @@
-//! Whether an image fits, before anything is fetched. What runs and what one goes back to are there already, so only what is missing counts;
+//! Whether an image fits, before any file of it is fetched. What runs and what one goes back to are there already, so only what is missing counts;
 //! the bounds are low, so that nothing is refused that would fit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use anyhow::Result;
 
 use super::host::Host;
+use super::preview::{self, Look};
+use super::pull::{self, Way};
 use crate::error::{Failure, FailureKind};
-use crate::image::Resolved;
+use crate::image::{Contents, Layer, LayerPreview, Resolved, Source};
 use crate::image_id::ImageId;
+use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::Store;
 use crate::system::System;
 
 /// Compressed bytes of the layers that are not here.
 pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
-    let mut missing = 0;
-    for layer in &resolved.layers {
-        if !store.has_layer(&layer.diff_id)? {
-            missing += layer.size;
-        }
-    }
-    Ok(missing)
+    let layers = pull::known(store, resolved)?;
+    Ok(layers.iter().filter(|layer| layer.way != Way::Here).map(|layer| layer.size).sum())
+}
+
+/// The least that has to be stored of the layers that are not here. Fetches their tables of contents: of a layer that has one, compressed contents that are not
+/// here count. The content index may not know all that is here, so a delta counts where it is less; else a layer counts as a whole.
+async fn least(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<u64> {
+    let here: Arc<dyn Contents> = pull::here(store)?;
+    let Look { layers: looks, delta, .. } = preview::look(store, source, &here, progress).await?;
+    let mut counted = HashSet::new();
+    let least = |(layer, look): (&Layer, &Option<LayerPreview>)| {
+        let look = look.as_ref()?;
+        let delta = delta.as_ref().and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
+        look.bytes_new(&*here, &mut counted).into_iter().chain(delta).chain([layer.size]).min()
+    };
+    Ok(source.resolved().layers.iter().zip(&looks).filter_map(least).sum())
 }
 
 /// Refuses when not even the compressed layers would fit beside what is there, with the two file system images that are made of them (about
@@ -29,10 +44,30 @@ pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
 ///
 /// [`FailureKind::NoSpace`] with the numbers.
 pub(super) fn check_root(host: &Host, store: &Store, booted: &ImageId, image: &ImageReference, missing: u64) -> Result<()> {
-    const IMAGES: u64 = 2;
-    if missing == 0 {
+    if missing == 0 { Ok(()) } else { check_bytes(host, store, booted, image, missing) }
+}
+
+/// The same, but where the layers would not fit, refuses only when what is missing of them would not fit either. Tables of contents are fetched only then.
+///
+/// # Errors
+///
+/// [`FailureKind::NoSpace`] with the numbers.
+pub(super) async fn check_root_closely(
+    host: &Host,
+    store: &Store,
+    booted: &ImageId,
+    source: &Source,
+    progress: &Arc<dyn Progress>,
+) -> Result<()> {
+    let image = &source.resolved().reference;
+    if check_root(host, store, booted, image, missing(store, source.resolved())?).is_ok() {
         return Ok(());
     }
+    check_bytes(host, store, booted, image, least(store, source, progress).await?)
+}
+
+fn check_bytes(host: &Host, store: &Store, booted: &ImageId, image: &ImageReference, missing: u64) -> Result<()> {
+    const IMAGES: u64 = 2;
     let images = IMAGES * store.image_size(booted)?.unwrap_or(0);
     let (free, need) = (host.free_bytes()?, missing + images);
     if free >= need {
@@ -52,7 +87,7 @@ pub(super) fn check_root(host: &Host, store: &Store, booted: &ImageId, image: &I
 }
 
 /// Refuses when a kernel like that of the booted root would not fit on the ESP. One that comes in the missing layers is hardly larger than
-/// they are: it is compressed already.
+/// they are: it is compressed already. Whole layers count, also where parts of them are enough: a kernel may be in the repository and not on the ESP.
 ///
 /// # Errors
 ///

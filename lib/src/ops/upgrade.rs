@@ -254,7 +254,7 @@ impl Fetch<'_> {
                 .into_iter()
                 .for_each(|short| self.progress.note(short));
         }
-        self.make_room(&store, until)?;
+        self.make_room(&store, until).await?;
         let pulled = pull::fetch(&store, self.source, self.progress).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
         interrupt::last_call()?;
@@ -304,36 +304,38 @@ impl Fetch<'_> {
     }
 
     /// Takes away what an earlier call left half-done and what has no role, and checks that what is missing can fit at all. Objects stay at
-    /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one.
-    fn make_room(&self, store: &Store, until: Until) -> Result<()> {
+    /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one. What is missing is looked at closely
+    /// only after all that.
+    async fn make_room(&self, store: &Store, until: Until) -> Result<()> {
         for record in health::silent(self.system) {
             self.host.deployments()?.record_failed(&record)?;
             self.progress.step("record failed boot");
         }
         self.prune(store, self.keep)?;
-        if self.check_space(store, until).is_ok() {
+        let (booted, resolved) = (&self.system.booted, self.source.resolved());
+        let missing = space::missing(store, resolved)?;
+        let root = space::check_root(self.host, store, booted, &resolved.reference, missing);
+        if root.and_then(|()| self.check_esp(until, missing)).is_ok() {
             return Ok(());
         }
         self.prune(store, 0)?;
         prune::collect(self.system, self.host, store, 0, self.progress.as_ref())?;
-        self.check_space(store, until)
+        space::check_root_closely(self.host, store, booted, self.source, self.progress).await?;
+        self.check_esp(until, space::missing(store, resolved)?)
     }
 
     fn prune(&self, store: &Store, keep: usize) -> Result<()> {
         prune::apply(&prune::plan(self.system, &prune::tags(store)?, keep), self.host, store, self.progress.as_ref())
     }
 
-    /// Refuses before anything is fetched what cannot fit. A kernel that is not inside a unified image may be the one that is on the ESP
+    /// Refuses before anything is fetched what cannot fit on the ESP. A kernel that is not inside a unified image may be the one that is there
     /// already, and only the layers tell: there, being short of room is only told.
-    fn check_space(&self, store: &Store, until: Until) -> Result<()> {
-        let resolved = self.source.resolved();
-        let missing = space::missing(store, resolved)?;
-        space::check_root(self.host, store, &self.system.booted, &resolved.reference, missing)?;
+    fn check_esp(&self, until: Until, missing: u64) -> Result<()> {
         if until != Until::Stage {
             return Ok(());
         }
         match space::check_esp(self.host, self.system, missing) {
-            Err(error) if seal::sealed_root(resolved)?.is_none() => {
+            Err(error) if seal::sealed_root(self.source.resolved())?.is_none() => {
                 self.progress.note(format!("{error:#}; it is enough if the image has the kernel that is there already"));
                 Ok(())
             }
