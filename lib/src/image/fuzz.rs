@@ -12,9 +12,9 @@ use super::entry::{Entry, EntryKind};
 use super::manifest::{self, Fetched};
 use super::platform::{self, Candidate};
 
-pub(crate) use super::delta::fuzz::{patch, patches};
+pub(crate) use super::delta::fuzz::{delta_list, delta_lists, patch, patches};
 pub(crate) use super::partial::fuzz::{partial, partials, table, tables, tar_split, tar_splits};
-pub(crate) use super::registry::fuzz::{challenge, credentials, registries_conf};
+pub(crate) use super::registry::fuzz::{challenge, credentials, registries_conf, registry_answer, registry_answers};
 
 /// So much of what is unpacked is read.
 const ENOUGH: u64 = 8 << 20;

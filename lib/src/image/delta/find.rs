@@ -67,15 +67,15 @@ impl Source {
 }
 
 /// What a delta has to be.
-struct Wanted {
-    subject: String,
-    configs: Vec<String>,
-    layers: Vec<Layer>,
+pub(super) struct Wanted {
+    pub(super) subject: String,
+    pub(super) configs: Vec<String>,
+    pub(super) layers: Vec<Layer>,
 }
 
 impl Wanted {
     /// The best delta of a list, whose manifests are fetched by `read`.
-    fn choose(&self, list: &ImageIndex, read: &mut dyn FnMut(&Descriptor) -> Result<Vec<u8>>) -> Result<Option<FoundDelta>> {
+    pub(super) fn choose(&self, list: &ImageIndex, read: &mut dyn FnMut(&Descriptor) -> Result<Vec<u8>>) -> Result<Option<FoundDelta>> {
         let (mut best, mut least, mut wrong) = (None, self.layers.iter().map(|layer| layer.size).sum::<u64>(), None);
         for described in list.manifests().iter().filter(|described| self.may_be(described)).take(MOST) {
             match self.delta(described, read) {

@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::time::Duration;
 
+use serde::Deserialize;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Body, BodyReader, http::Response};
 
@@ -40,6 +41,20 @@ pub(super) fn challenge_of(answer: &Response<Body>) -> Option<Challenge> {
     let headers = answer.headers().get_all("www-authenticate").iter();
     let all: Vec<Challenge> = headers.filter_map(|header| challenge::parse(header.to_str().ok()?)).collect();
     all.iter().find(|c| **c != Challenge::Basic).or(all.first()).cloned()
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: Option<String>,
+    access_token: Option<String>,
+}
+
+/// The Authorization header that the answer of a place for tokens is worth; `None` where there is no token in it. Not in the words of serde, which quote values: those
+/// are secret here.
+pub(super) fn bearer(body: &[u8]) -> Option<String> {
+    let token: Token = serde_json::from_slice(body).ok()?;
+    let token = token.token.filter(|token| !token.is_empty()).or(token.access_token).filter(|token| !token.is_empty())?;
+    Some(format!("Bearer {token}"))
 }
 
 /// What went wrong with a request. Most of it may go well after a while.
@@ -93,10 +108,9 @@ pub(super) fn has_length(answer: &Response<Body>, length: u64) -> Result<(), Unu
     if answer.headers().get("content-encoding").is_some_and(|encoding| encoding != "identity") {
         return Err(Unusable::new("the answer is compressed once more"));
     }
-    match answer.headers().get("content-length").and_then(|said| said.to_str().ok()) {
-        Some(said) if said.parse() != Ok(length) => Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))),
-        _ => Ok(()),
-    }
+    let Some(said) = answer.headers().get("content-length") else { return Ok(()) };
+    let said = String::from_utf8_lossy(said.as_bytes());
+    if said.parse() == Ok(length) { Ok(()) } else { Err(Unusable::new(format!("the answer has {said} bytes (expected {length})"))) }
 }
 
 pub(super) fn url(text: &str) -> Result<Uri, Unusable> {

@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Deserialize;
 use ureq::http::StatusCode;
 use ureq::{Agent, Body, RequestBuilder, http::Response};
 
-use super::answer::{Answer, challenge_of, check, failed, follow, has_length, refused, skip, url};
+use super::answer::{Answer, bearer, challenge_of, check, failed, follow, has_length, refused, skip, url};
 use super::auth::{self, Basic};
 use super::challenge::Challenge;
 use super::conf::Endpoint;
@@ -65,12 +64,6 @@ struct Session {
     challenge: Option<Challenge>,
     /// The Authorization header to send.
     authorization: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
 }
 
 impl Client {
@@ -303,10 +296,7 @@ impl Client {
         }
         let body = answer.body_mut().with_config().limit(MAX_TOKEN).read_to_vec();
         let body = body.map_err(|e| Unusable::new(format!("asking for a token: {e}")))?;
-        // Not the words of serde, which quote values: those are secret here.
-        let token: Option<Token> = serde_json::from_slice(&body).ok();
-        let token = token.and_then(|t| t.token.filter(|t| !t.is_empty()).or(t.access_token)).filter(|t| !t.is_empty());
-        token.map(|token| format!("Bearer {token}")).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
+        bearer(&body).ok_or_else(|| Unusable::new("asking for a token: there is none in the answer"))
     }
 
     /// Asks for a range, or all, and follows redirects. Whether it was the registry itself that answered.

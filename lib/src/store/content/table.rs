@@ -167,7 +167,7 @@ impl Record {
 }
 
 /// The records that lie one behind the other in `bytes`. One that is cut at the end is none.
-pub(super) fn records_of(bytes: &[u8], algorithm: Algorithm) -> impl Iterator<Item = Record> + '_ {
+pub(in crate::store) fn records_of(bytes: &[u8], algorithm: Algorithm) -> impl Iterator<Item = Record> + '_ {
     let object = digest_size(algorithm);
     bytes.chunks_exact(record_size(object)).map(move |bytes| Record::of(bytes, object))
 }
@@ -183,7 +183,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// Bytes of a record with an object's digest of so many bytes.
-pub(super) fn record_size(object: usize) -> usize {
+pub(in crate::store) fn record_size(object: usize) -> usize {
     32 + object + SIZE
 }
 

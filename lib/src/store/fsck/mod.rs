@@ -6,6 +6,8 @@
 
 mod contents;
 mod covered;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod graph;
 mod ids;
 mod leftovers;
