@@ -117,6 +117,9 @@ pub(super) struct Fetched {
     pub(super) config: Vec<u8>,
 }
 
+/// The most bytes of all layers of an image together, compressed: a pebibyte.
+const MAX_TOTAL: u64 = 1 << 50;
+
 /// The configuration's descriptor.
 ///
 /// # Errors
@@ -201,7 +204,15 @@ fn layers(manifest_digest: &str, manifest: &ImageManifest, config: &ImageConfigu
         })?;
         Ok(Layer { digest: descriptor.digest().to_string(), diff_id: diff_id.clone(), size: descriptor.size(), media_type })
     };
-    manifest.layers().iter().zip(diff_ids).map(layer).collect()
+    let layers: Vec<Layer> = manifest.layers().iter().zip(diff_ids).map(layer).collect::<Result<_, Failure>>()?;
+    // Whoever adds them up need not think of an end.
+    match layers.iter().try_fold(0_u64, |total, layer| total.checked_add(layer.size)) {
+        Some(total) if total <= MAX_TOTAL => Ok(layers),
+        _ => {
+            let message = format!("reading manifest {manifest_digest}: its layers are said to have more than {MAX_TOTAL} bytes");
+            Err(Failure::new(FailureKind::Corrupt, message).into())
+        }
+    }
 }
 
 /// The OCI name of a layer's media type; `None` for what is no tar (or encrypted).
@@ -313,6 +324,27 @@ mod tests {
         let failure = Failure::find(&config_descriptor(A, &artifact.manifest).unwrap_err()).unwrap();
         assert_eq!(failure.kind, FailureKind::Unsuitable);
         assert!(failure.message.contains("application/vnd.oci.empty.v1+json"), "{failure}");
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_added_up_are_refused() {
+        let with = |sizes: [u64; 2]| {
+            let good = oci("application/vnd.oci.image.layer.v1.tar", &[A, A]);
+            let mut manifest: serde_json::Value = serde_json::from_slice(&good.manifest).unwrap();
+            let mut layer = manifest["layers"][0].clone();
+            let sized = sizes.map(|size| {
+                layer["size"] = size.into();
+                layer.clone()
+            });
+            manifest["layers"] = sized.to_vec().into();
+            resolved(Fetched { manifest: serde_json::to_vec(&manifest).unwrap(), ..good })
+        };
+        assert_eq!(with([1 << 49, 1 << 49]).unwrap().layers.len(), 2);
+        for sizes in [[1 << 49, (1 << 49) + 1], [u64::MAX, 1]] {
+            let failure = with(sizes).unwrap_err();
+            assert_eq!(failure.kind, FailureKind::Corrupt);
+            assert!(failure.message.ends_with("its layers are said to have more than 1125899906842624 bytes"), "{failure}");
+        }
     }
 
     /// The reader of manifests takes a list of values for an object, and whoever writes into it by names then has none.
