@@ -9,6 +9,8 @@ use serde::Serialize;
 
 /// What to do about what may be otherwise the next time.
 pub const AGAIN: &str = "run the same command again";
+/// What to do about a file system that is full.
+pub const FREE_SPACE: &str = "free some space, then run the same command again";
 /// What to do about a registry that was given up.
 pub const AGAIN_LATER: &str = "run the same command again when the registry can be reached";
 
@@ -118,8 +120,7 @@ impl Failure {
                 || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|errno| of_errno(*errno))
         };
         if any(is_full, is_full_errno) {
-            let hint = "free some space, then run the same command again";
-            return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(hint));
+            return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(FREE_SPACE));
         }
         if any(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem, |e| e == rustix::io::Errno::ROFS) {
             let hint = "mount it to be written (`mount -o remount,rw`), or name another place; where that does not work, the kernel may have found it damaged: see its \

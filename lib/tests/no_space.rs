@@ -3,16 +3,20 @@
 //! Small tmpfs mounts in a mount namespace of the test's thread, and a FAT file system on a loop device where the kernel has FAT; needs root.
 #![expect(clippy::print_stdout, reason = "which file system it was is worth knowing")]
 
+#[path = "common/chunked.rs"]
+mod chunked;
 mod common;
 #[path = "common/oci.rs"]
 mod oci;
 #[path = "common/registry.rs"]
 mod registry;
+mod store_common;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use chunked::{Spoil, chunked};
 use common::host::Machine;
 use common::layout::{self, Files, What};
 use oci::{Layout, plain_http};
@@ -25,9 +29,11 @@ use selkie::ops::pull::Way;
 use selkie::ops::upgrade::{self, Outcome, Until};
 use selkie::ops::{delta, pull, status};
 use selkie::progress::{Progress, Silent};
-use selkie::store::{Store, Verity};
+use selkie::store::{Keep, Scratch, Store, Unproven, Verity};
 use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
+use serde_json::Value;
+use store_common::{base, file, sha256, sized, tar, zeros};
 
 fn mount(directory: &Path, size: &str, flags: MountFlags) {
     std::fs::create_dir_all(directory).unwrap();
@@ -205,12 +211,90 @@ fn an_update_that_fits_by_a_delta_is_taken() {
 fn a_disk_that_fills_up_during_a_pull_loses_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let (machine, first) = installed(temp.path(), "4m", "8m");
-    machine.release("stable", &layout::with(layout::bootable("2"), "usr/zeros", &"\0".repeat(16 << 20)));
+    // Of none of them alone is it clear that it cannot fit.
+    let add = |files, letter: &&str| layout::with(files, &format!("usr/{letter}"), &letter.repeat(3 << 20));
+    machine.release("stable", &["a", "b", "c", "d"].iter().fold(layout::bootable("2"), add));
     let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
-    assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NoSpace), "{error:#}");
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!((failure.kind, &*failure.message), (FailureKind::NoSpace, "a file system is full"), "{error:#}");
     assert_unchanged(&machine, &first);
     resize(&temp.path().join("sysroot"), "64m");
     assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Staged);
+}
+
+/// A repository on a file system of this size.
+fn repository(place: &Path, size: &str) -> Store {
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    mount(place, size, MountFlags::empty());
+    Store::open_or_init(dir::open_path(place).unwrap(), "r", None, Verity::IfPossible).unwrap()
+}
+
+#[test]
+fn a_file_that_cannot_fit_is_told_by_its_header() {
+    let temp = tempfile::tempdir().unwrap();
+    let (layer, diff_id) = (|| zeros(64 << 20), sha256(b"layer"));
+    let store = repository(temp.path(), "8m");
+    let mut read = layer();
+    let error = store.import_layer(&diff_id, &mut read).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    let words = "storing file \"usr/big\": the file system of the repository has 7 MiB free (expected at least 64 MiB)";
+    assert!(failure.message == words && failure.hint.is_some(), "{failure}");
+    assert!(error.is::<Unproven>(), "{error:#}");
+    assert!(std::io::copy(&mut read, &mut std::io::sink()).unwrap() > 63 << 20, "the rest is not read");
+    assert!(!store.has_layer(&diff_id).unwrap() && store.objects().unwrap().is_empty());
+    // What is not kept needs no room.
+    let scratch = Scratch::new(temp.path(), store.algorithm()).unwrap();
+    scratch.measure_layer(&diff_id, layer(), Keep::Names(|_| false)).unwrap();
+    // Where nobody knows how much room there is, it is tried.
+    let unbounded = repository(&temp.path().join("unbounded"), "0");
+    assert_eq!(unbounded.import_layer(&diff_id, layer()).unwrap().bytes_new, 64 << 20);
+}
+
+/// Gives a file another size in the list of tar headers and in its header there.
+fn resize_in_headers(lines: &mut [Value], file: &str, size: u64) {
+    let place = lines.iter().position(|line| line["name"] == file).unwrap();
+    lines[place]["size"] = size.into();
+    let before = &mut lines[place - 1]["payload"];
+    let mut bytes = openssl::base64::decode_block(before.as_str().unwrap()).unwrap();
+    bytes.truncate(bytes.len() - 512);
+    sized(&mut bytes, file.as_bytes(), size);
+    *before = openssl::base64::encode_block(&bytes).into();
+}
+
+#[test]
+fn a_file_that_cannot_fit_by_a_table_that_lies_costs_a_whole_layer() {
+    const SIZE: u64 = 64 << 30;
+    let temp = tempfile::tempdir().unwrap();
+    let store = repository(temp.path(), "32m");
+    let files = |version: &str| {
+        let noise = noise(400_000);
+        let content = (0..8).map(|n| file(format!("usr/{n}"), &noise.as_bytes()[n * 50_000..][..40_000]));
+        tar(&base().into_iter().chain(content).chain([file("usr/text", version.repeat(1000))]).collect::<Vec<_>>())
+    };
+    // It is one hole.
+    let table = |table: &mut Value| {
+        let entries = table["entries"].as_array_mut().unwrap();
+        let entry = entries.iter_mut().find(|entry| entry["name"] == "usr/text").unwrap();
+        (entry["size"], entry["chunkSize"], entry["chunkType"]) = (SIZE.into(), SIZE.into(), "zeros".into());
+        entry["endOffset"] = entry["offset"].clone();
+    };
+    let mut layout = Layout::new();
+    chunked(&files("1"), &Spoil::nothing(true)).publish(&mut layout, "v1");
+    let headers = |lines: &mut Vec<Value>| resize_in_headers(lines, "usr/text", SIZE);
+    chunked(&files("2"), &Spoil { table: &table, headers: Some(&headers) }).publish(&mut layout, "v2");
+    let pull = |tag: &str| {
+        let options =
+            pull::Options { image: layout.reference(Some(tag)).parse().unwrap(), source: plain_http(), tag: Some(tag.to_owned()) };
+        pull::run(&store, &options, &(Arc::new(Silent) as Arc<dyn Progress>)).unwrap()
+    };
+    pull("v1");
+    let pulled = pull("v2");
+    let reason = pulled.fetched[0].reason.as_deref().unwrap_or_default();
+    assert_eq!(pulled.fetched[0].way, pull::Way::Whole, "{pulled:?}");
+    assert!(reason.starts_with("storing file \"usr/text\": ") && reason.ends_with(" MiB free (expected at least 65536 MiB)"), "{reason}");
+    let text = store.tree(&pulled.image).unwrap().file("/usr/text").unwrap().unwrap();
+    assert_eq!(text.size, 1000);
 }
 
 #[test]

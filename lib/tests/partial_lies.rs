@@ -23,11 +23,22 @@ fn digest_of(table: &mut Value, file: &str, other: &str) {
     entry(table, file)["digest"] = other;
 }
 
+/// Has a file end with a hole.
+fn hole_at_the_end(table: &mut Value, file: &str, size: u64) {
+    let first = entry(table, file);
+    let (end, before) = (first["endOffset"].clone(), first["size"].as_u64().unwrap());
+    first["size"] = json!(before + size);
+    let hole = json!({"type": "chunk", "name": file, "chunkOffset": before, "chunkSize": size, "chunkType": "zeros", "offset": end});
+    let entries = table["entries"].as_array_mut().unwrap();
+    let last = entries.iter().rposition(|entry| entry["name"] == file).unwrap();
+    entries.insert(last + 1, hole);
+}
+
 type Lie<'a> = (&'a str, Change<'a, Value>, Option<&'a str>);
 
 #[test]
 fn tables_that_lie_cost_a_whole_layer_at_most() {
-    let table: [Lie<'_>; 12] = [
+    let table: [Lie<'_>; 13] = [
         ("the digest of a missing file", &|t| entry(t, "usr/lib/07")["digest"] = json!(format!("sha256:{}", "0".repeat(64))), None),
         (
             "the digest of a piece",
@@ -47,6 +58,7 @@ fn tables_that_lie_cost_a_whole_layer_at_most() {
         ("a file that is missing", &|t| t["entries"].as_array_mut().unwrap().retain(|e| e["name"] != "usr/lib/20"), None),
         ("no entries", &|t| t["entries"] = json!([]), Some("")),
         ("a larger file", &|t| (entry(t, "usr/share/20")["size"], entry(t, "usr/share/20")["chunkSize"]) = (json!(170), json!(170)), None),
+        ("a hole that makes a file larger than the disk", &|t| hole_at_the_end(t, "usr/hole", 1 << 60), Some("bytes")),
         ("another version", &|t| t["version"] = json!(2), Some("of version 2")),
     ];
     for headers in [true, false] {
@@ -66,6 +78,8 @@ fn tables_that_lie_cost_a_whole_layer_at_most() {
             }
             assert!(machine.store.has_layer(&second.diff_id).unwrap());
             machine.store.check_objects(&pulled.boot_image).unwrap();
+            let largest = machine.store.objects().unwrap().into_iter().map(|object| object.size).max();
+            assert_eq!(largest, Some(2_400_000), "{lie}, {headers}: that of the largest file");
         }
     }
 }

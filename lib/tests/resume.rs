@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use partial_common::oci::{Compression, Layout, noise, plain_http};
+use partial_common::oci::{Compression, Layout, noise, plain_http, tar};
 use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, pull_into, store, way};
 use relay::{Odd, Relay};
@@ -155,6 +155,22 @@ fn the_files_of_a_pull_that_was_killed_are_not_fetched_again() {
     let whole = Machine::new();
     whole.pull(&registry.name("acme/os:v1"));
     assert_eq!(killed.everything(), whole.everything());
+}
+
+/// Two layers that are well, and the smallest one, which is begun only when one of these has come in.
+#[test]
+fn layers_that_came_in_have_their_names_where_another_fails() {
+    let mut layout = Layout::new();
+    let (descriptors, mut diff_ids): (Vec<_>, Vec<_>) =
+        [300_000, 200_000, 100_000].into_iter().map(|size| layout.layer(Compression::Zstd, &tar(&noise(size)))).unzip();
+    let right = std::mem::replace(&mut diff_ids[2], format!("sha256:{}", "5".repeat(64)));
+    let image = layout.image_of("amd64", descriptors, diff_ids.clone());
+    layout.publish(Some("v1"), &image);
+    let machine = Machine::new();
+    let error = machine.try_pull(&layout.reference(Some("v1"))).unwrap_err();
+    assert_eq!(Failure::find(&error).unwrap().kind, FailureKind::Corrupt, "{error:#}");
+    let is_here = |diff_id: &String| machine.store.has_layer(diff_id).unwrap();
+    assert!(diff_ids[..2].iter().any(is_here) && !is_here(&diff_ids[2]) && !is_here(&right));
 }
 
 #[test]

@@ -111,7 +111,9 @@ fn a_content_index_is_no_business_of_cfsctl() {
     let layers = system();
     let (mut taken, known) = (selkie::store::Taken::default(), known(&repository));
     for layer in &layers {
-        taken.append(repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap().1);
+        let arrival = repository.take_layer(&sha256(layer), AllBytes(&layer[..]), &known).unwrap();
+        repository.name_layers(arrival.layer.as_slice()).unwrap();
+        taken.append(arrival.taken);
     }
     let stored = store(&repository, &layers, Some("kept")).unwrap();
     assert!(repository.remember(taken.clone()).unwrap() && !repository.remember(taken).unwrap());

@@ -315,6 +315,65 @@ fn a_header_that_never_ends_is_refused() {
     assert!(!repository.has_layer(&sha256(&layer)).unwrap());
 }
 
+/// Some bytes, then others for ever.
+struct Endless {
+    first: Vec<u8>,
+    again: Vec<u8>,
+    given: u64,
+}
+
+impl std::io::BufRead for Endless {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        assert!(self.given < 8 << 30, "it is read for ever");
+        let given = self.given as usize;
+        let after = |first: usize| &self.again[(given - first) % self.again.len()..];
+        Ok(self.first.get(given..).filter(|rest| !rest.is_empty()).unwrap_or_else(|| after(self.first.len())))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.given += amount as u64;
+    }
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = std::io::Read::read(&mut std::io::BufRead::fill_buf(self)?, buf)?;
+        std::io::BufRead::consume(self, read);
+        Ok(read)
+    }
+}
+
+#[test]
+fn a_tar_that_never_ends_is_refused() {
+    const MIB: usize = 1 << 20;
+    let mut huge = Vec::new();
+    sized(&mut huge, b"usr/big", 1 << 60);
+    let mut directory = Vec::new();
+    block(&mut directory, b'5', b"d", b"", &[0; MIB], 0o755, (0, 0), 0, (0, 0));
+    let table = [
+        (
+            "a huge file",
+            huge,
+            vec![0; MIB],
+            "entry usr/big: a layer of 1152921504606847488 bytes and more (expected at most 1099511627776)",
+        ),
+        ("headers", vec![], directory, "more than 268435456 bytes of headers and small files without another file"),
+        ("zeros after the end", tar(&[file("a", [1; 100])]), vec![0; MIB], "more than 16777216 bytes after the end of the archive"),
+    ];
+    for (name, first, again, expected) in table {
+        let temp = temporary();
+        let repository = repository(&temp);
+        let (mut layer, diff_id) = (Endless { first, again, given: 0 }, sha256(name.as_bytes()));
+        let error = repository.import_layer(&diff_id, &mut layer).unwrap_err();
+        let found = failure(&error);
+        assert_eq!((found.kind, found.message), (FailureKind::Unsuitable, format!("reading its tar stream: {expected}")), "{name}");
+        assert!(error.is::<selkie::store::Unproven>(), "{name}: {error:#}");
+        // What was wrong may be its digest: so much is read for that.
+        assert!(layer.given < (4 << 30) + (300 << 20), "{name}: {} bytes", layer.given);
+        assert!(!repository.has_layer(&diff_id).unwrap(), "{name}");
+    }
+}
+
 #[test]
 fn unknown_entries_are_refused() {
     let temp = temporary();

@@ -68,13 +68,29 @@ fn objects_that_the_index_does_not_know_are_reused() {
     // There is no index; then there is one that was made before the first layer's file was taken in.
     for layer in [&second, &third] {
         let known = known(&repository);
-        let (stats, _) = repository.import_layer_and_contents(&sha256(layer), AllBytes(&layer[..]), &known).unwrap();
+        let stats = repository.take_layer(&sha256(layer), AllBytes(&layer[..]), &known).unwrap().stats;
         found.push((stats.objects_new, stats.objects_reused));
         let other = tar(&[file("usr/other", [3; 300])]);
-        let (_, taken) = repository.import_layer_and_contents(&sha256(&other), AllBytes(&other[..]), &known).unwrap();
-        repository.remember(taken).unwrap();
+        let other = repository.take_layer(&sha256(&other), AllBytes(&other[..]), &known).unwrap();
+        repository.name_layers(other.layer.as_slice()).unwrap();
+        repository.remember(other.taken).unwrap();
     }
     assert_eq!(found, [(1, 1), (1, 2)]);
+}
+
+#[test]
+fn layers_get_their_names_together() {
+    let layers = [1, 2].map(|n| tar(&[file("usr/a", [n; 300])]));
+    let temp = temporary();
+    let repository = repository(&temp);
+    let known = known(&repository);
+    let arrivals = layers.each_ref().map(|layer| repository.take_layer(&sha256(layer), AllBytes(&layer[..]), &known).unwrap());
+    let are_here = || layers.each_ref().map(|layer| repository.has_layer(&sha256(layer)).unwrap());
+    assert_eq!(are_here(), [false, false]);
+    repository.name_layers(&arrivals.map(|arrival| arrival.layer.unwrap())).unwrap();
+    assert_eq!(are_here(), [true, true]);
+    // Nothing is left to be named of a layer that is here.
+    assert!(repository.take_layer(&sha256(&layers[0]), AllBytes(&layers[0][..]), &known).unwrap().layer.is_none());
 }
 
 /// The first image is written by a thread of its own, while the second is made.

@@ -19,6 +19,8 @@ use crate::sys::{dir, memory};
 
 mod deltas;
 mod layers;
+mod naming;
+mod waiting;
 
 pub(super) use deltas::Delta;
 pub(super) use layers::{Fetched, cheapest, fetch_layers, here, known, tell_of_index};

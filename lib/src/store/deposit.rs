@@ -17,6 +17,8 @@ use rustix::io::Errno;
 use super::merkle::measure;
 use super::objects;
 use super::place::place;
+use crate::error::{FREE_SPACE, Failure, FailureKind};
+use crate::sys::dir;
 
 /// Permissions of objects and of the directories that they are in, as the library has them.
 const MODE: u32 = 0o644;
@@ -73,6 +75,25 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
         let opened = rustix::fs::openat(self.objects, id.to_object_pathname(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
         let measured = opened.ok().and_then(|file| measure::<H>(File::from(file), &mut vec![0; PIECE]).ok());
         measured.is_some_and(|(found, _)| found == *id)
+    }
+
+    /// Refuses a file that cannot fit: else that would be known when the disk is full.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::NoSpace`] with the numbers.
+    pub(super) fn check_room(&self, name: &[u8], size: u64) -> Result<()> {
+        let free = dir::free_bytes(self.objects).context("measuring free space in the repository")?;
+        if size <= free {
+            return Ok(());
+        }
+        let message = format!(
+            "storing file {:?}: the file system of the repository has {} MiB free (expected at least {} MiB)",
+            String::from_utf8_lossy(name),
+            free >> 20,
+            size.div_ceil(1 << 20)
+        );
+        Err(Failure::new(FailureKind::NoSpace, message).hint(FREE_SPACE).into())
     }
 
     /// Works until there are no more jobs. Buffers go back to where they can be filled again.

@@ -17,6 +17,7 @@ use composefs::splitstream::SplitStreamWriter;
 use composefs_oci::LAYER_CONTENT_TYPE;
 use openssl::sha::Sha256;
 
+use super::bounds::Seen;
 use super::content::{ContentDigest, Contents, Journal, Known, Record, Taken};
 use super::deposit::{Deposit, Job};
 use super::layers::{ImportStats, LayerTar, NotOneFile};
@@ -29,8 +30,6 @@ const WHOLE: u64 = 4 << 20;
 const BATCH: usize = 1 << 20;
 /// How many jobs wait for the writer. With the one in its hands and the one being filled, these bound the memory of a layer to 16 MiB.
 const WAITING: usize = 2;
-/// The library keeps in memory what stays in the stream, until the next file. A quarter of a million directories in a row are fewer bytes than these.
-const MAX_INLINE: u64 = 256 << 20;
 
 /// Reads `tar` to its end: its split stream, which has no name yet, and what it brought. Files for which `keep` says yes, by name in the
 /// archive and size, become objects; the others are only hashed. With `known`, only objects that it may have are looked for, digests of contents that it does not have are taken where they are wanted, and files
@@ -65,7 +64,7 @@ pub(super) fn take<H: FsVerityHashValue>(
             current: None,
             sent: HashSet::new(),
             reused: 0,
-            inline: 0,
+            seen: Seen::default(),
             known,
             taken: Taken::default(),
             journal,
@@ -107,8 +106,8 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     sent: HashSet<H>,
     /// Files that were here.
     reused: u64,
-    /// Bytes that stay in the stream, since the last file.
-    inline: u64,
+    /// What has come so far, within the bounds of a layer.
+    seen: Seen,
     known: Option<&'d Known>,
     /// Files with the digests of their contents.
     taken: Taken,
@@ -134,6 +133,8 @@ enum Gathering<H> {
 
 /// The file that is coming in.
 struct Current<H> {
+    /// Its name in the archive, where somebody may want to know: of a large file that is to be kept.
+    name: Vec<u8>,
     size: u64,
     keep: bool,
     way: Coming<H>,
@@ -274,8 +275,12 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         self.jobs.send(job).map_err(|_| anyhow!("writing objects: the thread has ended"))
     }
 
-    /// Makes room in the buffer for a file of so many bytes.
-    fn make_room(&mut self, size: u64) -> Result<Coming<H>> {
+    /// Makes room in the buffer for a file. One that is not in there as a whole takes room on the disk while it comes, even if it turns out to be here.
+    fn make_room(&mut self, Current { name, size, keep, .. }: &Current<H>) -> Result<Coming<H>> {
+        let size = *size;
+        if *keep && size > WHOLE {
+            self.deposit.check_room(name, size)?;
+        }
         if self.buffer.len() as u64 + size > BATCH as u64 {
             self.settle()?;
         }
@@ -326,8 +331,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
     type Object = H;
 
     fn inline(&mut self, bytes: &[u8]) -> Result<()> {
-        self.inline += bytes.len() as u64;
-        ensure!(self.inline <= MAX_INLINE, "more than {MAX_INLINE} bytes of headers and small files without another file");
+        self.seen.inline(bytes.len() as u64)?;
         if self.between.len() + bytes.len() > BATCH {
             self.settle()?;
         }
@@ -347,14 +351,17 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
     }
 
     fn begin(&mut self, name: &[u8], size: u64) -> Result<()> {
-        self.current = Some(Current { size, keep: (self.keep)(name, size), way: Coming::Begun });
+        self.seen.file(size).with_context(|| format!("entry {}", String::from_utf8_lossy(name)))?;
+        let keep = (self.keep)(name, size);
+        let name = if keep && size > WHOLE { name.to_vec() } else { Vec::new() };
+        self.current = Some(Current { name, size, keep, way: Coming::Begun });
         Ok(())
     }
 
     fn content(&mut self, bytes: &[u8]) -> Result<()> {
         let Some(mut current) = self.current.take() else { return Err(anyhow!("content of no file")) };
         if let Coming::Begun = current.way {
-            current.way = self.make_room(current.size)?;
+            current.way = self.make_room(&current)?;
         }
         match &mut current.way {
             Coming::Begun | Coming::Whole(_) => self.buffer.extend_from_slice(bytes),
@@ -369,7 +376,6 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
 
     fn end(&mut self) -> Result<()> {
         let Some(current) = self.current.take() else { return Err(anyhow!("the end of no file")) };
-        self.inline = 0;
         let (size, keep) = (current.size, current.keep);
         match current.way {
             Coming::Begun => Err(anyhow!("a file without content")),
@@ -385,7 +391,6 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Parts for Incoming<'_, H, 
 
     fn object(&mut self, object: H) -> Result<()> {
         let Some(current) = self.current.take() else { return Err(anyhow!("an object for no file")) };
-        self.inline = 0;
         self.files.push(Gathered { before: self.between.len(), size: current.size, content: Gathering::Object(object) });
         Ok(())
     }

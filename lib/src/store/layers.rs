@@ -9,8 +9,10 @@ use composefs::repository::Repository;
 use composefs_oci::{LAYER_CONTENT_TYPE, OciDigest, layer_content_id};
 use serde::Serialize;
 
+use super::bounds::READ_ON;
 use super::content::{ContentDigest, Known, Taken};
-use super::{Store, incoming, is_io, objects, unsuitable, with_repository};
+use super::objects::ObjectId;
+use super::{Store, hash, incoming, is_io, objects, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 
 /// What taking in layers did to the repository.
@@ -41,6 +43,25 @@ impl ImportStats {
         self.layers_new += other.layers_new;
         self.layers_reused += other.layers_reused;
     }
+}
+
+/// A layer that has come in.
+#[derive(Debug)]
+pub struct Arrival {
+    /// What that did to the repository.
+    pub stats: ImportStats,
+    /// Its files with the digests of their contents, where these were wanted.
+    pub taken: Taken,
+    /// The layer, which has no name yet; none where it was here already.
+    pub layer: Option<Unnamed>,
+}
+
+/// A layer that is in the repository and proven, and not registered: until [`Store::name_layers`] has named it, it counts as absent, and a garbage collection may
+/// remove it.
+#[derive(Debug)]
+pub struct Unnamed {
+    diff_id: OciDigest,
+    stream: ObjectId,
 }
 
 /// The tar stream of a layer, in which the content of a file that is here need not come.
@@ -75,39 +96,55 @@ impl Store {
     ///
     /// The reader's own error where it failed ([`Failure`]s come through); [`FailureKind::Unsuitable`] where the bytes are
     /// proven and are not a tar archive that this store understands, as with GNU sparse files and with more than a mebibyte of content
-    /// in an entry that is no file.
+    /// in an entry that is no file, or where they are more than a layer may have; [`FailureKind::NoSpace`] where a file is larger than what is free. With [`Unproven`]
+    /// in its chain, an error says nothing of the bytes.
     pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
-        let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, AllBytes(tar), None));
-        Ok(imported.with_context(|| format!("importing layer {digest}"))?.0)
+        let arrival = self.take_in(diff_id, AllBytes(tar), None)?;
+        self.name_layers(arrival.layer.as_slice())?;
+        Ok(arrival.stats)
     }
 
-    /// Like [`import_layer`](Self::import_layer), and looks only for objects that `known` may have; computes the digests of the contents of those of its files that it does not have, where they are
+    /// Like [`import_layer`](Self::import_layer), and leaves the name to [`name_layers`](Self::name_layers); looks only for objects that `known` may have; computes the digests of the contents of those of its files that it does not have, where they are
     /// wanted, for [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has.
     ///
     /// # Errors
     ///
     /// As there; [`NotOneFile`] where what is here is something else than the content of one file.
-    pub fn import_layer_and_contents(&self, diff_id: &str, tar: impl LayerTar, known: &Known) -> Result<(ImportStats, Taken)> {
+    pub fn take_layer(&self, diff_id: &str, tar: impl LayerTar, known: &Known) -> Result<Arrival> {
+        self.take_in(diff_id, tar, Some(known))
+    }
+
+    /// Registers layers that came in, once all of them is durable: that takes as long for many as for one.
+    pub fn name_layers(&self, layers: &[Unnamed]) -> Result<()> {
+        if layers.is_empty() {
+            return Ok(());
+        }
+        with_repository!(self, repository => {
+            repository.sync().context("syncing layers before they get their names")?;
+            layers.iter().try_for_each(|layer| {
+                name(repository, &layer.diff_id, &hash(layer.stream.hex())?).with_context(|| format!("naming layer {}", layer.diff_id))
+            })
+        })
+    }
+
+    fn take_in(&self, diff_id: &str, tar: impl LayerTar, known: Option<&Known>) -> Result<Arrival> {
         let digest = parse_digest(diff_id)?;
-        let imported = with_repository!(self, repository => import(repository, &digest, tar, Some(known)));
-        imported.with_context(|| format!("importing layer {digest}"))
+        let doing = format!("importing layer {digest}");
+        with_repository!(self, repository => take_in(repository, digest, tar, known)).context(doing)
     }
 }
 
-fn import<H: FsVerityHashValue>(
+fn take_in<H: FsVerityHashValue>(
     repository: &Arc<Repository<H>>,
-    diff_id: &OciDigest,
+    diff_id: OciDigest,
     tar: impl LayerTar,
     known: Option<&Known>,
-) -> Result<(ImportStats, Taken)> {
-    if complete_layer(repository, diff_id)?.is_some() {
-        return Ok((ImportStats::REUSED, Taken::default()));
+) -> Result<Arrival> {
+    if complete_layer(repository, &diff_id)?.is_some() {
+        return Ok(Arrival { stats: ImportStats::REUSED, taken: Taken::default(), layer: None });
     }
     let (stream, stats, taken) = take(repository, tar, |_, _| true, known)?;
-    repository.sync()?;
-    name(repository, diff_id, &stream)?;
-    Ok((stats, taken))
+    Ok(Arrival { stats, taken, layer: Some(Unnamed { diff_id, stream: ObjectId::of(&stream) }) })
 }
 
 /// [`incoming::take`], with errors that say whose they are.
@@ -127,17 +164,22 @@ pub(super) fn name<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &O
 }
 
 /// Finds what really went wrong. A damaged layer often shows as bad tar long before its digest can be known to be wrong,
-/// so the rest is read: when the reader then fails, that is the answer.
+/// so the rest is read, as far as it is bounded: when the reader then fails, that is the answer. Where there is no room, nothing more is read.
 fn explain(error: anyhow::Error, mut watched: Watched<impl LayerTar>) -> anyhow::Error {
-    if watched.failed.is_none() && !is_io(&error) {
-        while let Ok(true) = watched.skip() {}
-    }
+    let no_room = error.is::<Failure>();
+    let proven = watched.failed.is_none() && !is_io(&error) && !no_room && watched.read_on();
     if let Some(failed) = watched.failed.take() {
         return from_reader(failed);
     }
     if is_io(&error) || error.is::<NotOneFile>() {
         return error;
     }
+    let error = if no_room { error } else { refused(&error) };
+    if proven { error } else { error.context(Unproven) }
+}
+
+/// What is said of a tar that this store does not take.
+fn refused(error: &anyhow::Error) -> anyhow::Error {
     let failure = unsuitable(format!("reading its tar stream: {error:#}"));
     if error.root_cause().to_string().contains("sparse tar entries") {
         let failure = failure.hint("it has GNU sparse files: build the image with buildah or podman, which never write them");
@@ -146,12 +188,17 @@ fn explain(error: anyhow::Error, mut watched: Watched<impl LayerTar>) -> anyhow:
     failure.into()
 }
 
+/// The mark in the chain of an error of [`Store::import_layer`] after which the tar was not read to its end: nobody knows whether its bytes are those of the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not all of it was read")]
+pub struct Unproven;
+
 /// The mark in the chain of an error of [`Store::import_layer`] that GNU sparse files caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it has GNU sparse files")]
 pub struct SparseEntries;
 
-/// Why [`Store::import_layer_and_contents`] cannot take what [`LayerTar::file_here`] says. With all of its bytes, the layer may be good.
+/// Why [`Store::take_layer`] cannot take what [`LayerTar::file_here`] says. With all of its bytes, the layer may be good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("what its table of contents calls a file is not one in its tar")]
 pub struct NotOneFile;
@@ -185,14 +232,27 @@ impl<R> Watched<R> {
 }
 
 impl<R: LayerTar> Watched<R> {
-    /// Passes what stands next; whether there was something.
-    fn skip(&mut self) -> io::Result<bool> {
-        if self.file_here()?.is_some() {
-            return Ok(true);
+    /// Reads on, and at most [`READ_ON`] bytes; whether its end was reached.
+    fn read_on(&mut self) -> bool {
+        let mut left = READ_ON;
+        while let Ok(passed) = self.skip() {
+            match passed.map(|length| left.checked_sub(length)) {
+                None => return true,
+                Some(None) => return false,
+                Some(Some(less)) => left = less,
+            }
+        }
+        false
+    }
+
+    /// Passes what stands next; how many bytes, where there was something.
+    fn skip(&mut self) -> io::Result<Option<u64>> {
+        if let Some((_, size)) = self.file_here()? {
+            return Ok(Some(size));
         }
         let length = self.fill_buf()?.len();
         self.consume(length);
-        Ok(length > 0)
+        Ok((length > 0).then_some(length as u64))
     }
 }
 

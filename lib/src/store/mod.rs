@@ -17,6 +17,7 @@ use crate::image_id::{Algorithm, ImageId};
 
 mod boot_files;
 mod boot_image;
+mod bounds;
 mod changeset;
 mod commit;
 mod compare;
@@ -60,7 +61,7 @@ pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use foresee::{Foretold, ForetoldLayer};
 pub use layer_parts::LayerPart;
-pub use layers::{AllBytes, ImportStats, LayerTar, NotOneFile, SparseEntries};
+pub use layers::{AllBytes, Arrival, ImportStats, LayerTar, NotOneFile, SparseEntries, Unnamed, Unproven};
 pub use measure::{Commit, Keep, Measured, Scratch, Unread};
 pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;

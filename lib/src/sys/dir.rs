@@ -85,10 +85,10 @@ pub fn append(parent: impl AsFd, name: &str, mode: u32) -> rustix::io::Result<Fi
     Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?.into())
 }
 
-/// Bytes that an ordinary write can still use on the file system of `dir`.
+/// Bytes that an ordinary write can still use on the file system of `dir`. One that does not know its size, as a tmpfs without a bound, has no end.
 pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
     let stat = rustix::fs::fstatvfs(dir)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
 /// The size of a file in bytes; 0 where there is none.

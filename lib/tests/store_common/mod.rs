@@ -377,15 +377,24 @@ pub fn labelled() -> Vec<Vec<u8>> {
     vec![tar(&entries)]
 }
 
+/// The header of a file of so many bytes.
+pub fn sized(tar: &mut Vec<u8>, name: &[u8], size: u64) {
+    let mut header = Vec::new();
+    block(&mut header, b'0', name, b"", b"", 0o644, (0, 0), 0, (0, 0));
+    // Eleven digits are 8 GiB; what is more is a number of twelve bytes, of which the first says so.
+    let digits = [&[0x80, 0, 0, 0][..], &size.to_be_bytes()].concat();
+    header[124..136].copy_from_slice(if size < 1 << 33 { format!("{size:011o}\0").into_bytes() } else { digits }.as_slice());
+    header[148..156].fill(b' ');
+    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
+    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    tar.extend(header);
+}
+
 /// A layer with one file of zeros, made while it is read.
 pub fn zeros(size: u64) -> impl std::io::BufRead + Send {
     use std::io::Read;
     let mut header = Vec::new();
-    block(&mut header, b'0', b"usr/big", b"", b"", 0o644, (0, 0), 0, (0, 0));
-    header[124..136].copy_from_slice(format!("{size:011o}\0").as_bytes());
-    header[148..156].fill(b' ');
-    let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
-    header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    sized(&mut header, b"usr/big", size);
     let padding = size.next_multiple_of(512) - size;
     std::io::BufReader::with_capacity(1 << 18, std::io::Cursor::new(header).chain(std::io::repeat(0).take(size + padding + 1024)))
 }

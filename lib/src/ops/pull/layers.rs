@@ -12,10 +12,11 @@ use serde::Serialize;
 use tokio::task::JoinSet;
 
 use super::deltas::Delta;
-use crate::error::{Failure, FailureKind};
-use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialLayer, PartialPlan, Reason, Resolved, Source};
+use super::naming::Naming;
+use super::waiting::{Imported, Waiting, import_made};
+use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialPlan, Resolved, Source};
 use crate::progress::Progress;
-use crate::store::{self, ContentDigest, ImportStats, LayerTar, NotOneFile, Store, Taken};
+use crate::store::{self, ContentDigest, ImportStats, LayerTar, Store, Taken};
 
 /// How many layers are fetched and imported at a time. The large layers of an image are few, and each has four threads already.
 const TOGETHER: usize = 2;
@@ -76,8 +77,10 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
         let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
-        let taken =
-            Layers { store, source, progress, here, delta, fetched: &mut fetched, waiting, importing: JoinSet::new() }.run().await?;
+        let naming = Arc::new(Naming::new(store));
+        let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing: JoinSet::new() }
+            .run()
+            .await?;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
@@ -109,37 +112,15 @@ struct Layers<'a> {
     progress: &'a Arc<dyn Progress>,
     here: Arc<store::Contents>,
     delta: Option<Delta>,
+    naming: Arc<Naming>,
     fetched: &'a mut Fetched,
     /// Layers to import.
     waiting: VecDeque<Waiting>,
     importing: JoinSet<Result<(Waiting, Imported)>>,
 }
 
-/// A layer to import, and what is known of the ways to do so.
-#[derive(Default)]
-struct Waiting {
-    index: usize,
-    no_delta: bool,
-    no_parts: bool,
-    /// Why it cannot be read in parts.
-    whole: Option<String>,
-    /// What did not work.
-    failed: Vec<String>,
-    /// It was made of what is here, and was another one then.
-    doubted: bool,
-    /// The registry was given up.
-    outage: Option<Failure>,
-}
-
 /// A layer, and how it would be read in parts, where somebody has looked.
 type Looked = (Waiting, Option<Partial<PartialPlan>>);
-
-/// How an import ended.
-enum Imported {
-    Done(ImportStats, Taken, Way, u64),
-    /// It could not be made in this way, and another may be good: bytes that were fetched.
-    NotSo(u64),
-}
 
 impl<'a> Layers<'a> {
     async fn run(mut self) -> Result<Taken> {
@@ -163,7 +144,7 @@ impl<'a> Layers<'a> {
                 self.start(looked?).await?;
                 self.start(other.await?).await?;
             }
-            let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
+            let Some(imported) = self.importing.join_next().await else { break };
             let (waiting, imported) = imported.context("importing in a thread")??;
             let layer = &mut self.fetched.layers[waiting.index];
             match imported {
@@ -181,6 +162,10 @@ impl<'a> Layers<'a> {
                 }
             }
         }
+        let naming = Arc::clone(&self.naming);
+        tokio::task::spawn_blocking(move || naming.name()).await.context("naming layers in a thread")??;
+        self.progress.step("name layers");
+        Ok(taken)
     }
 
     /// Starts to import a layer in the cheapest way that is left, after a [`look`](Self::look) at it.
@@ -222,9 +207,9 @@ impl<'a> Layers<'a> {
         match made {
             Some(Partial::Parts(parts)) => {
                 let known = self.known(&waiting);
-                let (store, layer) = (self.store.clone(), layer.clone());
+                let (store, naming, layer) = (self.store.clone(), Arc::clone(&self.naming), layer.clone());
                 self.importing.spawn_blocking(move || {
-                    let imported = import_made(&store, &layer, parts, way, &known, &mut waiting).context(doing)?;
+                    let imported = import_made((&store, &naming), &layer, parts, way, &known, &mut waiting).context(doing)?;
                     Ok((waiting, imported))
                 });
             }
@@ -244,11 +229,13 @@ impl<'a> Layers<'a> {
     /// Starts to import all of a layer.
     fn whole(&mut self, waiting: Waiting, reader: LayerReader, doing: String) {
         let layer = &self.source.resolved().layers[waiting.index];
-        let (store, diff_id, size) = (self.store.clone(), layer.diff_id.clone(), layer.size);
+        let (store, naming) = (self.store.clone(), Arc::clone(&self.naming));
+        let (diff_id, size) = (layer.diff_id.clone(), layer.size);
         let known = self.known(&waiting);
         self.importing.spawn_blocking(move || {
-            let (stats, taken) = store.import_layer_and_contents(&diff_id, reader, &known).context(doing)?;
-            Ok((waiting, Imported::Done(stats, taken, Way::Whole, size)))
+            let taken = store.take_layer(&diff_id, reader, &known);
+            let imported = taken.and_then(|arrival| Imported::named(&naming, arrival, Way::Whole, size)).context(doing)?;
+            Ok((waiting, imported))
         });
     }
 
@@ -301,59 +288,6 @@ pub(in crate::ops) fn cheapest(delta: Option<u64>, parts: Option<u64>) -> Way {
         (Some(delta), parts) if parts.is_none_or(|cost| delta <= cost) => Way::Delta,
         (_, Some(_)) => Way::Partial,
         (_, None) => Way::Whole,
-    }
-}
-
-impl Waiting {
-    /// It does not come in this way. After an outage, nothing says that it would come in another, but that only ranges may not work: then the whole is asked for
-    /// once, and nothing else is tried.
-    ///
-    /// # Errors
-    ///
-    /// It was a signal.
-    fn fail(&mut self, way: Way, reason: &Reason) -> Result<()> {
-        match reason.failure() {
-            Some(failure) if failure.kind == FailureKind::Unreachable => self.outage = Some(failure.clone()),
-            Some(failure) => return Err(failure.clone().into()),
-            None => {}
-        }
-        let how = if way == Way::Delta { "by a delta: " } else { "" };
-        self.failed.push(format!("{how}{reason}"));
-        Ok(())
-    }
-
-    /// What there is to tell of a layer that came in this way in the end.
-    fn reason(&self, way: Way) -> Option<String> {
-        let whole = self.whole.iter().filter(|_| way == Way::Whole);
-        let told: Vec<&str> = self.failed.iter().chain(whole).map(String::as_str).collect();
-        (!told.is_empty()).then(|| told.join("; "))
-    }
-}
-
-/// Imports a layer that is made of what is here and what is fetched.
-fn import_made(
-    store: &Store,
-    layer: &Layer,
-    mut made: PartialLayer,
-    way: Way,
-    known: &store::Known,
-    waiting: &mut Waiting,
-) -> Result<Imported> {
-    let reader = made.reader()?;
-    match store.import_layer_and_contents(&layer.diff_id, reader, known) {
-        Ok((stats, taken)) => Ok(Imported::Done(stats, taken, way, made.bytes())),
-        Err(error) => match made.reason() {
-            Some(reason) => {
-                waiting.fail(way, &reason)?;
-                Ok(Imported::NotSo(made.bytes()))
-            }
-            // With all its bytes, it may be good; that they are those of its diff_id is known.
-            None if error.is::<NotOneFile>() => {
-                waiting.fail(way, &NotOneFile.to_string().into())?;
-                Ok(Imported::NotSo(made.bytes()))
-            }
-            None => Err(error),
-        },
     }
 }
 

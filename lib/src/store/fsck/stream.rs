@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, bail, ensure};
 use composefs::fsverity::FsVerityHashValue;
 
+use crate::store::bounds::{MAX_INLINE, MAX_LAYER};
+
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER: usize = 32;
 const INFO: usize = 80;
@@ -17,10 +19,6 @@ const INFO: usize = 80;
 const BLOCK: u8 = 12;
 /// The most that a table of digests, or of names when it is unpacked, may take. A layer of a million files has one of 64 MB.
 const MAX_TABLE: u64 = 256 << 20;
-/// The most bytes of headers and small files in a layer.
-const MAX_INLINE: u64 = 8 << 30;
-/// The most bytes of a layer.
-const MAX_TOTAL: u64 = 1 << 40;
 
 /// A stream whose tables were read.
 pub(super) struct Stream<H> {
@@ -61,7 +59,7 @@ impl<H: FsVerityHashValue> Stream<H> {
         let body = range(&info[32..48]);
         ensure!(body.0 <= body.1 && body.1 <= length, "its content is said to end at byte {} of {length}", body.1);
         let size = number(&info[72..80]);
-        ensure!(size <= MAX_TOTAL, "its content is said to have {size} bytes");
+        ensure!(size <= MAX_LAYER, "its content is said to have {size} bytes (expected at most {MAX_LAYER})");
         Ok(Self { content_type: number(&info[64..72]), objects, named, size, body, file })
     }
 
