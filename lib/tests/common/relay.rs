@@ -141,8 +141,10 @@ impl Server {
         let body = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
         answer.truncate(body.saturating_add(bytes));
         let _ = client.write_all(&answer);
-        while matches!(self.odd, Odd::Stalls(_)) {
-            std::thread::park();
+        if let Odd::Stalls(_) = self.odd {
+            loop {
+                std::thread::park();
+            }
         }
         true
     }
