@@ -93,7 +93,7 @@ pub(crate) struct BenchOptions {
     /// Measure a small pair of images that is made in seconds: shows that measuring works, and little more
     #[arg(long)]
     pub(crate) small: bool,
-    /// Use the layouts of the last run instead of making them anew
+    /// Use the layouts of the last run instead of making them anew; deltas that are not among them are made
     #[arg(long, conflicts_with = "small")]
     pub(crate) reuse: bool,
     /// Measure the release programs as they lie there

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Child,
@@ -59,6 +60,11 @@ impl Registry {
         format!("{}/{name}", guest_address(self.port))
     }
 
+    /// Writes a manifest as it is under a tag of a repository, where the usual programs would change it.
+    pub(crate) fn put(&self, repository: &str, tag: &str, media_type: &str, manifest: &str) -> Result<()> {
+        put(self.port, repository, tag, media_type, manifest).with_context(|| format!("writing {repository}:{tag} to the registry"))
+    }
+
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
@@ -82,6 +88,20 @@ impl Drop for Registry {
             let _ = fs::remove_dir_all(&self.data);
         }
     }
+}
+
+fn put(port: u16, repository: &str, tag: &str, media_type: &str, manifest: &str) -> Result<()> {
+    let mut registry = TcpStream::connect(("127.0.0.1", port)).context("connecting")?;
+    let head = format!("PUT /v2/{repository}/manifests/{tag} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {media_type}");
+    let request = format!("{head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{manifest}", manifest.len());
+    registry.write_all(request.as_bytes()).context("asking")?;
+    let mut answer = String::new();
+    registry.read_to_string(&mut answer).context("reading the answer")?;
+    let status = answer.lines().next().unwrap_or_default();
+    if !status.starts_with("HTTP/1.1 201 ") {
+        bail!("{status:?} (expected status 201)");
+    }
+    Ok(())
 }
 
 /// Where a virtual machine finds the registry: user-mode networking maps 10.0.2.2 to this machine's loopback.
@@ -113,4 +133,32 @@ fn configuration(port: u16, data: &Path) -> String {
         "version: 0.1\nlog:\n  level: warn\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
         data.display()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_written_as_it_is_or_the_answer_is_told() {
+        let server = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        for (status, expected) in [("201 Created", None), ("400 Bad Request", Some("\"HTTP/1.1 400 Bad Request\" (expected status 201)"))] {
+            let client = std::thread::spawn(move || put(port, "a", "b", "c/d", "{}").map_err(|e| e.to_string()));
+            let (mut stream, _) = server.accept().unwrap();
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n{}") {
+                let mut buffer = [0; 1024];
+                let read = stream.read(&mut buffer).unwrap();
+                assert_ne!(read, 0, "{asked:?}");
+                asked.extend_from_slice(&buffer[..read]);
+            }
+            let asked = String::from_utf8(asked).unwrap();
+            assert!(asked.starts_with("PUT /v2/a/manifests/b HTTP/1.1\r\n"), "{asked}");
+            assert!(asked.contains("\r\nContent-Type: c/d\r\nContent-Length: 2\r\n"), "{asked}");
+            write!(stream, "HTTP/1.1 {status}\r\n\r\n").unwrap();
+            drop(stream);
+            assert_eq!(client.join().unwrap().err().as_deref(), expected);
+        }
+    }
 }

@@ -50,7 +50,7 @@ pub(super) fn all(pair: &Pair, hosts: &Hosts) -> Vec<Contest> {
     let task = Task::Pull { from: From::Layout, form: Form::Zstd, before: &[], version: "v1" };
     contests.push(contest("cold pull, OCI layout, zstd".into(), task, &[SELKIE, COMPOSEFS, BOOTABLE, TAR, FLOOR]));
     for version in &pair.updates {
-        for form in [Form::Zstd, Form::Chunked, Form::Rechunked] {
+        for form in [Form::Zstd, Form::Chunked, Form::Delta, Form::Rechunked] {
             let task = Task::Pull { from: From::Registry, form, before: &["v1"], version };
             let title = format!("update v1 to {version}, registry, {}", form.name());
             contests.push(contest(title, task, &[SELKIE, COMPOSEFS, BOOTABLE, PODMAN]));

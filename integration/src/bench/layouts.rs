@@ -12,13 +12,20 @@ use serde_json::Value;
 
 use crate::command::Argv;
 
+/// The annotation that is a tag.
+pub(super) const TAG: &str = "org.opencontainers.image.ref.name";
+
+/// The entry of a tag in the index of a layout.
+pub(super) fn entry(layout: &Path, tag: &str) -> Result<Value> {
+    let index = document(&layout.join("index.json"))?;
+    let entry = index["manifests"].as_array().into_iter().flatten().find(|entry| entry["annotations"][TAG] == tag);
+    entry.cloned().with_context(|| format!("looking for {tag} in {}", layout.display()))
+}
+
 /// The digest that a tag has in a layout.
 pub(super) fn digest(layout: &Path, tag: &str) -> Result<String> {
-    let index = document(&layout.join("index.json"))?;
-    let named = |entry: &&Value| entry["annotations"]["org.opencontainers.image.ref.name"] == tag;
-    let entry = index["manifests"].as_array().into_iter().flatten().find(named);
-    let digest = entry.and_then(|entry| entry["digest"].as_str());
-    digest.map(str::to_owned).with_context(|| format!("looking for {tag} in {}", layout.display()))
+    let entry = entry(layout, tag)?;
+    entry["digest"].as_str().map(str::to_owned).with_context(|| format!("looking for the digest of {tag} in {}", layout.display()))
 }
 
 /// The manifest of a tag.

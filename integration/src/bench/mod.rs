@@ -136,7 +136,7 @@ impl Stage<'_> {
         }
         let text = report::page(&contests, &figures, &bench, options.runs)?;
         // What is made in seconds need not stay.
-        let pair = (size == Size::Small).then(|| "bench-pair".to_owned());
+        let pair = (size == Size::Small).then(|| size.directory().to_owned());
         for done in pair.into_iter().chain(["bench".to_owned()]).chain(counts.map(|count| format!("bench-host-{count}"))) {
             self.lab.fresh_subdir(&done)?;
         }

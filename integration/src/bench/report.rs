@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::{
     Contest, Sample,
     contest::Contestant,
-    pair::Pair,
+    pair::{Form, Pair},
     tools::{Bench, Tool},
     verdict,
 };
@@ -45,7 +45,7 @@ pub(super) fn page(contests: &[Contest], figures: &Figures, bench: &Bench<'_>, r
     text += &format!(
         "Medians of {runs} runs that took turns, each in a new directory; the registry on loopback. A ratio is the figure divided by selkie's of the same table: above 1, selkie \
          needs less. Figures of different runs of this command do not compare. \"Written\" is what a program and its children gave the file system to write, \"received\" what the \
-         registry sent.\n\n",
+         registry sent. A delta, where a contest has one, was made by `selkie delta` and lies beside the image in the registry; only selkie takes it.\n\n",
     );
     text += &machine(bench);
     text += &images(bench.pair);
@@ -80,11 +80,13 @@ fn machine(bench: &Bench<'_>) -> String {
 fn images(pair: &Pair) -> String {
     let mut text =
         format!("- Images: {}\n\n| | layers | MB | MB that an update from v1 cannot do without |\n|---|---|---|---|\n", pair.note);
-    for form in pair.forms.iter().copied() {
-        for ((_, version), (layers, bytes)) in pair.sizes.iter().filter(|((of, _), _)| *of == form) {
-            let missing = pair.missing.get(&(form, *version)).map_or(String::new(), |bytes| megabytes(*bytes));
-            text += &format!("| {version}, {} | {layers} | {} | {missing} |\n", form.name(), megabytes(*bytes));
-        }
+    for ((form, version), (layers, bytes)) in &pair.sizes {
+        let name = match form {
+            Form::Delta => format!("delta from v1 to {version}"),
+            _ => format!("{version}, {}", form.name()),
+        };
+        let missing = pair.missing.get(&(*form, *version)).map_or(String::new(), |bytes| megabytes(*bytes));
+        text += &format!("| {name} | {layers} | {} | {missing} |\n", megabytes(*bytes));
     }
     text
 }

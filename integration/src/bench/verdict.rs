@@ -49,13 +49,21 @@ fn goals(contest: &Contest, selkie: &Sample, figures: &Figures, bench: &Bench<'_
         }
         Task::Pull { form, version, .. } => {
             goals.push(goal("peak RSS, MiB", selkie.memory as f64 / 1024.0, 96.0));
-            if let Some(missing) = bench.pair.missing.get(&(form, version)) {
-                goals.push(goal("bytes received, of those that cannot be left out", selkie.received as f64 / *missing as f64, 1.05));
-                goals.extend(peer.map(|peer| goal("wall time, of composefs-ctl's", selkie.wall / peer.wall, 1.0 / 3.0)));
+            let share = bench.pair.missing.get(&(form.layers(), version)).map(|missing| selkie.received as f64 / *missing as f64);
+            match (share, form) {
+                (Some(share), Form::Delta) => goals.push(goal("bytes received, of those that parts cannot leave out", share, 1.0)),
+                (Some(share), _) => {
+                    goals.push(goal("bytes received, of those that cannot be left out", share, 1.05));
+                    goals.extend(peer.map(|peer| goal("wall time, of composefs-ctl's", selkie.wall / peer.wall, 1.0 / 3.0)));
+                }
+                (None, _) => {}
             }
         }
         Task::Status(count) if count > 1 => goals.push(goal("wall time, ms", selkie.wall * 1000.0, 20.0)),
-        Task::Check => goals.push(goal("requests for the manifest", selkie.manifests as f64, 1.0)),
+        Task::Check => {
+            goals.push(goal("requests for the manifest", selkie.manifests as f64, 1.0));
+            goals.push(goal("wall time, ms", selkie.wall * 1000.0, 100.0));
+        }
         _ => {}
     }
     goals
