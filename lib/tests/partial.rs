@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use partial_common::chunked::Spoil;
+use partial_common::oci::{Compression, Layout};
 use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, layout, way};
 use selkie::ops::pull::Way;
@@ -198,6 +199,34 @@ fn all_of_a_whole_pull_is_equal_for_every_form_of_the_layer() {
             let names =
                 |all: &BTreeMap<PathBuf, Vec<u8>>| all.keys().filter(|name| name.starts_with("objects")).cloned().collect::<Vec<_>>();
             assert_eq!(names(&found), names(&expected));
+        }
+    }
+}
+
+#[test]
+fn a_layout_and_a_registry_give_the_same_repository() {
+    let registry = Registry::start();
+    let mut zstd = Layout::new();
+    for (tag, release) in [("v1", Release::first()), ("v2", Release::second())] {
+        let image = zstd.image("amd64", &[(Compression::Zstd, release.tar())]);
+        zstd.publish(Some(tag), &image);
+    }
+    let (chunked, _) = layout(&Spoil::nothing(true));
+    for (name, layout, update) in [("zstd", &zstd, Way::Whole), ("chunked", &chunked, Way::Partial)] {
+        let (here, there) = (Machine::new(), Machine::new());
+        for (tag, expected) in [("v1", Way::Whole), ("v2", update)] {
+            let remote = registry.name(&format!("acme/{name}:{tag}"));
+            push(&["--preserve-digests"], layout.path(), tag, &remote);
+            let ways = [here.pull(&layout.reference(Some(tag))), there.pull(&remote)].map(|pulled| way(&pulled).0);
+            assert_eq!(ways, [expected; 2], "{name}, {tag}");
+            let (here, there) = (here.everything(), there.everything());
+            for folder in ["streams", "images", "objects"] {
+                assert!(here.keys().any(|path| path.starts_with(folder)), "{name}, {tag}: nothing in {folder}");
+            }
+            assert!(here.keys().eq(there.keys()), "{name}, {tag}: {:?} and {:?}", here.keys(), there.keys());
+            for (path, content) in &here {
+                assert!(*content == there[path], "{name}, {tag}: {}", path.display());
+            }
         }
     }
 }
