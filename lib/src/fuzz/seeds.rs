@@ -41,6 +41,56 @@ pub(super) fn tars() -> Vec<Vec<u8>> {
     vec![builder.into_inner().expect("writing"), vec![0; 1024]]
 }
 
+/// Roots of one layer and of two: all kinds of entries, attributes that several files have, a policy for labels; whiteouts, an opaque directory, a file in place of a directory
+/// and the reverse.
+pub(super) fn trees() -> Vec<Vec<u8>> {
+    use tar::EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+    let archive = |entries: &[(&str, tar::EntryType, &[u8])]| {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (name, kind, content) in entries {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(*kind);
+            header.set_mode(if *kind == Directory { 0o755 } else { 0o644 });
+            header.set_device_major(1).and_then(|()| header.set_device_minor(3)).expect("writing");
+            if matches!(kind, Link | Symlink) {
+                header.set_link_name_literal(content).expect("writing");
+                header.set_size(0);
+                builder.append_data(&mut header, name, &b""[..]).expect("writing");
+                continue;
+            }
+            if *kind == Regular {
+                builder
+                    .append_pax_extensions([("SCHILY.xattr.user.a", &b"b"[..]), ("SCHILY.xattr.security.capability", name.as_bytes())])
+                    .expect("writing");
+            }
+            header.set_size(content.len() as u64);
+            builder.append_data(&mut header, name, *content).expect("writing");
+        }
+        builder.into_inner().expect("writing")
+    };
+    let below = archive(&[
+        ("usr", Directory, b""),
+        ("usr/d/small", Regular, &[7; 60]),
+        ("usr/d/large", Regular, &[7; 700]),
+        ("usr/link", Link, b"usr/d/large"),
+        ("sbin", Symlink, b"usr/d"),
+        ("dev/null", Char, b""),
+    ]);
+    let above = archive(&[
+        ("usr/.wh.link", Regular, b""),
+        ("usr/d/.wh..wh..opq", Regular, b""),
+        ("usr/d/small/now", Directory, b""),
+        ("sbin", Fifo, b""),
+        ("dev", Block, b""),
+    ]);
+    let policy = archive(&[
+        ("usr", Directory, b""),
+        ("etc/selinux/config", Regular, b"SELINUXTYPE=a\n"),
+        ("etc/selinux/a/contexts/files/file_contexts", Regular, b"/usr(/.*)? system_u:object_r:usr_t:s0\n/etc -d a:b:c:s0\n/.* a:b:d:s0\n"),
+    ]);
+    vec![below.clone(), join(&[&below, &above]), policy]
+}
+
 pub(super) fn layers() -> Vec<Vec<u8>> {
     let tar = &tars()[0];
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd(tar)].concat();

@@ -100,6 +100,9 @@ fn seeds_are_good() {
     let databases = seeds::signature_databases();
     Database::parse(split::<2>(&databases[0])[0]).unwrap();
     Database::parse_signed(split::<2>(&databases[1])[0]).unwrap();
+    for tree in seeds::trees() {
+        crate::store::fuzz::makes_images(&tree).unwrap();
+    }
     let zones = |_: Option<&str>| Some(jiff::tz::TimeZone::UTC);
     let configs = seeds::configs().into_iter().map(|text| String::from_utf8(text).unwrap()).collect::<Vec<_>>();
     crate::config::read(&[crate::config::File { path: "a.toml".into(), text: configs[0].clone() }], &zones).unwrap();
