@@ -28,7 +28,7 @@ use selkie::image_id::ImageId;
 use selkie::ops::pull::Way;
 use selkie::ops::upgrade::{self, Outcome, Until};
 use selkie::ops::{delta, pull, status};
-use selkie::progress::{Progress, Silent};
+use selkie::progress::{Progress, Recorder, Silent};
 use selkie::store::{Keep, Scratch, Store, Unproven, Verity};
 use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
@@ -129,9 +129,13 @@ impl Chunked {
 
     /// Runs `upgrade`, or `switch` to a tag.
     fn upgrade(&self, tag: Option<&str>, until: Until) -> anyhow::Result<upgrade::Report> {
+        self.upgrade_with(tag, until, &Arc::default())
+    }
+
+    fn upgrade_with(&self, tag: Option<&str>, until: Until, recorder: &Arc<Recorder>) -> anyhow::Result<upgrade::Report> {
         let image = tag.map(|tag| self.registry.name(&format!("acme/os:{tag}")).parse().unwrap());
         let options = upgrade::Options { image, source: plain_http(), until, keep: 0, retry: false };
-        upgrade::run(&self.machine.host(&self.booted), &options, &(Arc::new(Silent) as Arc<dyn Progress>))
+        upgrade::run(&self.machine.host(&self.booted), &options, &(Arc::clone(recorder) as _))
     }
 }
 
@@ -143,9 +147,14 @@ fn an_update_that_fits_in_parts_is_taken() {
     // One new content, which is stored once and would not fit as often as it comes.
     let contents = || old.chunks(EACH).chain(std::iter::repeat_n(new, 20));
     chunked.publish("stable", &with_files("3", "old", contents()));
-    let report = chunked.upgrade(None, Until::Download).unwrap();
+    let recorder = Arc::<Recorder>::default();
+    let report = chunked.upgrade_with(None, Until::Download, &recorder).unwrap();
     let pulled = report.pulled.unwrap();
     assert_eq!((report.outcome, pulled.fetched[0].way), (Outcome::Downloaded, Way::Partial));
+    // What a pull that was cut has fetched would be gone.
+    let steps = recorder.steps();
+    let at = |name: &str| steps.iter().position(|step| step == name).unwrap();
+    assert!(at("import layer") < at("collect objects"), "{steps:?}");
     assert!(pulled.fetched[0].size > 4_500_000, "{pulled:?}");
     // The same by another name and as another release, at once.
     chunked.publish("other", &with_files("4", "old", contents()));

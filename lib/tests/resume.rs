@@ -4,6 +4,7 @@ mod partial_common;
 #[path = "common/relay.rs"]
 mod relay;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -113,7 +114,7 @@ fn child() {
     panic!("it was not killed: {ended:?}");
 }
 
-/// Pulls in a process of its own, until it has noted files and nothing more comes, and kills that. What is left.
+/// Pulls in a process of its own, and kills that once the files that it has noted are written. What is left.
 fn killed_pull(reference: &str) -> Machine {
     /// A record of the journal: two digests of 32 bytes, and a size.
     const RECORD: usize = 72;
@@ -126,18 +127,19 @@ fn killed_pull(reference: &str) -> Machine {
         .spawn()
         .unwrap();
     // A batch is noted when it goes to be written.
-    let noted = || std::fs::read(machine.journal()).map_or(0, |journal| journal.len() / RECORD);
-    let begun = Instant::now();
-    while noted() == 0 || machine.objects().len() < noted() {
-        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
-        if begun.elapsed() > Duration::from_secs(300) {
-            child.kill().unwrap();
-            panic!("it has noted {} files and written {}", noted(), machine.objects().len());
-        }
+    let noted = || {
+        let journal = std::fs::read(machine.journal()).unwrap_or_default();
+        journal.chunks_exact(RECORD).map(<[u8]>::to_vec).collect::<BTreeSet<_>>().len()
+    };
+    let (begun, mut ended) = (Instant::now(), None);
+    while (noted() == 0 || machine.objects().len() < noted()) && ended.is_none() && begun.elapsed() < Duration::from_secs(300) {
         std::thread::sleep(Duration::from_millis(50));
+        ended = child.try_wait().unwrap();
     }
     child.kill().unwrap();
     child.wait().unwrap();
+    assert_eq!(ended, None, "it has ended by itself");
+    assert!(noted() > 0, "it has noted nothing");
     machine
 }
 

@@ -60,6 +60,20 @@ pub fn run(name: &str, bytes: &[u8]) {
     (target.unwrap_or_else(|| panic!("no target {name}")).run)(bytes);
 }
 
+/// Takes so many bytes, and no more.
+pub(crate) struct Enough(pub(crate) u64);
+
+impl std::io::Write for Enough {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.checked_sub(bytes.len() as u64).ok_or_else(|| std::io::Error::other("that is enough"))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Several inputs in one, which [`split`] takes apart again.
 pub(crate) fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.join(BETWEEN)

@@ -37,30 +37,21 @@ async fn least(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> 
     Ok(source.resolved().layers.iter().zip(&looks).filter_map(least).sum())
 }
 
-/// Refuses when not even the compressed layers would fit beside what is there, with the two file system images that are made of them (about
-/// as large as those of the booted root).
+/// Refuses when not even what is missing of the layers would fit beside what is there, with the two file system images that are made of them (about
+/// as large as those of the booted root). Tables of contents are fetched only where the layers that are `missing` would not fit as a whole, compressed.
 ///
 /// # Errors
 ///
 /// [`FailureKind::NoSpace`] with the numbers.
-pub(super) fn check_root(host: &Host, store: &Store, booted: &ImageId, image: &ImageReference, missing: u64) -> Result<()> {
-    if missing == 0 { Ok(()) } else { check_bytes(host, store, booted, image, missing) }
-}
-
-/// The same, but where the layers would not fit, refuses only when what is missing of them would not fit either. Tables of contents are fetched only then.
-///
-/// # Errors
-///
-/// [`FailureKind::NoSpace`] with the numbers.
-pub(super) async fn check_root_closely(
+pub(super) async fn check_root(
     host: &Host,
     store: &Store,
-    booted: &ImageId,
+    (booted, missing): (&ImageId, u64),
     source: &Source,
     progress: &Arc<dyn Progress>,
 ) -> Result<()> {
     let image = &source.resolved().reference;
-    if check_root(host, store, booted, image, missing(store, source.resolved())?).is_ok() {
+    if missing == 0 || check_bytes(host, store, booted, image, missing).is_ok() {
         return Ok(());
     }
     check_bytes(host, store, booted, image, least(store, source, progress).await?)

@@ -304,24 +304,26 @@ impl Fetch<'_> {
     }
 
     /// Takes away what an earlier call left half-done and what has no role, and checks that what is missing can fit at all. Objects stay at
-    /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one. What is missing is looked at closely
-    /// only after all that.
+    /// first: they may be what a pull that was cut short goes on from. Older roots are worth less than the new one.
     async fn make_room(&self, store: &Store, until: Until) -> Result<()> {
         for record in health::silent(self.system) {
             self.host.deployments()?.record_failed(&record)?;
             self.progress.step("record failed boot");
         }
         self.prune(store, self.keep)?;
-        let (booted, resolved) = (&self.system.booted, self.source.resolved());
-        let missing = space::missing(store, resolved)?;
-        let root = space::check_root(self.host, store, booted, &resolved.reference, missing);
-        if root.and_then(|()| self.check_esp(until, missing)).is_ok() {
+        if self.check_space(store, until).await.is_ok() {
             return Ok(());
         }
         self.prune(store, 0)?;
         prune::collect(self.system, self.host, store, 0, self.progress.as_ref())?;
-        space::check_root_closely(self.host, store, booted, self.source, self.progress).await?;
-        self.check_esp(until, space::missing(store, resolved)?)
+        self.check_space(store, until).await
+    }
+
+    /// Refuses before anything is fetched what cannot fit.
+    async fn check_space(&self, store: &Store, until: Until) -> Result<()> {
+        let missing = space::missing(store, self.source.resolved())?;
+        space::check_root(self.host, store, (&self.system.booted, missing), self.source, self.progress).await?;
+        self.check_esp(until, missing)
     }
 
     fn prune(&self, store: &Store, keep: usize) -> Result<()> {

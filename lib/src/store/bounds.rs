@@ -7,8 +7,8 @@ use anyhow::{Result, ensure};
 pub(super) const MAX_LAYER: u64 = 1 << 40;
 /// The most bytes of it that stay in the split stream: headers, padding and small files. That stream is in memory, compressed, until the layer is whole, and so are the digests
 /// of its files: as each of those has a header, there are at most four million.
-pub(super) const MAX_INLINE: u64 = 2 << 30;
-/// The library keeps in memory what stays in the stream, until the next file. A quarter of a million directories in a row are fewer bytes than these.
+const MAX_INLINE: u64 = 2 << 30;
+/// The library keeps in memory what stays in the stream, until the next file. A hundred and fifty thousand directories in a row, each with the longest headers that occur, are fewer bytes than these.
 const MAX_BETWEEN: u64 = 256 << 20;
 /// Of what is refused, so many bytes more are read to find out whether its digest is wrong, too: more than nearly all layers have.
 pub(super) const READ_ON: u64 = 4 << 30;

@@ -14,10 +14,9 @@ use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, IMAGE_REF_KEY_V1, LAYER_CONTENT_TYPE}
 use oci_spec::image::ImageConfiguration;
 
 use super::commit::{CONFIG_CONTENT_TYPE, MANIFEST_CONTENT_TYPE, read_json};
-use super::content::PIECE;
 use super::fsck::links;
 use super::layers::parse_digest;
-use super::merkle::measure;
+use super::merkle::{PIECE, measure};
 use super::objects;
 use crate::image_id::ImageId;
 

@@ -1,5 +1,6 @@
 //! New objects on their way into the repository: written to a file without a name, sealed where the repository is, linked in under their
-//! digest. Nothing here is synced: whoever publishes a name that leads to these objects syncs first.
+//! digest. New ones are not synced: whoever publishes a name that leads to these objects syncs first. Only what takes the place of a damaged object is, which names may lead to
+//! already.
 
 use std::fs::File;
 use std::io::{Seek, Write};
@@ -14,7 +15,7 @@ use composefs::repository::Repository;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::merkle::measure;
+use super::merkle::{PIECE, measure};
 use super::objects;
 use super::place::place;
 use crate::error::{FREE_SPACE, Failure, FailureKind};
@@ -23,9 +24,6 @@ use crate::sys::dir;
 /// Permissions of objects and of the directories that they are in, as the library has them.
 const MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
-
-/// What is read at a time of an object that is doubted.
-const PIECE: usize = 256 << 10;
 
 /// Held while an object is replaced.
 static REPLACING: Mutex<()> = Mutex::new(());
@@ -77,13 +75,13 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
         measured.is_some_and(|(found, _)| found == *id)
     }
 
-    /// Refuses a file that cannot fit: else that would be known when the disk is full.
+    /// Refuses a file that cannot fit, unless the file system compresses: else that would be known when the disk is full.
     ///
     /// # Errors
     ///
     /// [`FailureKind::NoSpace`] with the numbers.
     pub(super) fn check_room(&self, name: &[u8], size: u64) -> Result<()> {
-        let free = dir::free_bytes(self.objects).context("measuring free space in the repository")?;
+        let free = dir::free_bytes_of_root(self.objects).context("measuring free space in the repository")?;
         if size <= free {
             return Ok(());
         }

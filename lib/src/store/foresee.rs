@@ -14,9 +14,9 @@ use composefs_oci::layer_content_id;
 use rustix::fs::makedev;
 
 use super::changeset::{Change, Changeset};
-use super::content::{PIECE, digest};
+use super::content::digest;
 use super::layers::parse_digest;
-use super::merkle::sha256;
+use super::merkle::{PIECE, sha256};
 use super::tree::{Content, NodeKind, Tree};
 use super::{ContentDigest, ObjectId, Store, hash, merge, tree_image, unsuitable, with_repository};
 use crate::image_id::Algorithm;

@@ -8,7 +8,7 @@ use composefs::INLINE_CONTENT_MAX_V0;
 use openssl::sha::sha256;
 use serde_json::json;
 
-use super::content::table::{Record, Table, record_size, records_of};
+use super::content::table::{Record, Table, records_of};
 use super::split::{Parts, Splitter};
 use super::{Commit, Keep, Measured, Scratch, Unread, is_io};
 use crate::image_id::Algorithm;
@@ -103,9 +103,8 @@ pub(crate) fn tar(bytes: &[u8]) {
 
 /// A content index, as it is and with a checksum that is right, and a content journal.
 pub(crate) fn content_index(bytes: &[u8]) {
-    for (algorithm, object) in [(Algorithm::Sha256, 32), (Algorithm::Sha512, 64)] {
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
         let journal: Vec<Record> = records_of(bytes, algorithm).collect();
-        assert_eq!(journal.len(), bytes.len() / record_size(object), "records of a journal");
         let written = Table::parse(Table::write(journal.clone(), [], algorithm), algorithm).expect("what was written");
         assert!(journal.iter().all(|record| written.find(&record.content).is_some()), "a record is lost");
     }

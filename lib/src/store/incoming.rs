@@ -202,10 +202,10 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         self.stream.write_inline(&between[written..]);
         if new.is_empty() {
             self.buffer.clear();
-            return Ok(());
+        } else {
+            let buffer = self.next_buffer();
+            self.send(Job::Files(buffer, new))?;
         }
-        let buffer = self.next_buffer();
-        self.send(Job::Files(buffer, new))?;
         self.note();
         Ok(())
     }
@@ -252,7 +252,7 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         self.taken.records.push(record);
     }
 
-    /// Has the files that went to the writer in the journal, so that they are of use to the next attempt, however this one ends.
+    /// Has the files that were hashed in the journal, so that they are of use to the next attempt, however this one ends.
     fn note(&mut self) {
         if self.journal.as_mut().is_some_and(|journal| journal.flush().is_err()) {
             self.journal = None;

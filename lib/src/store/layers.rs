@@ -58,7 +58,7 @@ pub struct Arrival {
 
 /// A layer that is in the repository and proven, and not registered: until [`Store::name_layers`] has named it, it counts as absent, and a garbage collection may
 /// remove it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Unnamed {
     diff_id: OciDigest,
     stream: ObjectId,
@@ -166,7 +166,7 @@ pub(super) fn name<H: FsVerityHashValue>(repository: &Repository<H>, diff_id: &O
 /// Finds what really went wrong. A damaged layer often shows as bad tar long before its digest can be known to be wrong,
 /// so the rest is read, as far as it is bounded: when the reader then fails, that is the answer. Where there is no room, nothing more is read.
 fn explain(error: anyhow::Error, mut watched: Watched<impl LayerTar>) -> anyhow::Error {
-    let no_room = error.is::<Failure>();
+    let no_room = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == FailureKind::NoSpace);
     let proven = watched.failed.is_none() && !is_io(&error) && !no_room && watched.read_on();
     if let Some(failed) = watched.failed.take() {
         return from_reader(failed);

@@ -16,6 +16,8 @@ use super::digest;
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 4096;
+/// What is read of a file at a time; whole blocks.
+pub(super) const PIECE: usize = 64 * BLOCK;
 /// The bytes of a descriptor, whose digest is that of the file.
 const DESCRIPTOR: usize = 256;
 /// Bytes of a root in it; that of SHA-256 is shorter, and followed by zeros.

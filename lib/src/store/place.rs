@@ -9,11 +9,8 @@ use composefs::fsverity::{EnableVerityError, FsVerityHashValue, enable_verity_wi
 use composefs::repository::Repository;
 use rustix::fs::{AtFlags, Mode, OFlags};
 
-use super::merkle::measure;
+use super::merkle::{PIECE, measure};
 use crate::sys::dir;
-
-/// What is copied at a time.
-const PIECE: usize = 256 << 10;
 
 /// Puts what `from` has in the place of object `id`, whatever is there.
 pub(super) fn place<H: FsVerityHashValue>(repository: &Repository<H>, id: &H, mut from: impl Read) -> Result<()> {

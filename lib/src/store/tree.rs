@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail};
 use composefs::fsverity::{FsVerityHashValue, compute_verity};
 use composefs::repository::Repository;
 
-use super::content::{self, ContentDigest, PIECE};
-use super::merkle::measure;
+use super::content::{self, ContentDigest};
+use super::merkle::{PIECE, measure};
 use super::names::parts;
 use super::objects::ObjectId;
 use super::{Store, hash, with_repository};

@@ -91,6 +91,12 @@ pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
     Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
 }
 
+/// Bytes that a write by root can still use there, who has what is reserved, too.
+pub fn free_bytes_of_root(dir: impl AsFd) -> rustix::io::Result<u64> {
+    let stat = rustix::fs::fstatvfs(dir)?;
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bfree.saturating_mul(stat.f_frsize) })
+}
+
 /// The size of a file in bytes; 0 where there is none.
 pub fn file_size(parent: impl AsFd, path: impl AsRef<Path>) -> Result<u64> {
     let path = path.as_ref();

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-/// The most entries of a table. The layers of a large desktop have a tenth of it.
+/// The most entries of a table, pieces of files among them. Forty thousand files are an ordinary system.
 const MAX_ENTRIES: usize = 1 << 19;
 
 /// Reads a list of no more than [`MAX_ENTRIES`]; for serde's `deserialize_with`.

@@ -13,7 +13,7 @@ use crate::image::{From, Source, digest, registry};
 use crate::reference::Transport;
 
 /// The most deltas of one image that are looked at.
-const MOST: usize = 32;
+pub(super) const MOST: usize = 32;
 
 /// A delta that makes an image of one that is here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,13 +1,14 @@
 //! Targets of deltas: see [`crate::fuzz`].
 
-use std::io::{self, Cursor, Write};
+use std::io::Cursor;
 
 use anyhow::{Result, ensure};
 use oci_spec::image::{ImageIndex, MediaType};
 use serde_json::json;
 
-use super::find::Wanted;
+use super::find::{MOST, Wanted};
 use super::{CONTENT as CONTENT_KEY, MEDIA_TYPE, SOURCE_CONFIG, SourceFile, SourceFiles, TAR_DIFF, TO, apply_delta, compress_against};
+use crate::fuzz::Enough;
 use crate::image::digest;
 use crate::image::manifest::Layer;
 
@@ -27,20 +28,6 @@ impl SourceFiles for Below {
     fn open(&self, path: &str) -> Result<Box<dyn SourceFile>> {
         ensure!(path.starts_with("usr/"), "there is no such file");
         Ok(Box::new(Cursor::new(CONTENT)))
-    }
-}
-
-/// Takes no more than that.
-struct Enough(u64);
-
-impl Write for Enough {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 = self.0.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("that is enough"))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -75,7 +62,7 @@ pub(crate) fn delta_list(bytes: &[u8]) {
         asked += 1;
         Ok(manifest.to_vec())
     });
-    assert!(asked <= 32, "{asked} manifests were fetched");
+    assert!(asked <= MOST, "{asked} manifests were fetched");
     if let Ok(Some(delta)) = found {
         assert!(delta.blob(&layer).is_some_and(|blob| blob.size < layer.size), "a delta that is of no use");
     }

@@ -77,10 +77,12 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
         let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
-        let naming = Arc::new(Naming::new(store));
-        let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing: JoinSet::new() }
-            .run()
-            .await?;
+        let naming = Arc::new(Naming::new(store, progress));
+        let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
+        let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
+        // However it ended: what came in need not come again.
+        let named = tokio::task::spawn_blocking(move || names.name()).await.context("naming layers in a thread")?;
+        let taken = taken.and_then(|taken| named.map(|()| taken))?;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
@@ -144,7 +146,7 @@ impl<'a> Layers<'a> {
                 self.start(looked?).await?;
                 self.start(other.await?).await?;
             }
-            let Some(imported) = self.importing.join_next().await else { break };
+            let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
             let (waiting, imported) = imported.context("importing in a thread")??;
             let layer = &mut self.fetched.layers[waiting.index];
             match imported {
@@ -158,14 +160,10 @@ impl<'a> Layers<'a> {
                 }
                 Imported::NotSo(bytes) => {
                     layer.bytes += bytes;
-                    self.waiting.push_front(Waiting { doubted: true, ..waiting });
+                    self.waiting.push_front(waiting);
                 }
             }
         }
-        let naming = Arc::clone(&self.naming);
-        tokio::task::spawn_blocking(move || naming.name()).await.context("naming layers in a thread")??;
-        self.progress.step("name layers");
-        Ok(taken)
     }
 
     /// Starts to import a layer in the cheapest way that is left, after a [`look`](Self::look) at it.

@@ -1,18 +1,26 @@
 //! [`Naming`]: the names of layers that came in, given to many at a time. Before a name, everything has to be on the disk, and that takes as long for one layer as
 //! for fifty.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::progress::Progress;
 use crate::store::{Store, Unnamed};
 
-/// So many new bytes are what a machine that loses its power may have to fetch once more.
+/// So many bytes, fetched or stored, are what a machine that loses its power may have to fetch once more.
 const MOST: u64 = 64 << 20;
 
-/// Layers that came in and wait for their names. They get them when it is dropped, however the pull ends.
+/// How long a pull that ends without a word waits for the names: the disk may be slow, and somebody waits for the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Layers that came in and wait for their names. Those that still wait when it is dropped, because a signal or an error has ended the pull, get them then.
 pub(super) struct Naming {
     store: Store,
+    progress: Arc<dyn Progress>,
+    most: u64,
     waiting: Mutex<Waiting>,
 }
 
@@ -20,14 +28,16 @@ pub(super) struct Naming {
 struct Waiting {
     layers: Vec<Unnamed>,
     bytes: u64,
+    /// Names could not be given. The kernel tells of bytes that it could not write only once, so the next sync would say that all is well: nothing is named any more.
+    failed: bool,
 }
 
 impl Naming {
-    pub(super) fn new(store: &Store) -> Self {
-        Self { store: store.clone(), waiting: Mutex::default() }
+    pub(super) fn new(store: &Store, progress: &Arc<dyn Progress>) -> Self {
+        Self { store: store.clone(), progress: Arc::clone(progress), most: MOST, waiting: Mutex::default() }
     }
 
-    /// Takes a layer that brought so many bytes.
+    /// Takes a layer that cost so many bytes.
     ///
     /// # Errors
     ///
@@ -35,28 +45,117 @@ impl Naming {
     pub(super) fn add(&self, layer: Option<Unnamed>, bytes: u64) -> Result<()> {
         let Some(layer) = layer else { return Ok(()) };
         let full = {
-            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = self.waiting();
             waiting.layers.push(layer);
             waiting.bytes += bytes;
-            waiting.bytes >= MOST
+            waiting.bytes >= self.most
         };
         if full { self.name() } else { Ok(()) }
     }
 
-    /// Names those that wait.
+    /// Names those that wait. One thread at a time, so that none names what another could not make durable.
     ///
     /// # Errors
     ///
     /// They are not durable, or cannot be named.
     pub(super) fn name(&self) -> Result<()> {
-        let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        self.store.name_layers(&waiting.layers)
+        let mut waiting = self.waiting();
+        if waiting.layers.is_empty() || waiting.failed {
+            return Ok(());
+        }
+        let named = self.store.name_layers(&waiting.layers);
+        *waiting = Waiting { failed: named.is_err(), ..Waiting::default() };
+        if named.is_ok() {
+            self.progress.step("name layers");
+        }
+        named
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Naming {
     fn drop(&mut self) {
-        // Where the pull has failed, that is what is told; a layer without a name is fetched again.
-        let _ = self.name();
+        let waiting = std::mem::take(&mut *self.waiting());
+        if waiting.layers.is_empty() || waiting.failed {
+            return;
+        }
+        let (done, ended) = mpsc::channel();
+        let store = self.store.clone();
+        let started = thread::Builder::new().name("naming".into()).spawn(move || {
+            // Something else is what is told, and a layer without a name is fetched again.
+            let _ = store.name_layers(&waiting.layers);
+            let _ = done.send(());
+        });
+        if started.is_ok() {
+            let _ = ended.recv_timeout(PATIENCE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Recorder;
+    use crate::store::{AllBytes, Known, Verity};
+    use crate::sys::dir;
+
+    /// A repository, and what names its layers after so many bytes.
+    fn naming(most: u64) -> (tempfile::TempDir, Arc<Recorder>, Naming) {
+        let temp = tempfile::tempdir().unwrap();
+        let store = Store::open_or_init(dir::open_path(temp.path()).unwrap(), "r", None, Verity::Never).unwrap();
+        let recorder = Arc::<Recorder>::default();
+        let mut naming = Naming::new(&store, &(recorder.clone() as _));
+        naming.most = most;
+        (temp, recorder, naming)
+    }
+
+    /// A layer with so many directories, which has come in.
+    fn arrive(store: &Store, directories: usize) -> (String, Option<Unnamed>) {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_size(0);
+        (0..directories).for_each(|n| tar.append_data(&mut header, n.to_string(), &b""[..]).unwrap());
+        let tar = tar.into_inner().unwrap();
+        let diff_id = format!("sha256:{}", hex::encode(openssl::sha::sha256(&tar)));
+        let known = Known { contents: Arc::new(store.contents().unwrap()), digests: false, doubted: false };
+        let layer = store.take_layer(&diff_id, AllBytes(&tar[..]), &known).unwrap().layer;
+        (diff_id, layer)
+    }
+
+    #[test]
+    fn names_are_given_when_it_has_cost_enough_and_at_the_end() {
+        let (_temp, recorder, naming) = naming(10);
+        let store = naming.store.clone();
+        let [first, second, third] = [1, 2, 3].map(|n| arrive(&store, n));
+        let here = || [&first, &second, &third].map(|(diff_id, _)| store.has_layer(diff_id).unwrap());
+        let add = |layer: &(String, Option<Unnamed>), bytes| naming.add(layer.1.clone(), bytes).unwrap();
+        add(&first, 9);
+        assert_eq!(here(), [false, false, false]);
+        add(&second, 1);
+        assert_eq!(here(), [true, true, false]);
+        add(&third, 9);
+        drop(naming);
+        assert_eq!(here(), [true, true, true]);
+        assert_eq!(recorder.steps(), ["name layers"]);
+    }
+
+    #[test]
+    fn after_names_that_could_not_be_given_none_is() {
+        let (temp, recorder, naming) = naming(10);
+        let store = naming.store.clone();
+        let [first, second] = [1, 2].map(|n| arrive(&store, n));
+        // Where names would be made.
+        let streams = temp.path().join("r/streams");
+        std::fs::write(&streams, "no directory").unwrap();
+        naming.add(first.1, 10).unwrap_err();
+        std::fs::remove_file(&streams).unwrap();
+        naming.add(second.1, 10).unwrap();
+        drop(naming);
+        assert!(!store.has_layer(&first.0).unwrap() && !store.has_layer(&second.0).unwrap());
+        assert_eq!(recorder.steps(), [""; 0]);
     }
 }

@@ -7,6 +7,7 @@ use super::naming::Naming;
 use crate::error::{Failure, FailureKind};
 use crate::image::{Layer, PartialLayer, Reason};
 use crate::store::{self, Arrival, ImportStats, NotOneFile, Store, Taken, Unproven};
+use crate::sys::dir;
 
 /// A layer to import, and what is known of the ways to do so.
 #[derive(Default)]
@@ -18,7 +19,7 @@ pub(super) struct Waiting {
     pub(super) whole: Option<String>,
     /// What did not work.
     pub(super) failed: Vec<String>,
-    /// It was made of what is here, and was another one then.
+    /// It was made of what is here, and was another one then, or could not be read.
     pub(super) doubted: bool,
     /// The registry was given up.
     pub(super) outage: Option<Failure>,
@@ -69,30 +70,32 @@ pub(super) fn import_made(
     let reader = made.reader()?;
     match store.take_layer(&layer.diff_id, reader, known) {
         Ok(arrival) => Imported::named(naming, arrival, way, made.bytes()),
-        Err(error) => match made.reason().or_else(|| blamed_on_way(&error)) {
-            Some(reason) => {
-                waiting.fail(way, &reason)?;
-                Ok(Imported::NotSo(made.bytes()))
-            }
-            None => Err(error),
-        },
+        Err(error) => {
+            let made_wrong = made.reason();
+            waiting.doubted |= made_wrong.as_ref().is_some_and(|reason| reason.failure().is_none());
+            let Some(reason) = made_wrong.or_else(|| blamed_on_way(&error, store, layer)) else { return Err(error) };
+            waiting.fail(way, &reason)?;
+            Ok(Imported::NotSo(made.bytes()))
+        }
     }
 }
 
 /// Why a layer was not taken as it was made, where it may be good with all its bytes: they are those of its diff_id, and a table calls a file what is none, or they are
-/// too many to be proven, and that may be a lie of the table.
-fn blamed_on_way(error: &anyhow::Error) -> Option<Reason> {
+/// too many to be proven, and that may be a lie of the table. Where there is no room even for the compressed layer, it is hardly one.
+fn blamed_on_way(error: &anyhow::Error, store: &Store, layer: &Layer) -> Option<Reason> {
     if error.is::<NotOneFile>() {
         return Some(NotOneFile.to_string().into());
     }
-    Failure::find(error).filter(|_| error.is::<Unproven>()).map(|failure| failure.message.into())
+    let failure = Failure::find(error).filter(|_| error.is::<Unproven>())?;
+    let may_fit = || dir::free_bytes(store.dir()).is_ok_and(|free| layer.size < free);
+    (failure.kind != FailureKind::NoSpace || may_fit()).then(|| failure.message.into())
 }
 
 impl Imported {
     /// A layer came in by `way`, for which so many bytes were fetched, and gets its name.
     pub(super) fn named(naming: &Naming, arrival: Arrival, way: Way, bytes: u64) -> Result<Self> {
         let Arrival { stats, taken, layer } = arrival;
-        naming.add(layer, stats.bytes_new)?;
+        naming.add(layer, bytes.max(stats.bytes_new))?;
         Ok(Self::Done(stats, taken, way, bytes))
     }
 }

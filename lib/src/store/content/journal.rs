@@ -43,6 +43,9 @@ impl Journal {
 
     /// Writes what it has taken.
     pub(in crate::store) fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
         // In one piece: others may append, too.
         self.file.write_all(&self.waiting).context("writing the content journal")?;
         self.waiting.clear();

@@ -26,7 +26,7 @@ mod rebuild;
 pub(super) mod table;
 
 pub(super) use journal::Journal;
-pub(super) use rebuild::{PIECE, digest};
+pub(super) use rebuild::digest;
 pub use table::ContentDigest;
 pub(super) use table::Record;
 use table::{MAX, MOST_SMALL, Table};

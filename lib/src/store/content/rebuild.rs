@@ -16,12 +16,10 @@ use openssl::sha::Sha256;
 use super::{CONTENT_INDEX, ContentDigest, Record, Taken, read};
 use crate::store::commit::{MANIFEST_CONTENT_TYPE, read_json};
 use crate::store::fsck::pool;
-use crate::store::merkle::measure;
+use crate::store::merkle::{PIECE, measure};
 use crate::store::{Store, with_repository};
 use crate::sys::dir;
 
-/// What is read at a time.
-pub(in crate::store) const PIECE: usize = 256 << 10;
 /// How the names of manifests and of layers begin in `streams/`.
 const MANIFESTS: &str = "oci-manifest-";
 const LAYERS: &str = "oci-layer-";

@@ -183,7 +183,7 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 /// Bytes of a record with an object's digest of so many bytes.
-pub(in crate::store) fn record_size(object: usize) -> usize {
+pub(super) fn record_size(object: usize) -> usize {
     32 + object + SIZE
 }
 

@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
+use composefs_oci::{BOOT_IMAGE_REF_KEY_V1, IMAGE_REF_KEY_V1};
 use oci_spec::image::ImageConfiguration;
 
 use super::contents::{CONFIG, Facts, LAYER, document};
-use super::graph::IMAGE;
 use super::links::Links;
 
-/// The images of all configurations whose layers are whole. Whatever cannot be read makes an image one that is not.
+/// The images of all configurations whose layers are whole. Whatever cannot be read makes an image one that is not. That these images were made of these layers is
+/// what their writer says, as for all others.
 pub(super) fn covered<H: FsVerityHashValue>(
     repository: &Repository<H>,
     streams: &Links<H>,
@@ -27,12 +28,13 @@ pub(super) fn covered<H: FsVerityHashValue>(
         let Ok(config) = document(repository, id) else { continue };
         let Ok(config) = ImageConfiguration::from_reader(&config[..]) else { continue };
         let named: HashMap<&str, &H> = facts.named.iter().map(|(key, id)| (key.as_str(), id)).collect();
-        let whole = config.rootfs().diff_ids().iter().all(|diff_id| {
+        let diff_ids = config.rootfs().diff_ids();
+        let whole = diff_ids.iter().all(|diff_id| {
             let layer = format!("{LAYER}{diff_id}");
             is_whole(&layer) && named.get(diff_id.as_str()).is_some_and(|id| leads_to(&layer, id))
         });
-        if whole {
-            images.extend(facts.named.iter().filter(|(key, _)| key.starts_with(IMAGE)).map(|(_, id)| id.clone()));
+        if whole && !diff_ids.is_empty() {
+            images.extend([IMAGE_REF_KEY_V1, BOOT_IMAGE_REF_KEY_V1].iter().filter_map(|key| named.get(key)).map(|id| (*id).clone()));
         }
     }
     images

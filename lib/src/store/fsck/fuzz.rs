@@ -1,11 +1,12 @@
 //! A target of the check: see [`crate::fuzz`].
 
-use std::io::{self, Write};
+use std::io::{Seek, Write};
 
 use anyhow::Result;
 use composefs::fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue};
 
 use super::stream::Stream;
+use crate::fuzz::Enough;
 use crate::image_id::Algorithm;
 use crate::store::{Store, Verity};
 use crate::sys::dir;
@@ -14,20 +15,6 @@ use crate::sys::dir;
 const CONTENT: [u8; 300] = [7; 300];
 /// So much of what a stream has is taken.
 const ENOUGH: u64 = 4 << 20;
-
-/// Takes no more than that.
-struct Enough(u64);
-
-impl Write for Enough {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 = self.0.checked_sub(bytes.len() as u64).ok_or_else(|| io::Error::other("that is enough"))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// A split stream of either algorithm.
 pub(crate) fn split_stream(bytes: &[u8]) {
@@ -45,7 +32,7 @@ fn read<H: FsVerityHashValue>(bytes: &[u8]) -> Result<()> {
     stream.write(Enough(ENOUGH), |_| {
         let mut object = tempfile::tempfile()?;
         object.write_all(&CONTENT)?;
-        io::Seek::rewind(&mut object)?;
+        object.rewind()?;
         Ok(object)
     })
 }

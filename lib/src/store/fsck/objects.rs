@@ -14,11 +14,8 @@ use rustix::io::Errno;
 use super::leftovers::is_temporary;
 use super::{cannot_check, finding, pool};
 use crate::finding::{Damage, Finding, Kind, Remedy};
-use crate::store::merkle::{BLOCK, measure};
+use crate::store::merkle::{PIECE, measure};
 use crate::sys::dir;
-
-/// What is read at a time: whole blocks of fs-verity.
-const PIECE: usize = 64 * BLOCK;
 
 /// How an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, Result, bail, ensure};
 use composefs::fsverity::FsVerityHashValue;
 
-use crate::store::bounds::{MAX_INLINE, MAX_LAYER};
+use crate::store::bounds::MAX_LAYER;
 
 const MAGIC: &[u8; 11] = b"SplitStream";
 const HEADER: usize = 32;
@@ -19,6 +19,8 @@ const INFO: usize = 80;
 const BLOCK: u8 = 12;
 /// The most that a table of digests, or of names when it is unpacked, may take. A layer of a million files has one of 64 MB.
 const MAX_TABLE: u64 = 256 << 20;
+/// The most bytes of headers and small files in a layer: more than are imported, since others may have written it.
+const MAX_INLINE: u64 = 8 << 30;
 
 /// A stream whose tables were read.
 pub(super) struct Stream<H> {

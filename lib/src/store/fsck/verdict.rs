@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use composefs::fsverity::FsVerityHashValue;
 
 use super::contents::{CONFIG, Fault, LAYER, MANIFEST};
-use super::graph::{Graph, Place, is_own};
+use super::graph::{Graph, IMAGE, Place, is_own};
 use super::objects::{Health, Scan};
 use super::{Inspect, Wants, finding, tag_name};
 use crate::finding::{Damage, Finding, Kind, Remedy};
@@ -208,7 +208,7 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         }
         let has_image = |config: &str| {
             let facts = self.graph.stream_facts.get(&format!("{CONFIG}{config}"));
-            facts.is_some_and(|facts| facts.named.iter().any(|(key, id)| key.starts_with("composefs.image") && id.to_hex() == name))
+            facts.is_some_and(|facts| facts.named.iter().any(|(key, id)| key.starts_with(IMAGE) && id.to_hex() == name))
         };
         let of = |config: &str| name.strip_prefix(CONFIG).map_or_else(|| has_image(config), |digest| digest == config);
         let manifests = self.graph.manifests().filter(|(_, _, config)| config.is_some_and(of));
