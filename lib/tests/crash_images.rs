@@ -20,7 +20,7 @@ use selkie::ops::delta;
 use selkie::ops::disk;
 use selkie::ops::pull::{self, Repository};
 use selkie::ops::rechunk;
-use selkie::progress::Progress;
+use selkie::progress::{Progress, Silent};
 use selkie::store::{Store, Verity};
 use selkie::sys::dir;
 
@@ -112,7 +112,7 @@ fn seal(job: &Job, transport: &str, name: &str) {
 
 async fn derive(directory: &Path) -> (Source, Derived) {
     let base = format!("oci:{}:old", images(directory).display()).parse().unwrap();
-    let source = Source::open_to_copy(&base, &SourceOptions::default(), directory).await.unwrap();
+    let source = Source::open_to_copy(&base, &SourceOptions::default(), directory, &Silent).await.unwrap();
     let file = LayerFile { path: "boot/EFI/Linux/os.efi", bytes: b"a kernel", mode: 0o644 };
     let tar = layer_tar(&[file], &["boot/old"], &["boot"], 7).unwrap();
     let layer = NewLayer { tar, created_by: "a test".into(), comment: None };
@@ -155,7 +155,7 @@ impl Sealed {
     /// The manifest digest of an image all of whose blobs were read and are right; `None` where there is no such image.
     fn read(reference: &str, when: &str) -> Option<String> {
         block_on(async {
-            let source = Source::open(&reference.parse().unwrap(), &SourceOptions::default()).await.ok()?;
+            let source = Source::open(&reference.parse().unwrap(), &SourceOptions::default(), &Silent).await.ok()?;
             for index in 0..source.resolved().layers.len() {
                 let mut layer = source.open_layer(index, silent()).await.unwrap();
                 layer.read_to_end(&mut Vec::new()).unwrap_or_else(|e| panic!("{when}: {reference}: {e:#}"));

@@ -23,7 +23,7 @@ const RIGHT: &str = "bWU6c2VjcmV0";
 const WRONG: &str = "bWU6d3Jvbmc=";
 
 async fn kind_of(reference: &str) -> Option<FailureKind> {
-    Source::open(&reference.parse().unwrap(), &plain_http()).await.err().map(|e| failure(&e).kind)
+    Source::open(&reference.parse().unwrap(), &plain_http(), &Silent).await.err().map(|e| failure(&e).kind)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -320,7 +320,7 @@ async fn killed_at_any_moment_the_output_shows_the_old_image_or_the_new_one() {
             let was_killed = killed(&new.reference(), &output, stop, temp.path());
             assert_eq!(read(&open(&neighbour).await, 0, Arc::new(Silent)).await.unwrap(), old.tars[0]);
             let derived = derive(&open(&new.reference()).await);
-            match (Source::open(&output.parse().unwrap(), &plain_http()).await, &before) {
+            match (Source::open(&output.parse().unwrap(), &plain_http(), &Silent).await, &before) {
                 (Ok(source), _) if source.resolved().manifest_digest == derived.manifest_digest => {
                     check(&output, &derived, &new.tars).await
                 }

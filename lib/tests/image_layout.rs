@@ -17,7 +17,7 @@ fn amd64() -> SourceOptions {
 }
 
 async fn open(reference: &str) -> Result<Source, Failure> {
-    let opened = Source::open(&reference.parse().unwrap(), &amd64()).await;
+    let opened = Source::open(&reference.parse().unwrap(), &amd64(), &Silent).await;
     opened.map_err(|e| Failure::find(&e).unwrap_or_else(|| panic!("not a failure: {e:?}")))
 }
 

@@ -19,7 +19,7 @@ const RIGHT: &str = "bWU6c2VjcmV0";
 const WRONG: &str = "bWU6d3Jvbmc=";
 
 async fn open_with(reference: &str, options: &SourceOptions) -> Result<Source, Failure> {
-    let opened = Source::open(&reference.parse().unwrap(), options).await;
+    let opened = Source::open(&reference.parse().unwrap(), options, &Silent).await;
     opened.map_err(|e| Failure::find(&e).unwrap_or_else(|| panic!("not a failure: {e:?}")))
 }
 

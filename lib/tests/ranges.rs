@@ -90,7 +90,7 @@ impl Files {
 
 /// Fetches files of the only layer, which must all be right then, and ends the source.
 async fn fetch(reference: &str, options: &SourceOptions, files: &Files, names: &[&str]) -> Fetched {
-    let source = Source::open(&reference.parse().unwrap(), options).await.unwrap();
+    let source = Source::open(&reference.parse().unwrap(), options, &Silent).await.unwrap();
     let (wanted, kept) = files.wanted(names);
     let (kept, fetched) = source.fetch_files(0, &wanted, kept, Arc::new(Silent)).await.unwrap();
     source.close().await.unwrap();
@@ -134,7 +134,7 @@ async fn files_of_chunked_layers_come_by_ranges_from_registries_and_layouts() {
 
 /// Digest and size of the only layer.
 async fn layer_of(reference: &str) -> (String, u64) {
-    let source = Source::open(&reference.parse().unwrap(), &plain_http()).await.unwrap();
+    let source = Source::open(&reference.parse().unwrap(), &plain_http(), &Silent).await.unwrap();
     let layer = source.resolved().layers[0].clone();
     source.close().await.unwrap();
     (layer.digest, layer.size)
@@ -146,7 +146,7 @@ async fn the_table_is_found_without_annotations_too() {
     files.push(&registry);
     let annotated = to_layout(&registry, temp.path());
     let with = fetch(&annotated, &plain_http(), &files, &ALL).await;
-    let source = Source::open(&annotated.parse().unwrap(), &plain_http()).await.unwrap();
+    let source = Source::open(&annotated.parse().unwrap(), &plain_http(), &Silent).await.unwrap();
     let layer = source.resolved().layers[0].clone();
     let mut layout = Layout::new();
     std::fs::copy(registry.blob(&layer.digest), layout.blob(&layer.digest)).unwrap();
@@ -180,7 +180,7 @@ async fn layers_without_a_table_come_whole() {
 async fn what_is_not_there_is_missing_and_not_made_up() {
     let (registry, files) = (Registry::start(), Files::new());
     files.push(&registry);
-    let source = Source::open(&registry.name("acme/os:v1").parse().unwrap(), &plain_http()).await.unwrap();
+    let source = Source::open(&registry.name("acme/os:v1").parse().unwrap(), &plain_http(), &Silent).await.unwrap();
     let (mut wanted, mut kept) = files.wanted(&["usr/small", "usr/text", "usr/bin/big", "usr/empty"]);
     wanted[0].path = "usr/none".into();
     wanted[1].size += 1;
@@ -211,7 +211,7 @@ async fn an_error_of_the_receiver_ends_the_fetch() {
     }
     let (registry, files, temp) = (Registry::start(), Files::new(), tempfile::tempdir().unwrap());
     files.push(&registry);
-    let source = Source::open(&to_layout(&registry, temp.path()).parse().unwrap(), &plain_http()).await.unwrap();
+    let source = Source::open(&to_layout(&registry, temp.path()).parse().unwrap(), &plain_http(), &Silent).await.unwrap();
     let error = source.fetch_files(0, &files.wanted(&["usr/text"]).0, Full, Arc::new(Silent)).await.err().unwrap();
     assert_eq!(error.to_string(), "the disk is full");
 }

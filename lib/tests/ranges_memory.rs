@@ -54,7 +54,7 @@ async fn a_large_file_needs_no_memory_of_its_size() {
     // From here on, see proc_pid_clear_refs(5).
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let options = SourceOptions { tls_verify: Some(false), architecture: Some("amd64".into()), ..Default::default() };
-    let source = Source::open(&registry.name("acme/os:v1").parse().unwrap(), &options).await.unwrap();
+    let source = Source::open(&registry.name("acme/os:v1").parse().unwrap(), &options, &Silent).await.unwrap();
     let wanted = [Wanted { path: "usr/file".into(), size: SIZE as u64 }];
     let (hashed, fetched) = source.fetch_files(0, &wanted, Hashed::default(), Arc::new(Silent)).await.unwrap();
     source.close().await.unwrap();

@@ -16,6 +16,7 @@ use selkie::error::{Failure, FailureKind};
 use selkie::image::{Receiver, Source, Wanted, Way};
 use selkie::ops::rechunk::{Options, Report};
 use selkie::ops::seal::BOOT_IMAGE;
+use selkie::progress::Silent;
 use selkie::store::{NodeKind, Tree};
 use tar::EntryType;
 
@@ -89,7 +90,7 @@ fn the_root_is_the_same_and_so_is_all_that_is_said_of_it() {
     let report = desk.rechunk(&desk.options("v1")).unwrap();
     same(&desk, "v1");
     let (before, after) = block_on(async {
-        let open = async |reference: String| Source::open(&reference.parse().unwrap(), &plain_http()).await.unwrap();
+        let open = async |reference: String| Source::open(&reference.parse().unwrap(), &plain_http(), &Silent).await.unwrap();
         (open(desk.original("v1")).await, open(desk.new_reference("v1")).await)
     });
     let (before, after) = (before.resolved(), after.resolved());
@@ -260,7 +261,7 @@ fn every_file_can_be_fetched_by_itself_also_from_a_registry() {
     assert_eq!(registry.tag("acme/os", "v1"), report.manifest_digest);
     let files = files(&desk.tree(&desk.original("v1")));
     block_on(async {
-        let source = Source::open(&output.parse().unwrap(), &plain_http()).await.unwrap();
+        let source = Source::open(&output.parse().unwrap(), &plain_http(), &Silent).await.unwrap();
         let mut found = 0;
         for index in 0..report.layers.len() {
             for (path, content) in &files {
@@ -308,7 +309,7 @@ fn what_cannot_be_done_is_refused_and_nothing_is_published() {
     let failure = refused(&desk, &desk.options("stale"));
     assert!(failure.kind == FailureKind::Unsuitable && failure.message.contains("the seal of the image"), "{failure}");
     // A layer that is damaged.
-    let layer = block_on(async { Source::open(&good.image, &plain_http()).await.unwrap().resolved().layers[0].digest.clone() });
+    let layer = block_on(async { Source::open(&good.image, &plain_http(), &Silent).await.unwrap().resolved().layers[0].digest.clone() });
     flip(&desk.layout.blob(&layer));
     assert_eq!(refused(&desk, &good).kind, FailureKind::Corrupt);
     assert!(!Path::new(&desk.path("out")).exists());
@@ -323,6 +324,6 @@ fn what_names_its_own_root_is_kept() {
     let image = desk.layout.annotated(&image, &[(BOOT_IMAGE, &boot_image)]);
     desk.layout.publish(Some("v1"), &image);
     desk.rechunk(&desk.options("v1")).unwrap();
-    let source = block_on(Source::open(&desk.new_reference("v1").parse().unwrap(), &plain_http())).unwrap();
+    let source = block_on(Source::open(&desk.new_reference("v1").parse().unwrap(), &plain_http(), &Silent)).unwrap();
     assert_eq!(source.resolved().annotation(BOOT_IMAGE), Some(boot_image));
 }

@@ -185,6 +185,25 @@ fn a_registry_that_is_busy_is_asked_again() {
 }
 
 #[test]
+fn an_image_is_resolved_by_a_registry_that_starts_anew() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    let notes = |recorder: &Recorder| recorder.events().iter().filter(|event| format!("{event:?}").contains("; asking again in ")).count();
+    // Each attempt asks at least once.
+    let (machine, _relay, name) = self::machine(&registry, Odd::Starts(2));
+    let recorder = Arc::<Recorder>::default();
+    machine.pull_with(&name, &recorder).unwrap();
+    assert!((1..=2).contains(&notes(&recorder)), "{:?}", recorder.events());
+    // And is given up.
+    let (machine, _relay, name) = self::machine(&registry, Odd::Starts(usize::MAX));
+    let recorder = Arc::<Recorder>::default();
+    let error = machine.pull_with(&name, &recorder).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!((failure.kind, notes(&recorder)), (FailureKind::Unreachable, 2), "{error:#}");
+    assert!(failure.message.starts_with("resolving ") && failure.message.ends_with(", 3 times in a row"), "{failure}");
+}
+
+#[test]
 fn ranges_of_a_layer_go_on_too() {
     let registry = Registry::start();
     Release::first().push(&registry, "v0", CHUNKED);

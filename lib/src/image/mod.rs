@@ -155,13 +155,14 @@ impl Source {
         Self { resolved, from, options: options.clone(), repository: OnceLock::new(), alive: Arc::default(), _scratch: scratch }
     }
 
-    /// Resolves `reference`: fetches and checks index, manifest and configuration. Needs a tokio runtime with its clock enabled.
+    /// Resolves `reference`: fetches and checks index, manifest and configuration. A registry that is busy or starts anew is asked again, and each pause is told. Needs a
+    /// tokio runtime with its clock enabled.
     ///
     /// # Errors
     ///
     /// A [`Failure`](crate::error::Failure) where there is no such image, where it is not for this architecture, where credentials
     /// or signature policy forbid it, where the registry cannot be reached, where a digest does not match, or where the file of credentials is not there.
-    pub async fn open(reference: &ImageReference, options: &SourceOptions) -> Result<Source> {
+    pub async fn open(reference: &ImageReference, options: &SourceOptions, progress: &dyn Progress) -> Result<Source> {
         options.check()?;
         let architecture = options.architecture();
         if reference.transport() == Transport::Oci {
@@ -170,7 +171,7 @@ impl Source {
         }
         // Who asks for blobs later agrees with the registry while skopeo starts and asks for the manifest.
         let greeted = registry::Repository::greet(reference, options);
-        let (proxy, resolved) = Proxy::open(reference, options, &architecture).await?;
+        let (proxy, resolved) = Proxy::open(reference, options, &architecture, progress).await?;
         let source = Source::new(resolved, From::Proxy(Box::new(proxy)), options, None);
         // Where skopeo had its answers long before, something is wrong that is for those to tell who want a blob.
         if let Ok(Ok(repository)) = tokio::time::timeout(GREETING, greeted).await {
@@ -188,9 +189,14 @@ impl Source {
     /// # Errors
     ///
     /// Those of [`open`](Self::open), and where there is no room for the copy.
-    pub async fn open_to_copy(reference: &ImageReference, options: &SourceOptions, scratch: &Path) -> Result<Source> {
+    pub async fn open_to_copy(
+        reference: &ImageReference,
+        options: &SourceOptions,
+        scratch: &Path,
+        progress: &dyn Progress,
+    ) -> Result<Source> {
         if !proxy::unpacks(reference.transport()) {
-            return Self::open(reference, options).await;
+            return Self::open(reference, options, progress).await;
         }
         options.check()?;
         let scratch = tempfile::Builder::new().prefix(".selkie-base-").tempdir_in(scratch).context("making a scratch directory")?;

@@ -22,6 +22,7 @@ use super::layer::{LayerReader, Sender, Token};
 use super::layout::MAX_JSON;
 use super::manifest::{self, Fetched, Layer, Resolved};
 use super::pump::Pump;
+use super::registry::Retry;
 use super::{SourceOptions, digest, platform, policy, proxy_error, skopeo};
 
 /// A running proxy with one open image.
@@ -40,8 +41,29 @@ struct Open {
 }
 
 impl Proxy {
+    /// Resolves `reference`, again where the registry is busy or starts anew.
+    pub(super) async fn open(
+        reference: &ImageReference,
+        options: &SourceOptions,
+        architecture: &str,
+        progress: &dyn Progress,
+    ) -> Result<(Self, Resolved)> {
+        let mut retry = Retry::new(options.retries, 0);
+        loop {
+            let error = match Self::try_open(reference, options, architecture).await {
+                Err(error) if proxy_error::is_passing(&error) => error,
+                opened => return opened,
+            };
+            let Some(pause) = retry.failed(None) else {
+                return Err(proxy_error::in_a_row(error, retry.failures() + 1));
+            };
+            progress.note(format!("{error:#}; asking again in {:.1} s", pause.as_secs_f32()));
+            tokio::time::sleep(pause).await;
+        }
+    }
+
     /// Starts skopeo and resolves `reference`.
-    pub(super) async fn open(reference: &ImageReference, options: &SourceOptions, architecture: &str) -> Result<(Self, Resolved)> {
+    async fn try_open(reference: &ImageReference, options: &SourceOptions, architecture: &str) -> Result<(Self, Resolved)> {
         let doing = format!("resolving {reference}");
         let config = skopeo::proxy_config(options)?;
         let proxy = ImageProxy::new_with_config(config).await.map_err(|e| proxy_error::explain("starting skopeo", &e))?;

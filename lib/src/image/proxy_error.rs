@@ -133,6 +133,35 @@ pub(super) fn explain_command(doing: &str, error: anyhow::Error) -> anyhow::Erro
     }
 }
 
+/// Texts of failures that may be none after a while: a registry that is busy or starts anew, a connection that broke.
+const PASSING: &[&str] = &[
+    "http status: 5",
+    "from registry 5",
+    "statuscode: 5",
+    "toomanyrequests",
+    "too many requests",
+    "connection reset",
+    "unexpected eof",
+    ": eof",
+];
+
+/// Whether it makes sense to ask again. A registry that is not there is more often a name that is wrong.
+pub(super) fn is_passing(error: &anyhow::Error) -> bool {
+    let unreachable = Failure::find(error).filter(|failure| failure.kind == FailureKind::Unreachable);
+    unreachable.is_some_and(|failure| {
+        let said = failure.message.to_lowercase();
+        PASSING.iter().any(|text| said.contains(text))
+    })
+}
+
+/// The same error, with how often it came.
+pub(super) fn in_a_row(error: anyhow::Error, times: u32) -> anyhow::Error {
+    match Failure::find(&error) {
+        Some(failure) => Failure { message: format!("{}, {times} times in a row", failure.message), ..failure }.into(),
+        None => error,
+    }
+}
+
 /// Whether the text of a failed `skopeo` command says that there is nothing of the name, and not that something is missing which it takes to find out.
 pub(super) fn is_absent(error: &anyhow::Error) -> bool {
     let row = row(&logged(&error.to_string()));

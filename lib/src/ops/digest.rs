@@ -54,7 +54,7 @@ pub struct Digests {
 /// Those of a pull, with the same kinds.
 pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Digests> {
     block_on(async {
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let scratch = scratch(&source, options.algorithm, &options.scratch)?;
         let measured = measure(&source, &scratch, |_| false, progress).await?;
         let resolved = source.resolved();

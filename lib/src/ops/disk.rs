@@ -103,7 +103,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = Scratch::make(beside)?;
     let started = Instant::now();
     let (store, resolved, pulled) = block_on(async {
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let resolved = source.resolved().clone();
         let algorithm = seal::algorithm(&resolved, options.algorithm)?;
         // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.

@@ -137,7 +137,7 @@ fn look_at_image(
     progress: &Arc<dyn Progress>,
 ) -> Result<Report> {
     let (store, resolved, fetched, refused_seal) = block_on(async {
-        let source = Source::open(image, options).await?;
+        let source = Source::open(image, options, progress.as_ref()).await?;
         let resolved = source.resolved().clone();
         let (algorithm, refused) = sealed_with(&resolved)?;
         let store = repository(scratch, algorithm)?;

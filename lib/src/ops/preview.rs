@@ -106,7 +106,7 @@ pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Resu
     let system = host.survey();
     let from = options.from.as_deref().map(|asked| system.find(asked)).transpose()?.unwrap_or(&system.booted).clone();
     block_on(async {
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let preview = of(host, &system, (&source, progress), &from).await?;
         let to_manifest = source.resolved().manifest_digest.clone();
         source.close().await?;

@@ -129,7 +129,7 @@ pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn P
     // The image decides; it is resolved once for this and for its layers.
     let tag = options.tag()?;
     let (store, pulled) = block_on_kept(async {
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let store = open(seal::sealed_with(source.resolved())?)?;
         let pulled = take(&store, source, progress).await?;
         anyhow::Ok((store, pulled))
@@ -151,7 +151,7 @@ pub fn run_on_host(host: &Host, options: &Options, progress: &Arc<dyn Progress>)
 pub fn run(store: &Store, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let tag = options.tag()?;
     let pulled = block_on_kept(async {
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         take(store, source, progress).await
     })?;
     keep(store, pulled, &tag, progress)

@@ -197,7 +197,7 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
         if let Some(report) = news::none(&system, &image, options).await {
             return Ok(report);
         }
-        let source = Source::open(&image, &options.source).await?;
+        let source = Source::open(&image, &options.source, progress.as_ref()).await?;
         let report = upgrade(host, &system, &source, options, progress).await?;
         source.close().await?;
         Ok(report)

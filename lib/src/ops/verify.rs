@@ -94,7 +94,7 @@ pub fn run(host: &Host, kernel: &KernelState, options: &Options, progress: &Arc<
 /// give. What this machine's files say of their origin is no proof.
 fn against(host: &Host, reference: &ImageReference, options: &Options, progress: &Arc<dyn Progress>) -> Result<Link> {
     let resolved = block_on(async {
-        let source = Source::open(reference, &options.source).await?;
+        let source = Source::open(reference, &options.source, progress.as_ref()).await?;
         let resolved = source.resolved().clone();
         source.close().await?;
         anyhow::Ok(resolved)

@@ -32,6 +32,8 @@ pub(crate) enum Odd {
     Nowhere,
     /// Of selkie's requests for blobs, the first two are answered with 429.
     Busy,
+    /// The first so many questions for manifests, but those of selkie itself, are answered with 503.
+    Starts(usize),
     /// Each answer with a blob to selkie ends after so many bytes of it.
     Breaks(usize),
     /// After so many bytes of each, nothing more comes, and the connection stays.
@@ -123,6 +125,12 @@ impl Server {
         self.seen.lock().unwrap().iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count()
     }
 
+    /// How often somebody else than selkie has asked for a manifest.
+    fn manifests(&self) -> usize {
+        let others = |head: &&String| head.contains("/manifests/") && !head.contains("user-agent: selkie/");
+        self.seen.lock().unwrap().iter().filter(others).count()
+    }
+
     /// Whether it answered, with less than was asked for or nothing.
     fn breaks(&self, head: &str, client: &mut TcpStream) -> bool {
         let nth = self.asked();
@@ -160,6 +168,7 @@ impl Server {
             Odd::Uneven if ranged && self.asked() > 1 => {
                 Some(empty(if lower.contains("\r\nrange: bytes=0-") { "503 Service Unavailable" } else { "404 Not Found" }, ""))
             }
+            Odd::Starts(times) if path.contains("/manifests/") && self.manifests() <= times => Some(empty("503 Service Unavailable", "")),
             Odd::Token if path.starts_with("/token?") => {
                 let known = head.contains("Basic bWU6c2VjcmV0");
                 let body = if known { r#"{"access_token":"good","expires_in":300}"# } else { "{}" };

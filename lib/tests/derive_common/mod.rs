@@ -60,7 +60,7 @@ pub(crate) fn failure(error: &anyhow::Error) -> Failure {
 }
 
 pub(crate) async fn open(reference: &str) -> Source {
-    Source::open(&reference.parse().unwrap(), &plain_http()).await.unwrap()
+    Source::open(&reference.parse().unwrap(), &plain_http(), &Silent).await.unwrap()
 }
 
 /// Derives from `base` and writes to `output`.
@@ -75,7 +75,7 @@ pub(crate) async fn seal_with(
     progress: Arc<dyn Progress>,
 ) -> Result<(Derived, Written), Failure> {
     let scratch = tempfile::tempdir().unwrap();
-    let source = Source::open_to_copy(&base.parse().unwrap(), &plain_http(), scratch.path()).await.unwrap();
+    let source = Source::open_to_copy(&base.parse().unwrap(), &plain_http(), scratch.path(), &Silent).await.unwrap();
     let derived = derive(&source);
     let written = write(&source, &derived, &output.parse().unwrap(), options, scratch.path(), &progress).await;
     source.close().await.unwrap();

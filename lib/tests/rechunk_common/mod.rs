@@ -194,7 +194,7 @@ impl Desk {
     /// The root as the layers of an image give it.
     pub(crate) fn tree(&self, reference: &str) -> Tree {
         block_on(async {
-            let source = Source::open(&reference.parse().unwrap(), &plain_http()).await.unwrap();
+            let source = Source::open(&reference.parse().unwrap(), &plain_http(), &Silent).await.unwrap();
             let here = dir::open_path(self.temp.path()).unwrap();
             let store = Store::open_or_init(here, "repository", Some(Algorithm::Sha256), Verity::Never).unwrap();
             for (index, layer) in source.resolved().layers.iter().enumerate() {

@@ -38,7 +38,7 @@ use super::{Retries, SourceOptions};
 use client::Client;
 use places::Places;
 pub(super) use referrers::{Home, Referrers};
-use retry::Retry;
+pub(super) use retry::Retry;
 use steady::Steady;
 
 /// Why something cannot be had from a registry.

@@ -13,7 +13,7 @@ const ENOUGH: u64 = 1 << 20;
 
 /// The failures of one transfer.
 #[derive(Debug, Clone)]
-pub(super) struct Retry {
+pub(in crate::image) struct Retry {
     retries: Retries,
     failures: u32,
     /// Bytes that came since the last one.
@@ -25,7 +25,7 @@ pub(super) struct Retry {
 
 impl Retry {
     /// Of `expected` bytes.
-    pub(super) fn new(retries: Retries, expected: u64) -> Self {
+    pub(in crate::image) fn new(retries: Retries, expected: u64) -> Self {
         Self { retries, failures: 0, came: 0, done: 0, expected }
     }
 
@@ -49,7 +49,7 @@ impl Retry {
     }
 
     /// It failed, and the other side may have said after which pause to ask again. The pause to make; `None` where it failed often enough.
-    pub(super) fn failed(&mut self, asked: Option<Duration>) -> Option<Duration> {
+    pub(in crate::image) fn failed(&mut self, asked: Option<Duration>) -> Option<Duration> {
         self.came = 0;
         if self.failures >= self.retries.most {
             return None;
@@ -60,7 +60,7 @@ impl Retry {
     }
 
     /// How often it failed in a row.
-    pub(super) fn failures(&self) -> u32 {
+    pub(in crate::image) fn failures(&self) -> u32 {
         self.failures
     }
 }

@@ -108,8 +108,8 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = Scratch::make(&options.scratch)?;
     block_on(async {
         image::check_named(&options.output, OutputKind::Delta, &options.destination).await?;
-        let from = Source::open(&options.from, &options.source).await?;
-        let to = Source::open(&options.to, &options.source).await?;
+        let from = Source::open(&options.from, &options.source, progress.as_ref()).await?;
+        let to = Source::open(&options.to, &options.source, progress.as_ref()).await?;
         check(from.resolved(), to.resolved())?;
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(Algorithm::Sha256), Verity::Never)?;
         let stored = pull::fetch(&store, &from, progress).await?.stored();

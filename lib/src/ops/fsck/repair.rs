@@ -144,7 +144,7 @@ async fn fetch(
     progress: &Arc<dyn Progress>,
     done: &mut Done,
 ) -> Result<()> {
-    let source = Source::open(&candidate.reference, &options.source).await?;
+    let source = Source::open(&candidate.reference, &options.source, progress.as_ref()).await?;
     let resolved = source.resolved();
     let (digest, manifest) = resolved.oci_manifest()?;
     let mut useful = false;

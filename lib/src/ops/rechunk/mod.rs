@@ -115,7 +115,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let scratch = Scratch::make(&options.scratch)?;
     block_on(async {
         image::check_named(&options.output, OutputKind::Image, &options.destination).await?;
-        let source = Source::open(&options.image, &options.source).await?;
+        let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let algorithm = seal::sealed_with(source.resolved())?.unwrap_or(Algorithm::Sha256);
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(algorithm), Verity::Never)?;
         let before = pull::fetch(&store, &source, progress).await?.stored();

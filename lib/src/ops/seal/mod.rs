@@ -96,7 +96,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(options.algorithm), Verity::Never)?;
     block_on(async {
         image::check_named(&options.output, OutputKind::Image, &options.destination).await?;
-        let source = Source::open_to_copy(&options.image, &options.source, scratch.path()).await?;
+        let source = Source::open_to_copy(&options.image, &options.source, scratch.path(), progress.as_ref()).await?;
         check_recipe(source.resolved())?;
         let pulled = pull::fetch(&store, &source, progress).await?;
         let sealing = Sealing { options, store: &store, source: &source, scratch: scratch.path(), base: pulled.stored() };
