@@ -6,10 +6,10 @@ mod relay;
 
 use std::io::Write;
 
-use delta_common::partial_common::oci::{Compression, flip, plain_http};
+use delta_common::partial_common::oci::{Compression, flip, noise, plain_http};
 use delta_common::partial_common::registry::{Registry, push};
 use delta_common::partial_common::{CHUNKED, Machine};
-use delta_common::{Desk, base, first, json, second, silent, tar};
+use delta_common::{Desk, Files, base, first, json, noise_from, second, silent, tar};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::SourceOptions;
@@ -80,6 +80,27 @@ fn the_cheapest_way_is_taken() {
     machine.pull(&registry.name("acme/delta:v2"));
     let again = machine.pull(&registry.name("acme/delta:v1"));
     assert_eq!(top(&again).way, Way::Partial, "{again:?}");
+}
+
+/// Of a file of more than 8 MiB, both versions would be in memory.
+#[test]
+fn a_large_file_comes_in_pieces_of_the_old_one() {
+    let mut desk = Desk::empty();
+    let old = noise(9 << 20);
+    // Something at the front, a hole in the middle, something else at the end.
+    let new = [&b"new"[..], &old[..4 << 20], &old[5 << 20..], &noise_from(7, 1000)].concat();
+    for (tag, content) in [("v1", &old), ("v2", &new)] {
+        let files = Files::from([("usr/lib/large".to_owned(), content.clone())]);
+        desk.image(tag, vec![tar(&base()), tar(&files)]);
+    }
+    let report = desk.v1_to_v2(&desk.layout.reference(None));
+    assert_eq!(report.origins.patched, new.len() as u64, "{report:?}");
+    let machine = Machine::new();
+    machine.pull(&desk.tag("v1"));
+    let pulled = machine.pull(&desk.tag("v2"));
+    assert_eq!(top(&pulled).way, Way::Delta, "{pulled:?}");
+    assert!(top(&pulled).bytes < 10_000, "{pulled:?}");
+    machine.store.check_objects(&pulled.boot_image).unwrap();
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod frame;
 pub(super) mod fuzz;
 mod output;
 mod patch;
+mod pieces;
 mod read;
 mod referrers;
 
@@ -24,6 +25,7 @@ pub use find::FoundDelta;
 pub use frame::{compress, compress_against};
 pub use output::check_delta_output;
 pub use patch::PatchWriter;
+pub use pieces::{Piece, pieces};
 
 /// The type of the artifact.
 pub(in crate::image) const MEDIA_TYPE: &str = oci_delta::MEDIA_TYPE_DELTA;

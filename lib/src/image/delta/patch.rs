@@ -11,16 +11,18 @@ use tempfile::NamedTempFile;
 use super::TAR_DIFF;
 use super::artifact::DeltaBlob;
 use super::frame::LEVEL;
+use super::pieces::Piece;
 use crate::image::digest::Hasher;
 use crate::image::output::{BUFFER, STAGED};
 
 /// What a patch begins with; the second where it has frames that refer to another file.
 const HEADERS: [&[u8; 8]; 2] = [b"tardf1\n\0", b"tardf2\n\0"];
 
-/// Operations: bytes that follow, a file to copy from, a copy, a frame in terms of that file.
+/// Operations: bytes that follow, a file to copy from, a copy, a place in that file, a frame in terms of it.
 const DATA: u8 = 0;
 const OPEN: u8 = 1;
 const COPY: u8 = 2;
+const SEEK: u8 = 4;
 const ZSTD_DICT: u8 = 5;
 
 /// Longest path that readers take.
@@ -69,6 +71,25 @@ impl PatchWriter {
     pub fn copy(&mut self, path: &str, size: u64) -> Result<()> {
         self.open(path)?;
         self.operation(COPY, size)
+    }
+
+    /// The next bytes are those of `new`, which has these [`pieces`](super::pieces()) of the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// As of [`copy`](Self::copy).
+    pub fn pieces(&mut self, path: &str, new: &[u8], pieces: &[Piece]) -> Result<()> {
+        self.open(path)?;
+        for piece in pieces {
+            match piece {
+                Piece::Copy(range) => {
+                    self.operation(SEEK, range.start as u64)?;
+                    self.operation(COPY, range.len() as u64)?;
+                }
+                Piece::Data(range) => self.data(range.len() as u64, &new[range.clone()])?,
+            }
+        }
+        Ok(())
     }
 
     /// The next bytes are those that `frame` makes of the file at `path`, see [`compress_against`](super::compress_against).
@@ -181,6 +202,10 @@ mod tests {
         });
         assert_eq!(&plain[..8], HEADERS[0]);
         applied(plain, &[&b"> "[..], &[7; 300], b"hello, hello"].concat()).unwrap();
+        let pieces = [Piece::Copy(7..12), Piece::Data(2..4), Piece::Copy(0..5)];
+        let pieced = patch(|patch| patch.pieces("usr/a", b"..? ..", &pieces));
+        assert_eq!(&pieced[..8], HEADERS[0]);
+        applied(pieced, b"hello? hello").unwrap();
         let frame = compress_against(b"hello, hello", b"hello, world").unwrap();
         let framed = patch(|patch| {
             patch.frame("usr/a", &frame)?;

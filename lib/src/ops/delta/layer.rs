@@ -8,11 +8,16 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::known::Known;
-use crate::image::{DeltaBlob, PatchWriter, compress, compress_against};
+use crate::image::{DeltaBlob, PatchWriter, Piece, compress, compress_against, pieces};
 use crate::store::{File, LayerPart, Store};
 
-/// The largest file that is made of another one: both are in memory then, here and on each host.
+/// The largest file that is made of another one. Both are in memory here.
 const MAX_PATCHED: u64 = 64 << 20;
+/// The largest one that is a frame in terms of the other: both are in the memory of each host then. A larger one is put together of pieces, which finds less of what they
+/// have in common, and takes no memory there.
+const MAX_FRAMED: u64 = 8 << 20;
+/// What is less than this part of a file is no reason to put it together of pieces.
+const WORTH: u64 = 16;
 
 /// Bytes of a layer's tar, by where they come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -57,25 +62,45 @@ fn add(known: &Known, patch: &mut PatchWriter, origins: &mut Origins, path: &Pat
         return patch.copy(same, file.size);
     }
     let like = path.to_str().and_then(|path| known.like(path.trim_start_matches('/')));
-    if let Some((path, old)) = like.filter(|(_, old)| old.size.max(file.size) <= MAX_PATCHED)
-        && let Some(frame) = frame(known, old, file)?
-    {
+    let patched = match like.map(|(path, old)| (path, old, old.size.max(file.size))) {
+        Some((path, old, size)) if size <= MAX_FRAMED => add_frame(known, patch, (path, old), file)?,
+        Some((path, old, size)) if size <= MAX_PATCHED => add_pieces(known, patch, (path, old), file)?,
+        _ => false,
+    };
+    if patched {
         origins.patched += file.size;
-        return patch.frame(path, &frame);
+        return Ok(());
     }
     origins.new += file.size;
     patch.data(file.size, known.files.0.open(file)?)
 }
 
-/// `new` in terms of `old`, where that is smaller than `new` by itself.
-fn frame(known: &Known, old: &File, new: &File) -> Result<Option<Vec<u8>>> {
-    let read = |file: &File| {
-        let mut bytes = Vec::new();
-        known.files.0.open(file)?.read_to_end(&mut bytes)?;
-        anyhow::Ok(bytes)
-    };
-    let new = read(new)?;
-    let frame = compress_against(&read(old)?, &new)?;
+/// Adds `new` in terms of `old`, where that is smaller than `new` by itself; whether it was.
+fn add_frame(known: &Known, patch: &mut PatchWriter, (path, old): (&str, &File), new: &File) -> Result<bool> {
+    let new = read(known, new)?;
+    let frame = compress_against(&read(known, old)?, &new)?;
     let length = frame.len() as u64;
-    Ok((compress(&new, length)? == length).then_some(frame))
+    if compress(&new, length)? < length {
+        return Ok(false);
+    }
+    patch.frame(path, &frame)?;
+    Ok(true)
+}
+
+/// Adds `new` in pieces of `old`, where there are enough of them; whether there were.
+fn add_pieces(known: &Known, patch: &mut PatchWriter, (path, old): (&str, &File), new: &File) -> Result<bool> {
+    let new = read(known, new)?;
+    let pieces = pieces(&read(known, old)?, &new);
+    let copied = |piece: &Piece| if let Piece::Copy(range) = piece { range.len() } else { 0 };
+    if pieces.iter().map(copied).sum::<usize>() as u64 * WORTH < new.len() as u64 {
+        return Ok(false);
+    }
+    patch.pieces(path, &new, &pieces)?;
+    Ok(true)
+}
+
+fn read(known: &Known, file: &File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    known.files.0.open(file)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
