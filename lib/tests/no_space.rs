@@ -28,7 +28,7 @@ use selkie::image_id::ImageId;
 use selkie::ops::pull::Way;
 use selkie::ops::upgrade::{self, Outcome, Until};
 use selkie::ops::{delta, pull, status};
-use selkie::progress::{Progress, Recorder, Silent};
+use selkie::progress::{Event, Progress, Recorder, Silent};
 use selkie::store::{Keep, Scratch, Store, Unproven, Verity};
 use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
@@ -160,6 +160,25 @@ fn an_update_that_fits_in_parts_is_taken() {
     chunked.publish("other", &with_files("4", "old", contents()));
     let report = chunked.upgrade(Some("other"), Until::Stage).unwrap();
     assert_eq!((report.outcome, report.pulled.unwrap().fetched[0].way), (Outcome::Staged, Way::Partial));
+}
+
+#[test]
+fn what_has_no_role_makes_room_where_an_update_is_larger_than_was_foreseen() {
+    let bytes = oci::noise(30 * EACH);
+    let chunked = Chunked::new(&with_files("2", "old", bytes.chunks(EACH)));
+    let sysroot = chunked.temp.path().join("sysroot");
+    // Half a megabyte in the layer, and four on the disk; a megabyte of what a pull that was cut has left.
+    std::fs::remove_file(sysroot.join("other")).unwrap();
+    let left = oci::tar(&oci::noise(4_000_000)[3_000_000..]);
+    chunked.machine.host(&chunked.booted).store().unwrap().import_layer(&sha256(&left), &left[..]).unwrap();
+    fill(&sysroot, 4_000_000);
+    let word: Vec<u8> = bytes[..EACH / 2].iter().flat_map(|byte| [*byte; 80]).collect();
+    chunked.publish("stable", &with_files("3", "old", bytes.chunks(EACH).chain(word.chunks(word.len() / 10))));
+    let recorder = Arc::<Recorder>::default();
+    let report = chunked.upgrade_with(None, Until::Stage, &recorder).unwrap();
+    assert_eq!(report.outcome, Outcome::Staged);
+    let again = |event: &Event| matches!(event, Event::Note { message, .. } if message.ends_with("and it is fetched again"));
+    assert!(recorder.events().iter().any(again), "{:?}", recorder.events());
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn killed_pull(reference: &str) -> Machine {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(ended, None, "it has ended by itself");
-    assert!(noted() > 0, "it has noted nothing");
+    assert!(noted() > 0 && machine.objects().len() >= noted(), "it has noted {} files and written {}", noted(), machine.objects().len());
     machine
 }
 

@@ -46,8 +46,8 @@ use anyhow::{Context, Result};
 
 pub use ahead::FileHere;
 pub use delta::{
-    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, Piece, SourceFile, SourceFiles, apply_delta, check_delta_output, compress,
-    compress_against, pieces, prove_delta,
+    Delta, DeltaBlob, DeltaLayer, FoundDelta, PatchWriter, SourceFile, SourceFiles, apply_delta, check_delta_output, compress,
+    compress_against, operations, pieces, prove_delta,
 };
 pub use derive::{Derived, NewLayer};
 pub use entry::{Entry, EntryKind};

@@ -133,24 +133,22 @@ pub(super) fn explain_command(doing: &str, error: anyhow::Error) -> anyhow::Erro
     }
 }
 
-/// Texts of failures that may be none after a while: a registry that is busy or starts anew, a connection that broke.
-const PASSING: &[&str] = &[
-    "http status: 5",
-    "from registry 5",
-    "statuscode: 5",
-    "toomanyrequests",
-    "too many requests",
-    "connection reset",
-    "unexpected eof",
-    ": eof",
-];
+/// Statuses of a registry that starts anew. One that is busy (429) was asked several times by skopeo itself.
+const STARTING: [u16; 4] = [500, 502, 503, 504];
+/// What stands before a status.
+const STATUS: [&str; 3] = ["http status: ", "from registry ", "statuscode: "];
+/// Texts of connections that broke.
+const BROKE: [&str; 3] = ["connection reset", "unexpected eof", ": eof"];
+/// Before it has answered once, a registry that breaks connections is more often a name or a port that is wrong.
+const FIRST: &str = "pinging container registry";
 
 /// Whether it makes sense to ask again. A registry that is not there is more often a name that is wrong.
 pub(super) fn is_passing(error: &anyhow::Error) -> bool {
     let unreachable = Failure::find(error).filter(|failure| failure.kind == FailureKind::Unreachable);
     unreachable.is_some_and(|failure| {
         let said = failure.message.to_lowercase();
-        PASSING.iter().any(|text| said.contains(text))
+        let starting = STARTING.iter().any(|status| STATUS.iter().any(|before| said.contains(&format!("{before}{status}"))));
+        starting || !said.contains(FIRST) && BROKE.iter().any(|text| said.contains(text))
     })
 }
 
@@ -212,6 +210,38 @@ fn logged(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_pass_is_asked_again_and_what_will_not_is_told_at_once() {
+        let passing = |said: &str| {
+            let error =
+                explain("resolving r.io/os:v1", &Error::RequestInitiationFailure { method: "OpenImage".into(), error: said.into() });
+            (is_passing(&error), Failure::find(&error).map(|failure| failure.kind))
+        };
+        let table = [
+            ("reading manifest v1 in r.io/os: received unexpected HTTP status: 503 Service Unavailable", true),
+            ("Requesting bearer token: invalid status code from registry 502 (Bad Gateway)", true),
+            ("reading manifest v1: Get \"https://r.io/v2/os/manifests/v1\": read tcp 10.0.0.1:4: read: connection reset by peer", true),
+            ("reading manifest v1: Get \"https://r.io/v2/os/manifests/v1\": unexpected EOF", true),
+            ("reading manifest v1: received unexpected HTTP status: 501 Not Implemented", false),
+            ("reading manifest v1: toomanyrequests: You have reached your pull rate limit", false),
+            ("pinging container registry r.io: Get \"https://r.io/v2/\": EOF", false),
+            ("pinging container registry r.io: Get \"https://r.io/v2/\": dial tcp 10.0.0.1:443: connect: connection refused", false),
+            ("pinging container registry r.io: Get \"https://r.io/v2/\": x509: certificate signed by unknown authority", false),
+        ];
+        for (said, expected) in table {
+            assert_eq!(passing(said), (expected, Some(FailureKind::Unreachable)), "{said}");
+        }
+        for said in ["reading manifest v1: manifest unknown", "reading manifest v1: unauthorized: authentication required"] {
+            assert!(!passing(said).0, "{said}");
+        }
+        let failure = Failure::find(&in_a_row(
+            explain("resolving os", &Error::RequestInitiationFailure { method: "OpenImage".into(), error: table[0].0.into() }),
+            3,
+        ))
+        .unwrap();
+        assert!(failure.message.ends_with("503 Service Unavailable, 3 times in a row"), "{failure}");
+    }
 
     #[test]
     fn what_skopeo_says_is_understood() {

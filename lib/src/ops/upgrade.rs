@@ -18,6 +18,7 @@ use super::stage::{self, Bootable, Provenance};
 use super::{seal, space};
 use crate::cmdline::Cmdline;
 use crate::deploy::FailedBoot;
+use crate::error::{Failure, FailureKind};
 use crate::image::{Source, SourceOptions};
 use crate::image_id::ImageId;
 use crate::kargs;
@@ -255,7 +256,7 @@ impl Fetch<'_> {
                 .for_each(|short| self.progress.note(short));
         }
         self.make_room(&store, until).await?;
-        let pulled = pull::fetch(&store, self.source, self.progress).await?;
+        let pulled = self.fetch(&store).await?;
         let bootable = Bootable::open(&store, &pulled.stored())?;
         interrupt::last_call()?;
         if until == Until::Download {
@@ -314,9 +315,29 @@ impl Fetch<'_> {
         if self.check_space(store, until).await.is_ok() {
             return Ok(());
         }
-        self.prune(store, 0)?;
-        prune::collect(self.system, self.host, store, 0, self.progress.as_ref())?;
+        self.give_up_spare(store)?;
         self.check_space(store, until).await
+    }
+
+    /// Fetches the image. What was foreseen of its size is the least; where there is less room than it takes, older roots are given up for it, too.
+    async fn fetch(&self, store: &Store) -> Result<Pulled> {
+        let free = self.host.free_bytes()?;
+        let error = match pull::fetch(store, self.source, self.progress).await {
+            Err(error) if Failure::find(&error).is_some_and(|failure| failure.kind == FailureKind::NoSpace) => error,
+            fetched => return fetched,
+        };
+        self.give_up_spare(store)?;
+        if self.host.free_bytes()? <= free {
+            return Err(error);
+        }
+        self.progress.note(format!("{error:#}; what has no role made room, and it is fetched again"));
+        pull::fetch(store, self.source, self.progress).await
+    }
+
+    /// Removes older roots that are only kept as long as there is room, and all objects that nothing needs.
+    fn give_up_spare(&self, store: &Store) -> Result<()> {
+        self.prune(store, 0)?;
+        prune::collect(self.system, self.host, store, 0, self.progress.as_ref()).map(drop)
     }
 
     /// Refuses before anything is fetched what cannot fit.

@@ -75,7 +75,7 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
         measured.is_some_and(|(found, _)| found == *id)
     }
 
-    /// Refuses a file that cannot fit, unless the file system compresses: else that would be known when the disk is full.
+    /// Refuses a file that cannot fit: else that would be known when the disk is full. What a file system that compresses could make of it is not asked.
     ///
     /// # Errors
     ///

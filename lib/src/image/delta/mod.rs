@@ -24,8 +24,8 @@ pub use artifact::{Delta, DeltaBlob, DeltaLayer};
 pub use find::FoundDelta;
 pub use frame::{compress, compress_against};
 pub use output::check_delta_output;
-pub use patch::PatchWriter;
-pub use pieces::{Piece, pieces};
+pub use patch::{PatchWriter, operations};
+pub use pieces::pieces;
 
 /// The type of the artifact.
 pub(in crate::image) const MEDIA_TYPE: &str = oci_delta::MEDIA_TYPE_DELTA;

@@ -73,23 +73,14 @@ impl PatchWriter {
         self.operation(COPY, size)
     }
 
-    /// The next bytes are those of `new`, which has these [`pieces`](super::pieces()) of the file at `path`.
+    /// The next bytes are those that `operations` make of the file at `path`, see [`operations`].
     ///
     /// # Errors
     ///
     /// As of [`copy`](Self::copy).
-    pub fn pieces(&mut self, path: &str, new: &[u8], pieces: &[Piece]) -> Result<()> {
+    pub fn pieces(&mut self, path: &str, operations: &[u8]) -> Result<()> {
         self.open(path)?;
-        for piece in pieces {
-            match piece {
-                Piece::Copy(range) => {
-                    self.operation(SEEK, range.start as u64)?;
-                    self.operation(COPY, range.len() as u64)?;
-                }
-                Piece::Data(range) => self.data(range.len() as u64, &new[range.clone()])?,
-            }
-        }
-        Ok(())
+        self.encoder.write_all(operations).context("writing a patch")
     }
 
     /// The next bytes are those that `frame` makes of the file at `path`, see [`compress_against`](super::compress_against).
@@ -126,15 +117,38 @@ impl PatchWriter {
         self.encoder.write_all(path.as_bytes()).context("writing a patch")
     }
 
-    fn operation(&mut self, operation: u8, mut size: u64) -> Result<()> {
-        let mut bytes = vec![operation];
-        while size >= 0x80 {
-            bytes.push(size as u8 | 0x80);
-            size >>= 7;
-        }
-        bytes.push(size as u8);
+    fn operation(&mut self, operation: u8, size: u64) -> Result<()> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, operation, size);
         self.encoder.write_all(&bytes).context("writing a patch")
     }
+}
+
+/// The operations that make `new` of these [`pieces`](super::pieces()) of an open file.
+pub fn operations(new: &[u8], pieces: &[Piece]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for piece in pieces {
+        match piece {
+            Piece::Copy(range) => {
+                append(&mut bytes, SEEK, range.start as u64);
+                append(&mut bytes, COPY, range.len() as u64);
+            }
+            Piece::Data(range) => {
+                append(&mut bytes, DATA, range.len() as u64);
+                bytes.extend_from_slice(&new[range.clone()]);
+            }
+        }
+    }
+    bytes
+}
+
+fn append(bytes: &mut Vec<u8>, operation: u8, mut size: u64) {
+    bytes.push(operation);
+    while size >= 0x80 {
+        bytes.push(size as u8 | 0x80);
+        size >>= 7;
+    }
+    bytes.push(size as u8);
 }
 
 /// The directory of blobs of the layout that is put together in `directory`.
@@ -203,7 +217,7 @@ mod tests {
         assert_eq!(&plain[..8], HEADERS[0]);
         applied(plain, &[&b"> "[..], &[7; 300], b"hello, hello"].concat()).unwrap();
         let pieces = [Piece::Copy(7..12), Piece::Data(2..4), Piece::Copy(0..5)];
-        let pieced = patch(|patch| patch.pieces("usr/a", b"..? ..", &pieces));
+        let pieced = patch(|patch| patch.pieces("usr/a", &operations(b"..? ..", &pieces)));
         assert_eq!(&pieced[..8], HEADERS[0]);
         applied(pieced, b"hello? hello").unwrap();
         let frame = compress_against(b"hello, hello", b"hello, world").unwrap();

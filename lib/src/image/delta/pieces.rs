@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// So many bytes have to be the same to be found. What names a piece has some ten bytes.
+/// The bytes of a block of the old file. Where one of these is found, what is the same around it belongs to the piece.
 const BLOCK: usize = 64;
 
 /// The multiplier of the rolling hash, an odd number.
@@ -21,11 +21,14 @@ pub enum Piece {
 /// The pieces that `new` consists of, in order, as many of them from `old` as are found. The same input gives the same pieces.
 pub fn pieces(old: &[u8], new: &[u8]) -> Vec<Piece> {
     let blocks = index(old);
-    let (mut pieces, mut done, mut at) = (Vec::new(), 0, 0);
+    // Where the last piece ended in the old file: after a few bytes that changed, it often goes on there.
+    let (mut pieces, mut done, mut at, mut last) = (Vec::new(), 0, 0, 0);
     let mut rolling = None;
     while at + BLOCK <= new.len() {
         let hash = *rolling.get_or_insert_with(|| hash(&new[at..at + BLOCK]));
-        let Some((from, to)) = blocks.get(&hash).and_then(|start| same(old, *start as usize, new, at, done)) else {
+        let places = blocks.get(&hash).map(|start| [*start as usize, last + (at - done)]);
+        let found = places.into_iter().flatten().filter_map(|start| same(old, start, new, at, done));
+        let Some((from, to)) = found.max_by_key(|(from, _)| from.len()) else {
             rolling = new.get(at + BLOCK).map(|next| roll(hash, new[at], *next));
             at += 1;
             continue;
@@ -33,6 +36,7 @@ pub fn pieces(old: &[u8], new: &[u8]) -> Vec<Piece> {
         if done < to.start {
             pieces.push(Piece::Data(done..to.start));
         }
+        last = from.end;
         pieces.push(Piece::Copy(from));
         (done, at, rolling) = (to.end, to.end, None);
     }
@@ -42,10 +46,11 @@ pub fn pieces(old: &[u8], new: &[u8]) -> Vec<Piece> {
     pieces
 }
 
-/// Where the blocks of a file begin, by their hashes; of those that are the same, the first.
+/// Where the blocks of a file begin, by their hashes; of those that are the same, the first. Blocks of one byte only are not among them: any compressor has those for
+/// nothing, and there are many.
 fn index(old: &[u8]) -> HashMap<u64, u32> {
     let mut blocks = HashMap::with_capacity(old.len() / BLOCK);
-    for (number, block) in old.chunks_exact(BLOCK).enumerate() {
+    for (number, block) in old.chunks_exact(BLOCK).enumerate().filter(|(_, block)| block.iter().any(|byte| *byte != block[0])) {
         // Files that are larger than that are not in anybody's memory.
         let Ok(start) = u32::try_from(number * BLOCK) else { break };
         blocks.entry(hash(block)).or_insert(start);
@@ -56,7 +61,7 @@ fn index(old: &[u8]) -> HashMap<u64, u32> {
 /// The longest piece that is the same in both around `old[start..]` and `new[at..]`, where the blocks there are the same: where it is in either. Before `done`, everything is
 /// spoken for.
 fn same(old: &[u8], start: usize, new: &[u8], at: usize, done: usize) -> Option<(Range<usize>, Range<usize>)> {
-    let ahead = old[start..].iter().zip(&new[at..]).take_while(|(a, b)| a == b).count();
+    let ahead = old.get(start..)?.iter().zip(&new[at..]).take_while(|(a, b)| a == b).count();
     if ahead < BLOCK {
         return None;
     }
@@ -116,6 +121,24 @@ mod tests {
             assert_eq!(put_together(&old, &new, &found), new);
         }
         assert_eq!(pieces(&[], &a), [Piece::Data(0..10_000)]);
+    }
+
+    #[test]
+    fn what_repeats_itself_is_no_heap_of_pieces() {
+        let (a, b) = (noise(1000, 1), noise(1000, 2));
+        // Zeros, of which the old file has few first and many later.
+        let old = [&a[..], &[0; 130], &b, &[0; 1 << 20]].concat();
+        let new = [&b[..], &[0; 2 << 20], &a].concat();
+        let found = pieces(&old, &new);
+        assert!(found.len() <= 4, "{found:?}");
+        assert_eq!(put_together(&old, &new, &found), new);
+        // The same section many times, with a byte that changed in one of them.
+        let old = a.repeat(1000);
+        let mut new = old.clone();
+        new[500_500] ^= 1;
+        let found = pieces(&old, &new);
+        assert!(found.len() <= 3, "{} pieces", found.len());
+        assert_eq!(put_together(&old, &new, &found), new);
     }
 
     #[test]

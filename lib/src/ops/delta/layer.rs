@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::known::Known;
-use crate::image::{DeltaBlob, PatchWriter, Piece, compress, compress_against, pieces};
+use crate::image::{DeltaBlob, PatchWriter, compress, compress_against, operations, pieces};
 use crate::store::{File, LayerPart, Store};
 
 /// The largest file that is made of another one. Both are in memory here.
@@ -16,8 +16,6 @@ const MAX_PATCHED: u64 = 64 << 20;
 /// The largest one that is a frame in terms of the other: both are in the memory of each host then. A larger one is put together of pieces, which finds less of what they
 /// have in common, and takes no memory there.
 const MAX_FRAMED: u64 = 8 << 20;
-/// What is less than this part of a file is no reason to put it together of pieces.
-const WORTH: u64 = 16;
 
 /// Bytes of a layer's tar, by where they come from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -87,15 +85,15 @@ fn add_frame(known: &Known, patch: &mut PatchWriter, (path, old): (&str, &File),
     Ok(true)
 }
 
-/// Adds `new` in pieces of `old`, where there are enough of them; whether there were.
+/// Adds `new` in pieces of `old`, where that is smaller than `new` by itself; whether it was.
 fn add_pieces(known: &Known, patch: &mut PatchWriter, (path, old): (&str, &File), new: &File) -> Result<bool> {
     let new = read(known, new)?;
-    let pieces = pieces(&read(known, old)?, &new);
-    let copied = |piece: &Piece| if let Piece::Copy(range) = piece { range.len() } else { 0 };
-    if pieces.iter().map(copied).sum::<usize>() as u64 * WORTH < new.len() as u64 {
+    let operations = operations(&new, &pieces(&read(known, old)?, &new));
+    let length = compress(&operations, u64::MAX)?;
+    if compress(&new, length)? < length {
         return Ok(false);
     }
-    patch.pieces(path, &new, &pieces)?;
+    patch.pieces(path, &operations)?;
     Ok(true)
 }
 

@@ -81,8 +81,9 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
         let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
         let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
         // However it ended: what came in need not come again.
-        let named = tokio::task::spawn_blocking(move || names.name()).await.context("naming layers in a thread")?;
-        let taken = taken.and_then(|taken| named.map(|()| taken))?;
+        let named = tokio::task::spawn_blocking(move || names.name()).await;
+        let taken = taken?;
+        named.context("naming layers in a thread")??;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)

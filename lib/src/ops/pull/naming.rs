@@ -1,7 +1,7 @@
 //! [`Naming`]: the names of layers that came in, given to many at a time. Before a name, everything has to be on the disk, and that takes as long for one layer as
 //! for fifty.
 
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::store::{Store, Unnamed};
 /// So many bytes, fetched or stored, are what a machine that loses its power may have to fetch once more.
 const MOST: u64 = 64 << 20;
 
-/// How long a pull that ends without a word waits for the names: the disk may be slow, and somebody waits for the end.
+/// How long a pull that is called off waits for the names before it says so: the disk may be slow. A name that is given later leads to a whole layer, too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Layers that came in and wait for their names. Those that still wait when it is dropped, because a signal or an error has ended the pull, get them then.
@@ -21,20 +21,29 @@ pub(super) struct Naming {
     store: Store,
     progress: Arc<dyn Progress>,
     most: u64,
+    patience: Duration,
     waiting: Mutex<Waiting>,
+    /// Held while names are given; whether they could not be. The kernel tells of bytes that it could not write only once, so the next sync of this pull would say that all is
+    /// well: it names nothing any more.
+    failed: Mutex<bool>,
 }
 
 #[derive(Default)]
 struct Waiting {
     layers: Vec<Unnamed>,
     bytes: u64,
-    /// Names could not be given. The kernel tells of bytes that it could not write only once, so the next sync would say that all is well: nothing is named any more.
-    failed: bool,
 }
 
 impl Naming {
     pub(super) fn new(store: &Store, progress: &Arc<dyn Progress>) -> Self {
-        Self { store: store.clone(), progress: Arc::clone(progress), most: MOST, waiting: Mutex::default() }
+        Self {
+            store: store.clone(),
+            progress: Arc::clone(progress),
+            most: MOST,
+            patience: PATIENCE,
+            waiting: Mutex::default(),
+            failed: Mutex::default(),
+        }
     }
 
     /// Takes a layer that cost so many bytes.
@@ -45,52 +54,62 @@ impl Naming {
     pub(super) fn add(&self, layer: Option<Unnamed>, bytes: u64) -> Result<()> {
         let Some(layer) = layer else { return Ok(()) };
         let full = {
-            let mut waiting = self.waiting();
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
             waiting.layers.push(layer);
             waiting.bytes += bytes;
             waiting.bytes >= self.most
         };
-        if full { self.name() } else { Ok(()) }
+        match self.failed.try_lock() {
+            // Where somebody is at it, this one can wait for the next.
+            Ok(failed) if full => self.name_with(failed),
+            _ => Ok(()),
+        }
     }
 
-    /// Names those that wait. One thread at a time, so that none names what another could not make durable.
+    /// Names those that wait.
     ///
     /// # Errors
     ///
     /// They are not durable, or cannot be named.
     pub(super) fn name(&self) -> Result<()> {
-        let mut waiting = self.waiting();
-        if waiting.layers.is_empty() || waiting.failed {
+        self.name_with(self.failed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One thread at a time, so that none names what another could not make durable.
+    fn name_with(&self, mut failed: MutexGuard<'_, bool>) -> Result<()> {
+        let layers = self.take();
+        if layers.is_empty() || *failed {
             return Ok(());
         }
-        let named = self.store.name_layers(&waiting.layers);
-        *waiting = Waiting { failed: named.is_err(), ..Waiting::default() };
+        let named = self.store.name_layers(&layers);
+        *failed = named.is_err();
+        drop(failed);
         if named.is_ok() {
             self.progress.step("name layers");
         }
         named
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn take(&self) -> Vec<Unnamed> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner)).layers
     }
 }
 
 impl Drop for Naming {
     fn drop(&mut self) {
-        let waiting = std::mem::take(&mut *self.waiting());
-        if waiting.layers.is_empty() || waiting.failed {
+        let layers = self.take();
+        if layers.is_empty() || *self.failed.get_mut().unwrap_or_else(PoisonError::into_inner) {
             return;
         }
         let (done, ended) = mpsc::channel();
         let store = self.store.clone();
         let started = thread::Builder::new().name("naming".into()).spawn(move || {
             // Something else is what is told, and a layer without a name is fetched again.
-            let _ = store.name_layers(&waiting.layers);
+            let _ = store.name_layers(&layers);
             let _ = done.send(());
         });
         if started.is_ok() {
-            let _ = ended.recv_timeout(PATIENCE);
+            let _ = ended.recv_timeout(self.patience);
         }
     }
 }
@@ -108,7 +127,7 @@ mod tests {
         let store = Store::open_or_init(dir::open_path(temp.path()).unwrap(), "r", None, Verity::Never).unwrap();
         let recorder = Arc::<Recorder>::default();
         let mut naming = Naming::new(&store, &(recorder.clone() as _));
-        naming.most = most;
+        (naming.most, naming.patience) = (most, Duration::from_secs(600));
         (temp, recorder, naming)
     }
 

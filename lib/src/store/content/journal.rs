@@ -47,9 +47,10 @@ impl Journal {
             return Ok(());
         }
         // In one piece: others may append, too.
-        self.file.write_all(&self.waiting).context("writing the content journal")?;
+        let written = self.file.write_all(&self.waiting).context("writing the content journal");
+        // Not once more behind what may be half of it.
         self.waiting.clear();
-        Ok(())
+        written
     }
 }
 
