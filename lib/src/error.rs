@@ -108,6 +108,11 @@ impl Failure {
         Self { hint: self.hint.map(|hint| hint + more), ..self }
     }
 
+    /// Whether the exit code of `error` is that of this kind, see [`find`](Self::find).
+    pub fn is(error: &anyhow::Error, kind: FailureKind) -> bool {
+        Self::find(error).is_some_and(|failure| failure.kind == kind)
+    }
+
     /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk, one that is read-only, or a
     /// refused access.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {

@@ -172,7 +172,7 @@ pub(super) fn file_size(node: &Node) -> Option<u64> {
 }
 
 fn is_unsuitable(error: &anyhow::Error) -> bool {
-    Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Unsuitable)
+    Failure::is(error, FailureKind::Unsuitable)
 }
 
 /// `OnceCell::get_or_try_init`, which is not stable yet.

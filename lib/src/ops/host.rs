@@ -333,7 +333,7 @@ impl Host {
 
 /// Whether an error is that something else is at work.
 pub(super) fn is_busy(error: &anyhow::Error) -> bool {
-    Failure::find(error).is_some_and(|failure| failure.kind == FailureKind::Busy)
+    Failure::is(error, FailureKind::Busy)
 }
 
 /// The image that the mount source of `/` names.

@@ -323,7 +323,7 @@ impl Fetch<'_> {
     async fn fetch(&self, store: &Store) -> Result<Pulled> {
         let free = self.host.free_bytes()?;
         let error = match pull::fetch(store, self.source, self.progress).await {
-            Err(error) if Failure::find(&error).is_some_and(|failure| failure.kind == FailureKind::NoSpace) => error,
+            Err(error) if Failure::is(&error, FailureKind::NoSpace) => error,
             fetched => return fetched,
         };
         self.give_up_spare(store)?;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use super::deltas::Delta;
 use super::naming::Naming;
 use super::waiting::{Imported, Waiting, import_made};
+use crate::error::{Failure, FailureKind};
 use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialPlan, Resolved, Source};
 use crate::progress::Progress;
 use crate::store::{self, ContentDigest, ImportStats, LayerTar, Store, Taken};
@@ -127,6 +128,15 @@ type Looked = (Waiting, Option<Partial<PartialPlan>>);
 
 impl<'a> Layers<'a> {
     async fn run(mut self) -> Result<Taken> {
+        let taken = self.import_all().await;
+        if taken.as_ref().is_err_and(|error| Failure::is(error, FailureKind::NoSpace)) {
+            // Whoever makes room now removes what no name leads to, and others are still at it.
+            while self.importing.join_next().await.is_some() {}
+        }
+        taken
+    }
+
+    async fn import_all(&mut self) -> Result<Taken> {
         let mut taken = Taken::default();
         loop {
             while self.importing.len() < TOGETHER {
