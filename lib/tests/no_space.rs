@@ -8,8 +8,7 @@ mod chunked;
 mod common;
 #[path = "common/oci.rs"]
 mod oci;
-#[path = "common/registry.rs"]
-mod registry;
+mod space_common;
 mod store_common;
 
 use std::path::{Path, PathBuf};
@@ -18,46 +17,20 @@ use std::sync::Arc;
 
 use chunked::{Spoil, chunked};
 use common::host::Machine;
-use common::layout::{self, Files, What};
+use common::layout;
 use oci::{Layout, plain_http};
-use registry::{Registry, copy, push};
 use rustix::mount::MountFlags;
 use selkie::error::{Failure, FailureKind};
-use selkie::image::{OutputOptions, SourceOptions};
 use selkie::image_id::ImageId;
-use selkie::ops::pull::Way;
-use selkie::ops::upgrade::{self, Outcome, Until};
-use selkie::ops::{delta, pull, status};
-use selkie::progress::{Event, Progress, Recorder, Silent};
+use selkie::ops::pull;
+use selkie::ops::upgrade::{Outcome, Until};
+use selkie::progress::{Progress, Silent};
 use selkie::store::{Keep, Scratch, Store, Unproven, Verity};
 use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
 use serde_json::Value;
+use space_common::{assert_unchanged, fill, installed, mount, resize};
 use store_common::{base, file, sha256, sized, tar, zeros};
-
-fn mount(directory: &Path, size: &str, flags: MountFlags) {
-    std::fs::create_dir_all(directory).unwrap();
-    let data = std::ffi::CString::new(format!("size={size}")).unwrap();
-    rustix::mount::mount("tmpfs", directory, "tmpfs", flags, data.as_c_str()).unwrap();
-}
-
-fn resize(directory: &Path, size: &str) {
-    let data = std::ffi::CString::new(format!("size={size}")).unwrap();
-    rustix::mount::mount_remount(directory, MountFlags::empty(), data.as_c_str()).unwrap();
-}
-
-/// A machine whose file systems have the given sizes.
-fn installed(root: &Path, sysroot: &str, esp: &str) -> (Machine, ImageId) {
-    enter_private_namespace().expect("these tests mount file systems: run them as root");
-    mount(&root.join("sysroot"), sysroot, MountFlags::empty());
-    mount(&root.join("esp"), esp, MountFlags::empty());
-    Machine::install(root)
-}
-
-fn assert_unchanged(machine: &Machine, booted: &ImageId) {
-    let status = status::run(&machine.host(booted));
-    assert_eq!((status.staged, status.problems), (None, vec![]));
-}
 
 #[test]
 fn an_esp_without_room_is_told_before_it_is_written() {
@@ -90,149 +63,6 @@ fn layers_that_cannot_fit_are_not_fetched() {
     assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
     assert!(failure.message.starts_with("pulling "), "{failure}");
     assert_unchanged(&machine, &first);
-}
-
-/// A release with these files besides what boots.
-fn with_files<'a>(version: &str, names: &str, contents: impl Iterator<Item = &'a [u8]>) -> Files {
-    let mut files = layout::bootable(version);
-    files.extend(contents.enumerate().map(|(n, content)| (format!("usr/lib/{names}-{n:02}"), What::File(content.to_vec()))));
-    files
-}
-
-const EACH: usize = 100_000;
-
-/// A machine with 1.5 MB of room that runs a release of 3 MB, which came as zstd:chunked from a registry. It follows `stable` there.
-struct Chunked {
-    temp: tempfile::TempDir,
-    registry: Registry,
-    machine: Machine,
-    booted: ImageId,
-}
-
-impl Chunked {
-    fn new(first: &Files) -> Self {
-        let temp = tempfile::tempdir().unwrap();
-        let (machine, booted) = installed(temp.path(), "24m", "8m");
-        let mut this = Self { temp, registry: Registry::start(), machine, booted };
-        this.publish("stable", first);
-        this.booted = this.upgrade(Some("stable"), Until::Stage).unwrap().staged.unwrap();
-        this.machine.boot(&this.booted);
-        fill(&this.temp.path().join("sysroot"), 1_500_000);
-        this
-    }
-
-    fn publish(&self, tag: &str, files: &Files) {
-        self.machine.release(tag, files);
-        let to = self.registry.name(&format!("acme/os:{tag}"));
-        push(&["--dest-compress-format=zstd:chunked"], &self.temp.path().join("images"), tag, &to);
-    }
-
-    /// Runs `upgrade`, or `switch` to a tag.
-    fn upgrade(&self, tag: Option<&str>, until: Until) -> anyhow::Result<upgrade::Report> {
-        self.upgrade_with(tag, until, &Arc::default())
-    }
-
-    fn upgrade_with(&self, tag: Option<&str>, until: Until, recorder: &Arc<Recorder>) -> anyhow::Result<upgrade::Report> {
-        let image = tag.map(|tag| self.registry.name(&format!("acme/os:{tag}")).parse().unwrap());
-        let options = upgrade::Options { image, source: plain_http(), until, keep: 0, retry: false };
-        upgrade::run(&self.machine.host(&self.booted), &options, &(Arc::clone(recorder) as _))
-    }
-}
-
-#[test]
-fn an_update_that_fits_in_parts_is_taken() {
-    let bytes = oci::noise(31 * EACH);
-    let (old, new) = bytes.split_at(30 * EACH);
-    let chunked = Chunked::new(&with_files("2", "old", old.chunks(EACH)));
-    // One new content, which is stored once and would not fit as often as it comes.
-    let contents = || old.chunks(EACH).chain(std::iter::repeat_n(new, 20));
-    chunked.publish("stable", &with_files("3", "old", contents()));
-    let recorder = Arc::<Recorder>::default();
-    let report = chunked.upgrade_with(None, Until::Download, &recorder).unwrap();
-    let pulled = report.pulled.unwrap();
-    assert_eq!((report.outcome, pulled.fetched[0].way), (Outcome::Downloaded, Way::Partial));
-    // What a pull that was cut has fetched would be gone.
-    let steps = recorder.steps();
-    let at = |name: &str| steps.iter().position(|step| step == name).unwrap();
-    assert!(at("import layer") < at("collect objects"), "{steps:?}");
-    assert!(pulled.fetched[0].size > 4_500_000, "{pulled:?}");
-    // The same by another name and as another release, at once.
-    chunked.publish("other", &with_files("4", "old", contents()));
-    let report = chunked.upgrade(Some("other"), Until::Stage).unwrap();
-    assert_eq!((report.outcome, report.pulled.unwrap().fetched[0].way), (Outcome::Staged, Way::Partial));
-}
-
-#[test]
-fn what_has_no_role_makes_room_where_an_update_is_larger_than_was_foreseen() {
-    let bytes = oci::noise(30 * EACH);
-    let chunked = Chunked::new(&with_files("2", "old", bytes.chunks(EACH)));
-    let sysroot = chunked.temp.path().join("sysroot");
-    // Half a megabyte in the layer, and four on the disk; a megabyte of what a pull that was cut has left.
-    std::fs::remove_file(sysroot.join("other")).unwrap();
-    let left = oci::tar(&oci::noise(4_000_000)[3_000_000..]);
-    chunked.machine.host(&chunked.booted).store().unwrap().import_layer(&sha256(&left), &left[..]).unwrap();
-    fill(&sysroot, 4_000_000);
-    let word: Vec<u8> = bytes[..EACH / 2].iter().flat_map(|byte| [*byte; 80]).collect();
-    chunked.publish("stable", &with_files("3", "old", bytes.chunks(EACH).chain(word.chunks(word.len() / 10))));
-    let recorder = Arc::<Recorder>::default();
-    let report = chunked.upgrade_with(None, Until::Stage, &recorder).unwrap();
-    assert_eq!(report.outcome, Outcome::Staged);
-    let again = |event: &Event| matches!(event, Event::Note { message, .. } if message.ends_with("and it is fetched again"));
-    assert!(recorder.events().iter().any(again), "{:?}", recorder.events());
-}
-
-#[test]
-fn an_update_of_which_not_even_the_parts_fit_is_not_fetched() {
-    // 2.9 MB are new, and all would be 6 MiB.
-    let bytes = oci::noise(59 * EACH);
-    let chunked = Chunked::new(&with_files("2", "old", bytes[..30 * EACH].chunks(EACH)));
-    chunked.publish("stable", &with_files("3", "new", bytes.chunks(EACH)));
-    let before = chunked.machine.snapshot();
-    let error = chunked.upgrade(None, Until::Stage).unwrap_err();
-    let failure = Failure::find(&error).unwrap();
-    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
-    let numbers = "the root file system has 2 MiB free (expected at least 3 MiB: 3 MiB of layers that are not here yet, and 1 MiB for the file system images)";
-    assert!(failure.message.starts_with("pulling ") && failure.message.ends_with(numbers), "{failure}");
-    assert_eq!(chunked.machine.snapshot(), before);
-    assert_unchanged(&chunked.machine, &chunked.booted);
-    std::fs::remove_file(chunked.temp.path().join("sysroot/other")).unwrap();
-    assert_eq!(chunked.upgrade(None, Until::Stage).unwrap().outcome, Outcome::Staged);
-}
-
-#[test]
-fn an_update_that_fits_by_a_delta_is_taken() {
-    let temp = tempfile::tempdir().unwrap();
-    let (machine, first) = installed(temp.path(), "24m", "8m");
-    let publish = |tag: &str, files: &Files| {
-        machine.release(tag, files);
-        let to = format!("oci:{}:{tag}", temp.path().join("zstd").display());
-        copy(&["--dest-compress-format=zstd"], &machine.reference(tag), &to);
-        to
-    };
-    let mut bytes = oci::noise(30 * EACH);
-    let from = publish("from", &with_files("2", "old", bytes.chunks(EACH)));
-    bytes[20 * EACH] ^= 1;
-    let to = publish("to", &with_files("3", "old", bytes.chunks(EACH)));
-    let booted = machine.upgrade(&first, Some(&from), Until::Stage).unwrap().staged.unwrap();
-    machine.boot(&booted);
-    fill(&temp.path().join("sysroot"), 1_500_000);
-    let error = machine.upgrade(&booted, Some(&to), Until::Stage).unwrap_err();
-    assert_eq!(
-        Failure::find(&error).map(|f| f.kind),
-        Some(FailureKind::NoSpace),
-        "without a table or a delta, all of a layer counts: {error:#}"
-    );
-    let options = delta::Options {
-        from: from.parse().unwrap(),
-        to: to.parse().unwrap(),
-        source: SourceOptions::default(),
-        output: from.replace(":from", ":delta").parse().unwrap(),
-        destination: OutputOptions::default(),
-        scratch: machine.root.clone(),
-    };
-    delta::run(&options, &common::host::silent()).unwrap();
-    let report = machine.upgrade(&booted, Some(&to), Until::Stage).unwrap();
-    assert_eq!((report.outcome, report.pulled.unwrap().fetched[0].way), (Outcome::Staged, Way::Delta));
 }
 
 #[test]
@@ -353,15 +183,6 @@ fn noise(length: usize) -> String {
         char::from(b' ' + (state >> 33) as u8 % 90)
     });
     next.take(length).collect()
-}
-
-fn free(directory: &Path) -> u64 {
-    selkie::sys::dir::free_bytes(selkie::sys::dir::open_path(directory).unwrap()).unwrap()
-}
-
-/// Leaves so many bytes free.
-fn fill(directory: &Path, leave: u64) {
-    std::fs::write(directory.join("other"), vec![1; (free(directory) - leave) as usize]).unwrap();
 }
 
 #[test]
