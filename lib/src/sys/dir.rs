@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatVfs};
 use rustix::io::Errno;
 
 use crate::error::{Failure, FailureKind};
@@ -87,14 +87,17 @@ pub fn append(parent: impl AsFd, name: &str, mode: u32) -> rustix::io::Result<Fi
 
 /// Bytes that an ordinary write can still use on the file system of `dir`. One that does not know its size, as a tmpfs without a bound, has no end.
 pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
-    let stat = rustix::fs::fstatvfs(dir)?;
-    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bavail.saturating_mul(stat.f_frsize) })
+    bytes_of(dir, |stat| stat.f_bavail)
 }
 
 /// Bytes that a write by root can still use there, who has what is reserved, too.
 pub fn free_bytes_of_root(dir: impl AsFd) -> rustix::io::Result<u64> {
+    bytes_of(dir, |stat| stat.f_bfree)
+}
+
+fn bytes_of(dir: impl AsFd, blocks: impl Fn(&StatVfs) -> u64) -> rustix::io::Result<u64> {
     let stat = rustix::fs::fstatvfs(dir)?;
-    Ok(if stat.f_blocks == 0 { u64::MAX } else { stat.f_bfree.saturating_mul(stat.f_frsize) })
+    Ok(if stat.f_blocks == 0 { u64::MAX } else { blocks(&stat).saturating_mul(stat.f_frsize) })
 }
 
 /// The size of a file in bytes; 0 where there is none.

@@ -59,11 +59,11 @@ impl Naming {
             waiting.bytes += bytes;
             waiting.bytes >= self.most
         };
-        match self.failed.try_lock() {
-            // Where somebody is at it, this one can wait for the next.
-            Ok(failed) if full => self.name_with(failed),
-            _ => Ok(()),
+        if !full {
+            return Ok(());
         }
+        // Where somebody is at it, this one can wait for the next.
+        self.failed.try_lock().map_or(Ok(()), |failed| self.name_with(failed))
     }
 
     /// Names those that wait.
