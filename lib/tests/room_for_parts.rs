@@ -5,73 +5,29 @@
 mod common;
 #[path = "common/oci.rs"]
 mod oci;
+#[path = "space_common/parts.rs"]
+mod parts;
 #[path = "common/registry.rs"]
 mod registry;
+#[path = "common/relay.rs"]
+mod relay;
 mod space_common;
 mod store_common;
 
 use std::sync::Arc;
 
-use common::host::Machine;
-use common::layout::{self, Files, What};
-use oci::plain_http;
-use registry::{Registry, copy, push};
+use common::layout::Files;
+use parts::{Chunked, EACH, with_files};
+use registry::copy;
+use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{OutputOptions, SourceOptions};
-use selkie::image_id::ImageId;
 use selkie::ops::delta;
 use selkie::ops::pull::Way;
-use selkie::ops::upgrade::{self, Outcome, Until};
+use selkie::ops::upgrade::{Outcome, Until};
 use selkie::progress::{Event, Recorder};
 use space_common::{assert_unchanged, fill, installed};
 use store_common::sha256;
-
-/// A release with these files besides what boots.
-fn with_files<'a>(version: &str, names: &str, contents: impl Iterator<Item = &'a [u8]>) -> Files {
-    let mut files = layout::bootable(version);
-    files.extend(contents.enumerate().map(|(n, content)| (format!("usr/lib/{names}-{n:02}"), What::File(content.to_vec()))));
-    files
-}
-
-const EACH: usize = 100_000;
-
-/// A machine with 1.5 MB of room that runs a release of 3 MB, which came as zstd:chunked from a registry. It follows `stable` there.
-struct Chunked {
-    temp: tempfile::TempDir,
-    registry: Registry,
-    machine: Machine,
-    booted: ImageId,
-}
-
-impl Chunked {
-    fn new(first: &Files) -> Self {
-        let temp = tempfile::tempdir().unwrap();
-        let (machine, booted) = installed(temp.path(), "24m", "8m");
-        let mut this = Self { temp, registry: Registry::start(), machine, booted };
-        this.publish("stable", first);
-        this.booted = this.upgrade(Some("stable"), Until::Stage).unwrap().staged.unwrap();
-        this.machine.boot(&this.booted);
-        fill(&this.temp.path().join("sysroot"), 1_500_000);
-        this
-    }
-
-    fn publish(&self, tag: &str, files: &Files) {
-        self.machine.release(tag, files);
-        let to = self.registry.name(&format!("acme/os:{tag}"));
-        push(&["--dest-compress-format=zstd:chunked"], &self.temp.path().join("images"), tag, &to);
-    }
-
-    /// Runs `upgrade`, or `switch` to a tag.
-    fn upgrade(&self, tag: Option<&str>, until: Until) -> anyhow::Result<upgrade::Report> {
-        self.upgrade_with(tag, until, &Arc::default())
-    }
-
-    fn upgrade_with(&self, tag: Option<&str>, until: Until, recorder: &Arc<Recorder>) -> anyhow::Result<upgrade::Report> {
-        let image = tag.map(|tag| self.registry.name(&format!("acme/os:{tag}")).parse().unwrap());
-        let options = upgrade::Options { image, source: plain_http(), until, keep: 0, retry: false };
-        upgrade::run(&self.machine.host(&self.booted), &options, &(Arc::clone(recorder) as _))
-    }
-}
 
 #[test]
 fn an_update_that_fits_in_parts_is_taken() {
@@ -94,6 +50,23 @@ fn an_update_that_fits_in_parts_is_taken() {
     chunked.publish("other", &with_files("4", "old", contents()));
     let report = chunked.upgrade(Some("other"), Until::Stage).unwrap();
     assert_eq!((report.outcome, report.pulled.unwrap().fetched[0].way), (Outcome::Staged, Way::Partial));
+}
+
+#[test]
+fn a_table_of_contents_that_was_looked_at_is_not_fetched_again() {
+    let bytes = oci::noise(31 * EACH);
+    let (old, new) = bytes.split_at(30 * EACH);
+    let chunked = Chunked::new(&with_files("2", "old", old.chunks(EACH)));
+    chunked.publish("stable", &with_files("3", "old", old.chunks(EACH).chain(std::iter::repeat_n(new, 20))));
+    let relay = Relay::start(&chunked.registry.address, Odd::Gone(usize::MAX));
+    let report = chunked.switch(&relay.address, "stable", &Arc::default()).unwrap();
+    let layer = &report.pulled.unwrap().fetched[0];
+    let mut ranges = relay.ranges();
+    // The table comes first, and what was fetched for it counts.
+    let table = ranges[0].clone();
+    assert_eq!(ranges.iter().filter(|range| **range == table).count(), 1, "{ranges:?}");
+    let asked: u64 = ranges.drain(..).map(|range| range.end() - range.start() + 1).sum();
+    assert_eq!((layer.way, layer.bytes), (Way::Partial, asked));
 }
 
 #[test]

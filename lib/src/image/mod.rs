@@ -25,6 +25,7 @@ mod manifest;
 mod named;
 mod output;
 mod partial;
+mod patience;
 mod pick;
 mod platform;
 mod policy;
@@ -56,7 +57,7 @@ pub use layer_tar::{LayerFile, layer_tar};
 pub use manifest::{Layer, Resolved};
 pub use named::check_named;
 pub use output::{OutputKind, OutputOptions, Written, check_output, write};
-pub use partial::{Contents, Here, LayerPreview, Partial, PartialLayer, PartialPlan};
+pub use partial::{Contents, Here, LayerPreview, LayerTable, Partial, PartialLayer, PartialPlan};
 pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use reason::Reason;
@@ -139,6 +140,8 @@ pub struct Source {
     options: SourceOptions,
     /// What it takes to ask a registry without skopeo, or why that does not work.
     repository: OnceLock<Result<registry::Repository, String>>,
+    /// Tables of contents that somebody has looked at.
+    tables: partial::Tables,
     /// Its readers see when it is gone.
     alive: Arc<()>,
     /// Where the image is read from, if it had to be copied.
@@ -152,7 +155,8 @@ enum From {
 
 impl Source {
     fn new(resolved: Resolved, from: From, options: &SourceOptions, scratch: Option<tempfile::TempDir>) -> Self {
-        Self { resolved, from, options: options.clone(), repository: OnceLock::new(), alive: Arc::default(), _scratch: scratch }
+        let options = options.clone();
+        Self { resolved, from, options, repository: OnceLock::new(), tables: Default::default(), alive: Arc::default(), _scratch: scratch }
     }
 
     /// Resolves `reference`: fetches and checks index, manifest and configuration. A registry that is busy or starts anew is asked again, and each pause is told. Needs a

@@ -21,8 +21,8 @@ use super::blob::{Expected, Reader};
 use super::layer::{LayerReader, Sender, Token};
 use super::layout::MAX_JSON;
 use super::manifest::{self, Fetched, Layer, Resolved};
+use super::patience::patiently;
 use super::pump::Pump;
-use super::registry::Retry;
 use super::{SourceOptions, digest, platform, policy, proxy_error, skopeo};
 
 /// A running proxy with one open image.
@@ -48,18 +48,7 @@ impl Proxy {
         architecture: &str,
         progress: &dyn Progress,
     ) -> Result<(Self, Resolved)> {
-        let mut retry = Retry::new(options.retries, 0);
-        loop {
-            let error = match Self::try_open(reference, options, architecture).await {
-                Err(error) if proxy_error::is_passing(&error) => error,
-                opened => return opened,
-            };
-            let Some(pause) = retry.failed(None) else {
-                return Err(proxy_error::in_a_row(error, retry.failures() + 1));
-            };
-            progress.note(format!("{error:#}; asking again in {:.1} s", pause.as_secs_f32()));
-            tokio::time::sleep(pause).await;
-        }
+        patiently(options.retries, progress, proxy_error::is_passing, async || Self::try_open(reference, options, architecture).await).await
     }
 
     /// Starts skopeo and resolves `reference`.

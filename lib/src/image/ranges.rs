@@ -160,10 +160,20 @@ pub(super) fn table_json<B: Ranged>(
     }
     let position = position.ok_or("the layer has no table of contents")?;
     *fetched += position.size;
-    let compressed = bytes(blob, position.offset, position.size)?;
-    position.verify(&compressed).map_err(|e| e.to_string())?;
-    let json = decompress(&compressed, position.uncompressed).map_err(|e| format!("its table of contents: {e}"))?;
-    Ok((json, position.offset))
+    let packed = packed_table(blob, &position)?;
+    Ok((unpack_table(&packed, &position)?, position.offset))
+}
+
+/// The table of contents as it is in the blob: compressed.
+pub(super) fn packed_table<B: Ranged>(blob: &mut B, position: &Position) -> Result<Vec<u8>, Reason> {
+    let packed = bytes(blob, position.offset, position.size)?;
+    position.verify(&packed).map_err(|e| e.to_string())?;
+    Ok(packed)
+}
+
+/// The JSON of a table that was fetched.
+pub(super) fn unpack_table(packed: &[u8], position: &Position) -> Result<Vec<u8>, Reason> {
+    decompress(packed, position.uncompressed).map_err(|e| format!("its table of contents: {e}").into())
 }
 
 pub(super) fn bytes<B: Ranged>(blob: &mut B, offset: u64, length: u64) -> Result<Vec<u8>, Reason> {

@@ -118,7 +118,7 @@ pub fn run(host: &Host, options: &Options, progress: &Arc<dyn Progress>) -> Resu
 pub(super) async fn of(host: &Host, system: &System, (source, progress): (&Source, &Arc<dyn Progress>), from: &ImageId) -> Result<Preview> {
     let store = host.store()?;
     let resolved = source.resolved();
-    let Look { fetch, layers: looks, .. } = look(&store, source, &(pull::here(&store)? as _), progress).await?;
+    let Look { fetch, layers: looks } = look(&store, source, &(pull::here(&store)? as _), progress).await?;
     // In a thread, because it waits and reads: a signal is heard meanwhile.
     let job = Foretelling { store: store.clone(), resolved: resolved.clone(), from: from.clone(), fetch: fetch.clone(), looks };
     let (foretold, looked_at) = tokio::task::spawn_blocking(move || job.run()).await.context("foretelling in a thread")?;
@@ -143,17 +143,15 @@ pub(super) async fn of(host: &Host, system: &System, (source, progress): (&Sourc
 }
 
 /// What is known of the layers of an image before they are fetched.
-pub(super) struct Look {
+struct Look {
     /// How each would come.
     fetch: Vec<FetchedLayer>,
     /// What is in those that are not here.
-    pub(super) layers: Vec<Option<LayerPreview>>,
-    /// By what some of them would come.
-    pub(super) delta: Option<Delta>,
+    layers: Vec<Option<LayerPreview>>,
 }
 
 /// Looks at the layers that are not here; `here` are the contents that are.
-pub(super) async fn look(store: &Store, source: &Source, here: &Arc<dyn Contents>, progress: &Arc<dyn Progress>) -> Result<Look> {
+async fn look(store: &Store, source: &Source, here: &Arc<dyn Contents>, progress: &Arc<dyn Progress>) -> Result<Look> {
     let mut fetch = pull::known(store, source.resolved())?;
     let mut layers: Vec<Option<LayerPreview>> = fetch.iter().map(|_| None).collect();
     let mut waiting: Vec<usize> = (0..fetch.len()).filter(|index| fetch[*index].way != Way::Here).rev().collect();
@@ -165,7 +163,7 @@ pub(super) async fn look(store: &Store, source: &Source, here: &Arc<dyn Contents
             let look = source.preview_layer(index, Arc::clone(here), progress)?;
             looking.spawn_blocking(move || (index, look()));
         }
-        let Some(looked) = looking.join_next().await else { return Ok(Look { fetch, layers, delta }) };
+        let Some(looked) = looking.join_next().await else { return Ok(Look { fetch, layers }) };
         let (index, look) = looked.context("looking at a layer in a thread")?;
         let by_delta = delta.as_ref().and_then(|delta| delta.blob(&source.resolved().layers[index])).map(|blob| blob.size);
         choose(&mut fetch[index], &look, by_delta);

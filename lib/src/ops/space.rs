@@ -7,10 +7,9 @@ use std::sync::Arc;
 use anyhow::Result;
 
 use super::host::Host;
-use super::preview::{self, Look};
-use super::pull::{self, Way};
+use super::pull::{self, Delta, Way};
 use crate::error::{Failure, FailureKind};
-use crate::image::{Contents, Layer, LayerPreview, Resolved, Source};
+use crate::image::{Resolved, Source};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
@@ -23,26 +22,12 @@ pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
     Ok(layers.iter().filter(|layer| layer.way != Way::Here).map(|layer| layer.size).sum())
 }
 
-/// The least that has to be stored of the layers that are not here. Fetches their tables of contents: of a layer that has one, compressed contents that are not
-/// here count. The content index may not know all that is here, so a delta counts where it is less; else a layer counts as a whole.
-async fn least(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<u64> {
-    let here: Arc<dyn Contents> = pull::here(store)?;
-    let Look { layers: looks, delta, .. } = preview::look(store, source, &here, progress).await?;
-    let mut counted = HashSet::new();
-    let least = |(layer, look): (&Layer, &Option<LayerPreview>)| {
-        let look = look.as_ref()?;
-        let delta = delta.as_ref().and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
-        look.bytes_new(&*here, &mut counted).into_iter().chain(delta).chain([layer.size]).min()
-    };
-    Ok(source.resolved().layers.iter().zip(&looks).filter_map(least).sum())
-}
-
 /// Refuses when not even what is missing of the layers would fit beside what is there, with the two file system images that are made of them (about
 /// as large as those of the booted root). Tables of contents are fetched only where the layers that are `missing` would not fit as a whole, compressed.
 ///
 /// # Errors
 ///
-/// [`FailureKind::NoSpace`] with the numbers.
+/// [`FailureKind::NoSpace`] with the numbers; [`FailureKind::Unreachable`] where an outage keeps one from finding out whether less is missing.
 pub(super) async fn check_root(
     host: &Host,
     store: &Store,
@@ -50,11 +35,65 @@ pub(super) async fn check_root(
     source: &Source,
     progress: &Arc<dyn Progress>,
 ) -> Result<()> {
-    let image = &source.resolved().reference;
-    if missing == 0 || check_bytes(host, store, booted, image, missing).is_ok() {
+    let fits = |bytes| check_bytes(host, store, booted, &source.resolved().reference, bytes);
+    if missing == 0 {
         return Ok(());
     }
-    check_bytes(host, store, booted, image, least(store, source, progress).await?)
+    let Err(as_a_whole) = fits(missing) else { return Ok(()) };
+    let least = async {
+        let least = Least::of(store, source, progress).await?;
+        let Some(index) = least.unknown.filter(|_| fits(least.bytes).is_err()) else { return anyhow::Ok(least) };
+        // That may be an outage, too. A pull would ask for all of the layer: where that comes, there is none, or none any more.
+        drop(source.open_layer(index, Arc::clone(progress)).await?);
+        Least::of(store, source, progress).await
+    };
+    match least.await {
+        Ok(least) => fits(least.bytes),
+        Err(error) => Err(error.context(format!("{as_a_whole:#}, and what of them is missing is not known"))),
+    }
+}
+
+/// The least that has to be stored of the layers that are not here.
+struct Least {
+    bytes: u64,
+    /// A layer that may count for too much, as something about it could not be found out.
+    unknown: Option<usize>,
+}
+
+impl Least {
+    /// Of a layer that has a table of contents, compressed contents that are not here count. The content index may not know all that is here, so a delta counts where it is
+    /// less; else a layer counts as a whole. One table is in memory at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Unreachable`] after an outage.
+    async fn of(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Self> {
+        let (resolved, here) = (source.resolved(), pull::here(store)?);
+        let layers = pull::known(store, resolved)?;
+        let missing: Vec<usize> = (0..layers.len()).filter(|index| layers[*index].way != Way::Here).collect();
+        let (known, delta) = match Delta::find_patiently(store, source, &missing, progress.as_ref()).await {
+            Err(error) if Failure::is(&error, FailureKind::Unreachable) => return Err(error),
+            found => (found.is_ok(), Delta::told(found, source, progress.as_ref())),
+        };
+        let mut least = Self { bytes: 0, unknown: if known { None } else { missing.first().copied() } };
+        let mut counted = HashSet::new();
+        for index in missing {
+            let layer = &resolved.layers[index];
+            let table = if source.has_table(index) { Some(source.table(index, progress).await?) } else { None };
+            let new = match table {
+                Some(Ok(table)) => Some(table.bytes_new(&*here, &mut counted)),
+                Some(Err(reason)) => {
+                    reason.failure().map_or(Ok(()), |failure| Err(failure.clone()))?;
+                    least.unknown = least.unknown.or(Some(index));
+                    None
+                }
+                None => None,
+            };
+            let by_delta = delta.as_ref().and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
+            least.bytes += new.into_iter().chain(by_delta).chain([layer.size]).min().unwrap_or_default();
+        }
+        Ok(least)
+    }
 }
 
 fn check_bytes(host: &Host, store: &Store, booted: &ImageId, image: &ImageReference, missing: u64) -> Result<()> {

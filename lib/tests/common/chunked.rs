@@ -133,11 +133,17 @@ fn digest(bytes: &[u8]) -> String {
 impl Chunked {
     /// Publishes an image of this layer alone.
     pub(crate) fn publish(&self, layout: &mut Layout, tag: &str) {
+        let (descriptor, diff_id) = self.write(layout);
+        let image = layout.image_of("amd64", vec![descriptor], vec![diff_id]);
+        layout.publish(Some(tag), &image);
+    }
+
+    /// Writes the blob: its descriptor and its diff_id.
+    pub(crate) fn write(&self, layout: &Layout) -> (Descriptor, String) {
         let digest = digest(&self.blob);
         std::fs::write(layout.blob(&digest), &self.blob).unwrap();
         let mut descriptor = Descriptor::new(MediaType::ImageLayerZstd, self.blob.len() as u64, digest.parse::<Digest>().unwrap());
         descriptor.set_annotations(Some(self.annotations.clone()));
-        let image = layout.image_of("amd64", vec![descriptor], vec![self.diff_id.clone()]);
-        layout.publish(Some(tag), &image);
+        (descriptor, self.diff_id.clone())
     }
 }

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 /// What is odd about the answers to requests with a range.
@@ -42,6 +43,12 @@ pub(crate) enum Odd {
     BreaksOnce(usize),
     /// Nothing but the truth, until selkie has so many answers with blobs; then connections end without an answer, whoever asks.
     Gone(usize),
+    /// Selkie has no answer, whatever it asks; once it has asked so often, nobody has.
+    Unmet(usize),
+    /// The first so many questions of selkie how the registry is spoken with are answered with 503.
+    Closed(usize),
+    /// The first so many questions what refers to a manifest are answered with 503.
+    Unlisted(usize),
     /// Of the ranges after the first, which is the table of contents, the one from the start of the blob is answered with 503, and others with 404.
     Uneven,
     /// Nothing but the truth, for those who bring a token; blobs are in a store of their own, to which the registry redirects.
@@ -91,6 +98,15 @@ impl Relay {
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
+
+    /// The ranges that were asked for so far.
+    pub(crate) fn ranges(&self) -> Vec<RangeInclusive<u64>> {
+        let range = |head: String| {
+            let (first, last) = head.split_once("\r\nrange: bytes=")?.1.split_once("\r\n")?.0.split_once('-')?;
+            Some(first.parse().unwrap()..=last.parse().unwrap())
+        };
+        self.seen().into_iter().filter_map(range).collect()
+    }
 }
 
 impl Server {
@@ -100,6 +116,10 @@ impl Server {
         let lower = head.to_ascii_lowercase().replacen("get ", "GET ", 1);
         self.seen.lock().unwrap().push(lower.clone());
         if matches!(self.odd, Odd::Gone(answers) if self.asked() > answers) {
+            return;
+        }
+        if matches!(self.odd, Odd::Unmet(most) if lower.contains("user-agent: selkie/") || self.count(|head| head.contains("user-agent: selkie/")) >= most)
+        {
             return;
         }
         if let Some(answer) = self.own_answer(&head, &lower) {
@@ -120,15 +140,19 @@ impl Server {
         let _ = client.write_all(&self.range(&head, nth));
     }
 
+    /// How many requests so far are such.
+    fn count(&self, such: impl Fn(&str) -> bool) -> usize {
+        self.seen.lock().unwrap().iter().filter(|head| such(head)).count()
+    }
+
     /// How often selkie has asked for a blob.
     fn asked(&self) -> usize {
-        self.seen.lock().unwrap().iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/")).count()
+        self.count(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/"))
     }
 
     /// How often somebody else than selkie has asked for a manifest.
     fn manifests(&self) -> usize {
-        let others = |head: &&String| head.contains("/manifests/") && !head.contains("user-agent: selkie/");
-        self.seen.lock().unwrap().iter().filter(others).count()
+        self.count(|head| head.contains("/manifests/") && !head.contains("user-agent: selkie/"))
     }
 
     /// Whether it answered, with less than was asked for or nothing.
@@ -161,7 +185,14 @@ impl Server {
         let empty = |status: &str, extra: &str| format!("HTTP/1.1 {status}\r\n{extra}Content-Length: 0\r\nConnection: close\r\n\r\n");
         let path = head.split(' ').nth(1).unwrap_or_default();
         let ranged = lower.contains("\r\nrange: ");
+        let greeted = || self.count(|head| head.starts_with("GET /v2/ ") && head.contains("user-agent: selkie/"));
         match self.odd {
+            Odd::Closed(times) if path == "/v2/" && lower.contains("user-agent: selkie/") && greeted() <= times => {
+                Some(empty("503 Service Unavailable", ""))
+            }
+            Odd::Unlisted(times) if path.contains("/referrers/") && self.count(|head| head.contains("/referrers/")) <= times => {
+                Some(empty("503 Service Unavailable", ""))
+            }
             Odd::Circle if ranged => Some(empty("307 Temporary Redirect", &format!("Location: {path}\r\n"))),
             Odd::Nowhere if ranged => Some(empty("302 Found", "")),
             Odd::Refused if ranged => Some(empty("500 Internal Server Error", "")),

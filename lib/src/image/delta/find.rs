@@ -8,8 +8,12 @@ use oci_delta::is_delta_artifact;
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, MediaType};
 
 use super::{CONTENT, DeltaBlob, MEDIA_TYPE, SOURCE_CONFIG, TAR_DIFF, TO, referrers};
+use crate::error::{Failure, FailureKind};
 use crate::image::manifest::Layer;
+use crate::image::patience::patiently;
+use crate::image::reason::Reason;
 use crate::image::{From, Source, digest, registry};
+use crate::progress::Progress;
 use crate::reference::Transport;
 
 /// The most deltas of one image that are looked at.
@@ -42,8 +46,8 @@ impl Source {
     ///
     /// # Errors
     ///
-    /// What was found wrong with the list, or with a delta in it, and no other one was of use. That there is no list, or none that can be asked for from
-    /// here, is no error.
+    /// What was found wrong with the list, or with a delta in it, and no other one was of use; [`Unreachable`](FailureKind::Unreachable) after an outage. That
+    /// there is no list, or none that can be asked for from here, is no error.
     pub async fn find_delta(&self, layers: &[usize], configs: Vec<String>) -> Result<Option<FoundDelta>> {
         let resolved = &self.resolved;
         let layers: Vec<Layer> = layers.iter().filter_map(|index| resolved.layers.get(*index).cloned()).collect();
@@ -55,14 +59,29 @@ impl Source {
                 let mut referrers = registry::Referrers::of(repository);
                 let find = move || {
                     let tag = referrers::tag(&wanted.subject).unwrap_or_default();
-                    let Some(list) = referrers.list(&wanted.subject, &tag).map_err(anyhow::Error::msg)? else { return Ok(None) };
+                    let Some(list) = referrers.list(&wanted.subject, &tag).map_err(Reason::error)? else { return Ok(None) };
                     let list = ImageIndex::from_reader(list.as_slice()).context("reading what refers to the image")?;
-                    wanted.choose(&list, &mut |described| referrers.read(described.digest().as_ref()).map_err(anyhow::Error::msg))
+                    wanted.choose(&list, &mut |described| Ok(referrers.read(described.digest().as_ref()).map_err(Reason::error)?))
                 };
                 tokio::task::spawn_blocking(find).await.context("asking in a thread")?
             }
             From::Proxy(_) => Ok(None),
         }
+    }
+
+    /// Like [`find_delta`](Self::find_delta), for who has to know whether there is one: an outage is waited for as where layers are fetched, and each pause is told.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn find_delta_patiently(
+        &self,
+        layers: &[usize],
+        configs: Vec<String>,
+        progress: &dyn Progress,
+    ) -> Result<Option<FoundDelta>> {
+        let is_outage = |error: &anyhow::Error| Failure::is(error, FailureKind::Unreachable);
+        patiently(self.options.retries, progress, is_outage, async || self.find_delta(layers, configs.clone()).await).await
     }
 }
 

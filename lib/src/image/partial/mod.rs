@@ -28,12 +28,15 @@ mod preview;
 mod rebuild;
 mod runs;
 mod split;
+mod tables;
 
 pub(super) use pipe::{Sink, spawn};
 use plan::{HOLES, Plan};
 pub use preview::LayerPreview;
 use rebuild::Rebuild;
 use runs::Runs;
+pub use tables::LayerTable;
+pub(super) use tables::Tables;
 
 /// Smaller layers are one answer of a registry, which parts cannot beat.
 const SMALL: u64 = 64 << 10;
@@ -194,15 +197,13 @@ impl Source {
             Ok(position) => position,
             Err(reason) => return Ok(Partial::Whole { reason: reason.into(), bytes: 0 }),
         };
-        let (blob, alive) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive));
+        let (blob, alive, tables) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive), self.tables.clone());
         let plan = move || {
             let state = Arc::<State>::default();
             let planned = blob.map_err(Reason::from).and_then(|mut blob| {
-                let mut fetched = 0;
-                let table = ranges::table(&mut blob, &annotations, &mut fetched);
-                state.tables.fetch_add(fetched, Ordering::Relaxed);
+                state.tables.fetch_add(position.size, Ordering::Relaxed);
+                let (table, _) = tables.take(&layer.digest, &position, &mut blob)?;
                 let headers = TarSplit::of_annotations(&annotations, layer.size);
-                let table = table?;
                 let choice = choose(&layer, &table, (&position, headers), &*contents)?;
                 Ok(Prepared { layer, blob, table, choice, contents })
             });

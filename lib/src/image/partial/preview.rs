@@ -1,6 +1,5 @@
 //! What fetching a layer would take and bring, found out from its table of contents alone.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +7,7 @@ use openssl::sha::sha256;
 
 use super::{Choice, Contents, choose, position, worth_a_look};
 use crate::image::Source;
-use crate::image::chunked::{File, Position, Table, TarSplit, Trouble, copy, is_skipped, list};
+use crate::image::chunked::{Position, Table, TarSplit, Trouble, copy, list};
 use crate::image::manifest::Layer;
 use crate::image::ranges::{self, RangedBlob};
 use crate::listing::{Listed, ListedKind};
@@ -53,15 +52,6 @@ impl LayerPreview {
     /// Where there is no table of contents, or none that can be used.
     pub fn entries(&self) -> Result<&[Listed], &str> {
         self.known.as_ref().map(|known| known.entries.as_slice()).map_err(String::as_str)
-    }
-
-    /// Bytes that files take in the blob, of which `here` has not the contents. Each content counts once and is added to `counted`, so that it does not count
-    /// for the next layer. `None` where it is not known what is in the layer.
-    pub fn bytes_new(&self, here: &dyn Contents, counted: &mut HashSet<[u8; 32]>) -> Option<u64> {
-        let mut is_new = |file: &&File| file.digest.is_none_or(|digest| !here.has(&digest, file.size) && counted.insert(digest));
-        let files = self.known.as_ref().ok()?.table.files().iter().filter(|file| is_new(file));
-        // What does not compress is larger in the blob than it is.
-        Some(files.map(|file| compressed(file).min(file.size)).sum())
     }
 
     /// Whether a file with this content is in the layer.
@@ -129,10 +119,6 @@ impl Source {
             LayerPreview { looked_at, ..preview }
         })
     }
-}
-
-fn compressed(file: &File) -> u64 {
-    file.chunks.iter().filter(|chunk| !is_skipped(chunk)).map(|chunk| chunk.end - chunk.offset).sum()
 }
 
 /// Decides as a pull does.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use ureq::http::{StatusCode, Uri};
 use ureq::{Body, BodyReader, http::Response};
 
-use super::Unusable;
 use super::challenge::{self, Challenge};
+use super::{Later, Unusable};
 
 /// The body of an answer, with errors that say so.
 pub(super) struct Answer {
@@ -78,7 +78,7 @@ pub(super) fn refused(answer: &Response<Body>, expected: &str) -> Unusable {
     }
     // The other form, a date, depends on two clocks.
     let seconds = answer.headers().get("retry-after").and_then(|after| after.to_str().ok()?.trim().parse().ok());
-    Unusable { message, later: Some(seconds.map(Duration::from_secs)) }
+    Unusable { message, later: Later::Promised(seconds.map(Duration::from_secs)) }
 }
 
 /// Reads what is there already.

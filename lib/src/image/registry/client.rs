@@ -17,7 +17,7 @@ use super::auth::{self, Basic};
 use super::challenge::Challenge;
 use super::conf::Endpoint;
 use super::places::Places;
-use super::{SourceOptions, Unusable, certs};
+use super::{Later, SourceOptions, Unusable, certs};
 
 /// How long a registry may take to be reached, and to answer.
 const CONNECT: Duration = Duration::from_secs(20);
@@ -224,14 +224,14 @@ impl Client {
         Ok(ask(&session)?.0)
     }
 
-    /// What was agreed upon. Where nothing was, that the registry cannot be reached is for good: skopeo knows how to tell it.
+    /// What was agreed upon. Where nothing was, that the registry cannot be reached is for good: skopeo knows how to tell it. One that answers that it is busy was reached.
     fn session(&self) -> Result<Session, Unusable> {
         let agreed = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
         agreed.map_or_else(
             || {
                 let connected = self.connect();
                 self.unreached.store(connected.is_err(), Ordering::Relaxed);
-                connected.map_err(Unusable::for_good)
+                connected.map_err(Unusable::unless_promised)
             },
             Ok,
         )
@@ -257,11 +257,17 @@ impl Client {
                     drop(answer);
                     return self.agree(session);
                 }
-                Ok(answer) => failed.push(format!("{base}/v2/ answers {}", answer.status())),
-                Err(error) => failed.push(error.to_string()),
+                Ok(answer) => {
+                    let refused = refused(&answer, "200 or 401");
+                    failed.push(Unusable { message: format!("{base}/v2/ answers {}", answer.status()), ..refused });
+                }
+                Err(error) => failed.push(error),
             }
         }
-        Err(Unusable::new(failed.join(", ")))
+        let message = failed.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        // One of them is how it is spoken with, and who answers is right.
+        let later = failed.iter().map(|reason| reason.later).find(|later| matches!(later, Later::Promised(_)));
+        Err(Unusable { message, later: later.unwrap_or(Later::Never) })
     }
 
     /// The Authorization header that a challenge calls for.

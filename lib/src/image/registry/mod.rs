@@ -46,24 +46,45 @@ use steady::Steady;
 #[error("{message}")]
 struct Unusable {
     message: String,
-    /// It may be had after a while, and perhaps the registry has said after which.
-    later: Option<Option<Duration>>,
+    later: Later,
+}
+
+/// Whether something may be had after a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Later {
+    Never,
+    /// The line broke.
+    Perhaps,
+    /// The registry answers that it is busy or starts anew, and perhaps it has said for how long.
+    Promised(Option<Duration>),
 }
 
 impl Unusable {
     /// For good.
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), later: None }
+        Self { message: message.into(), later: Later::Never }
     }
 
     /// For a while.
     fn for_now(message: impl Into<String>) -> Self {
-        Self { message: message.into(), later: Some(None) }
+        Self { message: message.into(), later: Later::Perhaps }
     }
 
-    /// For good, as nothing has come from there yet.
-    fn for_good(self) -> Self {
-        Self { later: None, ..self }
+    /// For good, as nothing has come from there yet, unless it says otherwise.
+    fn unless_promised(self) -> Self {
+        match self.later {
+            Later::Promised(_) => self,
+            Later::Perhaps | Later::Never => Self { later: Later::Never, ..self },
+        }
+    }
+
+    fn is_for_now(&self) -> bool {
+        self.later != Later::Never
+    }
+
+    /// The same, with the place where that was found.
+    fn at(self, place: &Client) -> Self {
+        Self { message: format!("{}: {self}", place.name()), ..self }
     }
 }
 
@@ -157,13 +178,6 @@ struct Place {
     broke: Arc<AtomicU32>,
 }
 
-impl Place {
-    /// What went wrong there.
-    fn named(&self, reason: Unusable) -> Unusable {
-        Unusable { message: format!("{}: {reason}", self.client.name()), ..reason }
-    }
-}
-
 /// A blob of a repository. Clones share what is known of its places.
 #[derive(Clone)]
 pub(super) struct Blob {
@@ -227,8 +241,8 @@ impl Blob {
                 match place.client.read(&self.digest, self.size, range.clone(), whole) {
                     Ok(body) => return Ok((place.clone(), body)),
                     Err(reason) => {
-                        let named = place.named(reason);
-                        if named.later.is_some() {
+                        let named = reason.at(&place.client);
+                        if named.is_for_now() {
                             number += 1;
                             later = Some(named);
                         } else {
@@ -253,7 +267,8 @@ impl Blob {
         let wanted = || self.together.failed().map_or(Ok(()), Err);
         wanted()?;
         let how_far = retry.how_far();
-        let Some(pause) = retry.failed(reason.later.flatten()) else {
+        let asked = if let Later::Promised(after) = reason.later { after } else { None };
+        let Some(pause) = retry.failed(asked) else {
             let message = format!("{reason}{how_far}, {} times in a row", retry.failures() + 1);
             return Err(io::Error::other(Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER)));
         };

@@ -3,7 +3,9 @@
 use super::client::Client;
 use super::places::Places;
 use super::{Repository, SourceOptions, Unusable, conf};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 use crate::image::delta;
+use crate::image::reason::Reason;
 use crate::reference::{ImageReference, Transport};
 
 /// The places where a repository may be, asked for what refers to a manifest.
@@ -24,8 +26,8 @@ impl Referrers {
     ///
     /// # Errors
     ///
-    /// Where no place has one, and not all of them said so.
-    pub(in crate::image) fn list(&mut self, subject: &str, tag: &str) -> Result<Option<Vec<u8>>, String> {
+    /// Where no place has one, and not all of them said so; a failure where one may say so after a while.
+    pub(in crate::image) fn list(&mut self, subject: &str, tag: &str) -> Result<Option<Vec<u8>>, Reason> {
         let mut failed = Vec::new();
         for client in std::mem::take(&mut self.clients) {
             let asked = client.referrers(subject, delta::MEDIA_TYPE);
@@ -35,21 +37,31 @@ impl Referrers {
                     return Ok(Some(list));
                 }
                 Ok(None) => {}
-                Err(reason) => failed.push(format!("{}: {reason}", client.name())),
+                Err(reason) => failed.push(reason.at(&client)),
             }
         }
-        if failed.is_empty() { Ok(None) } else { Err(failed.join("; ")) }
+        if failed.is_empty() { Ok(None) } else { Err(of_all(&failed)) }
     }
 
     /// The manifest of this digest, of which nothing is verified, from where the list came.
     ///
     /// # Errors
     ///
-    /// Where it is not there.
-    pub(in crate::image) fn read(&self, digest: &str) -> Result<Vec<u8>, String> {
+    /// Where it is not there; a failure where it may be after a while.
+    pub(in crate::image) fn read(&self, digest: &str) -> Result<Vec<u8>, Reason> {
         let client = self.clients.first().ok_or("there is no list")?;
-        client.manifest(digest).map_err(|e| e.to_string())?.ok_or_else(|| "it is listed and not there".to_owned())
+        let read = client.manifest(digest).map_err(|reason| of_all(&[reason.at(client)]))?;
+        read.ok_or_else(|| "it is listed and not there".into())
     }
+}
+
+/// What went wrong at all places.
+fn of_all(failed: &[Unusable]) -> Reason {
+    let message = failed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    if failed.iter().any(Unusable::is_for_now) {
+        return Failure::new(FailureKind::Unreachable, message).hint(AGAIN_LATER).into();
+    }
+    message.into()
 }
 
 /// The registry of a repository that is written to; mirrors have no part in it.

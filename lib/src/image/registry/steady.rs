@@ -37,7 +37,7 @@ impl Steady {
 
     fn again(&mut self, reason: Unusable) -> io::Result<()> {
         self.place.broke.fetch_add(1, Ordering::Relaxed);
-        self.blob.pause(&mut self.retry, &self.place.named(reason))?;
+        self.blob.pause(&mut self.retry, &reason.at(&self.place.client))?;
         let asked = self.blob.ask(self.left.clone(), self.whole, &mut self.retry);
         (self.place, self.body) = asked.map_err(|error| self.unreachable(error))?;
         Ok(())

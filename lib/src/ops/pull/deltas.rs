@@ -18,20 +18,37 @@ pub(in crate::ops) struct Delta {
 impl Delta {
     /// Looks for one by which `layers` cost least. Without one the pull fetches more and nothing is wrong, so trouble is told and is no failure.
     pub(in crate::ops) async fn find(store: &Store, source: &Source, layers: &[usize], progress: &dyn Progress) -> Option<Self> {
-        match Self::try_find(store, source, layers).await {
-            Ok(found) => found,
-            Err(error) => {
-                progress.note(format!("looking for a delta of {}: {error:#}", source.resolved().reference));
-                None
-            }
-        }
+        Self::told(Self::choose(store, async |configs| source.find_delta(layers, configs).await).await, source, progress)
     }
 
-    async fn try_find(store: &Store, source: &Source, layers: &[usize]) -> Result<Option<Self>> {
+    /// The same for who has to know whether there is one: an outage is waited for.
+    ///
+    /// # Errors
+    ///
+    /// That is not known; [`Unreachable`](crate::error::FailureKind::Unreachable) after an outage.
+    pub(in crate::ops) async fn find_patiently(
+        store: &Store,
+        source: &Source,
+        layers: &[usize],
+        progress: &dyn Progress,
+    ) -> Result<Option<Self>> {
+        Self::choose(store, async |configs| source.find_delta_patiently(layers, configs, progress).await).await
+    }
+
+    /// What was found, after trouble is told.
+    pub(in crate::ops) fn told(found: Result<Option<Self>>, source: &Source, progress: &dyn Progress) -> Option<Self> {
+        found.unwrap_or_else(|error| {
+            progress.note(format!("looking for a delta of {}: {error:#}", source.resolved().reference));
+            None
+        })
+    }
+
+    /// The best of those that `find` finds from given configurations whose image is here.
+    async fn choose(store: &Store, find: impl AsyncFn(Vec<String>) -> Result<Option<FoundDelta>>) -> Result<Option<Self>> {
         let stored = stored(store)?;
         let mut configs: Vec<String> = stored.iter().map(|image| image.config_digest.clone()).collect();
         while !configs.is_empty() {
-            let Some(found) = source.find_delta(layers, configs.clone()).await? else { break };
+            let Some(found) = find(configs.clone()).await? else { break };
             let image = stored.iter().find(|image| image.config_digest == found.source_config);
             // One that lacks something is of no use, and for others to tell.
             if let Some(image) = image.and_then(|image| store.find(&image.manifest_digest).ok().flatten()) {
