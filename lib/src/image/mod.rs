@@ -37,6 +37,7 @@ mod reason;
 mod rebuild;
 mod registry;
 mod skopeo;
+mod tag;
 mod together;
 
 use std::path::{Path, PathBuf};
@@ -62,6 +63,7 @@ pub use platform::this_machine as host_architecture;
 pub use ranges::{Fetched, Receiver, Wanted, Way};
 pub use reason::Reason;
 pub use rebuild::{LayerWriter, Rebuilt, WrittenLayer};
+pub use tag::TagWatch;
 
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
@@ -275,14 +277,6 @@ impl Source {
     fn repository(&self) -> Result<&registry::Repository, String> {
         let open = || registry::Repository::open(&self.resolved.reference, &self.options);
         self.repository.get_or_init(open).as_ref().map_err(Clone::clone)
-    }
-
-    /// The digest that a registry says it has for the tag by now, where that is another than the one that the tag led to and can be found out. Nothing is verified.
-    pub async fn moved(&self) -> Option<String> {
-        let named = self.resolved.index_digest.as_ref().unwrap_or(&self.resolved.manifest_digest);
-        let (repository, reference) = (self.repository().ok()?.clone(), self.resolved.reference.clone());
-        let now = tokio::task::spawn_blocking(move || repository.digest_of(&reference)).await.ok()?.ok()?;
-        (now != *named).then_some(now)
     }
 
     /// Hands single files of layer `index` to `receiver`, with as few bytes fetched as can be: by ranges of the blob where the layer has a table

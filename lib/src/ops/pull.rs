@@ -178,10 +178,10 @@ fn keep(store: &Store, pulled: Pulled, tag: &str, progress: &Arc<dyn Progress>) 
 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
-    let fetched = fetch_layers(store, source, progress).await?;
-    let resolved = source.resolved();
+    let mut fetched = fetch_layers(store, source, progress).await?;
+    let (resolved, tag) = (source.resolved(), fetched.tag.take());
     // The registry is asked in a thread, and answers while the image is made here: a signal is heard after that.
-    let moved = async { if fetched.stats.layers_new > 0 { source.moved().await } else { None } };
+    let moved = async { tag?.moved().await };
     let (moved_to, stored) = tokio::join!(biased; moved, async { find_or_commit(store, resolved, &fetched, progress) });
     if let Some(digest) = &moved_to {
         progress.note(format!("{} names {digest} by now; this is {}, which it named before", resolved.reference, resolved.manifest_digest));

@@ -159,13 +159,29 @@ impl Repository {
     }
 
     fn digest_of_tag(&self, reference: &ImageReference) -> Result<String, Unusable> {
-        if reference.digest().is_some() {
-            return Err(Unusable::new(format!("{reference} is no tag in a registry")));
-        }
+        let tag = tag(reference).ok_or_else(|| Unusable::new(format!("{reference} is no tag in a registry")))?;
         // Which of several skopeo would believe depends on which of them answer.
         let [client] = self.clients.as_slice() else { return Err(Unusable::new("there are mirrors to choose from")) };
-        client.digest_of(reference.tag().unwrap_or("latest"))
+        client.digest_of(tag)
     }
+
+    /// The repository at the first place alone where the tag of `reference` names `digest`: skopeo takes the first that has the tag. `None` where no place says that it does. A
+    /// single place is not asked.
+    pub(super) fn where_tag_names(&self, reference: &ImageReference, digest: &str) -> Option<Self> {
+        let tag = tag(reference)?;
+        let mut clients = self.clients.clone();
+        if clients.len() > 1 {
+            clients.sort_by_cached_key(Client::is_unreached);
+            let first = clients.into_iter().find(|client| client.digest_of(tag).is_ok_and(|found| found == digest))?;
+            clients = vec![first];
+        }
+        Some(Self { clients, retries: self.retries })
+    }
+}
+
+/// The tag that decides what a reference names.
+fn tag(reference: &ImageReference) -> Option<&str> {
+    reference.tag().filter(|_| reference.digest().is_none())
 }
 
 /// A place where a blob may be.

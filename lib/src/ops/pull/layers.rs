@@ -15,7 +15,7 @@ use super::deltas::Delta;
 use super::naming::Naming;
 use super::waiting::{Imported, Waiting, import_made};
 use crate::error::{Failure, FailureKind};
-use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialPlan, Resolved, Source};
+use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialPlan, Resolved, Source, TagWatch};
 use crate::progress::Progress;
 use crate::store::{self, ContentDigest, ImportStats, LayerTar, Store, Taken};
 
@@ -53,11 +53,13 @@ pub struct FetchedLayer {
 }
 
 /// What fetching layers has done.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(in crate::ops) struct Fetched {
     pub(in crate::ops) stats: ImportStats,
     /// In the order of the image.
     pub(in crate::ops) layers: Vec<FetchedLayer>,
+    /// The tag of the image, as it was before anything was fetched.
+    pub(in crate::ops) tag: Option<TagWatch>,
 }
 
 /// Fetches the layers that are missing.
@@ -77,7 +79,8 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
     if !waiting.is_empty() {
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
-        let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
+        let (delta, tag) = tokio::join!(Delta::find(store, source, &missing, progress.as_ref()), source.watch_tag());
+        fetched.tag = tag;
         let naming = Arc::new(Naming::new(store, progress));
         let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
         let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
