@@ -8,6 +8,10 @@ mod chunked;
 mod common;
 #[path = "common/oci.rs"]
 mod oci;
+#[path = "common/registry.rs"]
+mod registry;
+#[path = "common/relay.rs"]
+mod relay;
 mod space_common;
 mod store_common;
 
@@ -19,6 +23,8 @@ use chunked::{Spoil, chunked};
 use common::host::Machine;
 use common::layout;
 use oci::{Layout, plain_http};
+use registry::{Registry, push};
+use relay::{Odd, Relay};
 use rustix::mount::MountFlags;
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::ImageId;
@@ -109,10 +115,12 @@ fn a_file_that_cannot_fit_is_told_by_its_header() {
     assert_eq!(unbounded.import_layer(&diff_id, layer()).unwrap().bytes_new, 64 << 20);
 }
 
-/// Gives a file another size in the list of tar headers and in its header there.
-fn resize_in_headers(lines: &mut [Value], file: &str, size: u64) {
+/// Gives a file another size in its header in the list of tar headers; in the list, too, if `listed`.
+fn resize_in_headers(lines: &mut [Value], file: &str, size: u64, listed: bool) {
     let place = lines.iter().position(|line| line["name"] == file).unwrap();
-    lines[place]["size"] = size.into();
+    if listed {
+        lines[place]["size"] = size.into();
+    }
     let before = &mut lines[place - 1]["payload"];
     let mut bytes = openssl::base64::decode_block(before.as_str().unwrap()).unwrap();
     bytes.truncate(bytes.len() - 512);
@@ -123,36 +131,80 @@ fn resize_in_headers(lines: &mut [Value], file: &str, size: u64) {
 #[test]
 fn a_file_that_cannot_fit_by_a_table_that_lies_costs_a_whole_layer() {
     const SIZE: u64 = 64 << 30;
-    let temp = tempfile::tempdir().unwrap();
-    let store = repository(temp.path(), "32m");
     let files = |version: &str| {
         let noise = noise(400_000);
         let content = (0..8).map(|n| file(format!("usr/{n}"), &noise.as_bytes()[n * 50_000..][..40_000]));
-        tar(&base().into_iter().chain(content).chain([file("usr/text", version.repeat(1000))]).collect::<Vec<_>>())
+        // More than is rebuilt before it is known whether the file is taken.
+        let text = [file("usr/text", version.repeat(1000)), file("usr/text-and-more", version.repeat(4 << 20))];
+        tar(&base().into_iter().chain(content).chain(text).collect::<Vec<_>>())
     };
     // It is one hole.
-    let table = |table: &mut Value| {
+    let hole = |table: &mut Value| {
         let entries = table["entries"].as_array_mut().unwrap();
         let entry = entries.iter_mut().find(|entry| entry["name"] == "usr/text").unwrap();
         (entry["size"], entry["chunkSize"], entry["chunkType"]) = (SIZE.into(), SIZE.into(), "zeros".into());
         entry["endOffset"] = entry["offset"].clone();
     };
-    let mut layout = Layout::new();
-    chunked(&files("1"), &Spoil::nothing(true)).publish(&mut layout, "v1");
-    let headers = |lines: &mut Vec<Value>| resize_in_headers(lines, "usr/text", SIZE);
-    chunked(&files("2"), &Spoil { table: &table, headers: Some(&headers) }).publish(&mut layout, "v2");
-    let pull = |tag: &str| {
-        let options =
-            pull::Options { image: layout.reference(Some(tag)).parse().unwrap(), source: plain_http(), tag: Some(tag.to_owned()) };
-        pull::run(&store, &options, &(Arc::new(Silent) as Arc<dyn Progress>)).unwrap()
+    // Both tables lie, or the header alone: then the file comes without the one in the blob.
+    let told_by_both = "its list of tar headers has something else before a file than the blob";
+    let told_by_room = "storing file \"usr/text\": the file system of the repository has ";
+    for (both, told) in [(true, told_by_both), (false, told_by_room)] {
+        let temp = tempfile::tempdir().unwrap();
+        let store = repository(temp.path(), "32m");
+        let mut layout = Layout::new();
+        chunked(&files("1"), &Spoil::nothing(true)).publish(&mut layout, "v1");
+        let headers = |lines: &mut Vec<Value>| resize_in_headers(lines, "usr/text", SIZE, both);
+        let spoil = Spoil { table: if both { &hole } else { &|_| {} }, headers: Some(&headers) };
+        chunked(&files("2"), &spoil).publish(&mut layout, "v2");
+        let pull = |tag: &str| {
+            let options =
+                pull::Options { image: layout.reference(Some(tag)).parse().unwrap(), source: plain_http(), tag: Some(tag.to_owned()) };
+            pull::run(&store, &options, &(Arc::new(Silent) as Arc<dyn Progress>)).unwrap()
+        };
+        pull("v1");
+        let pulled = pull("v2");
+        let reason = pulled.fetched[0].reason.as_deref().unwrap_or_default();
+        assert_eq!(pulled.fetched[0].way, pull::Way::Whole, "{pulled:?}");
+        assert!(reason.starts_with(told), "{reason}");
+        let text = store.tree(&pulled.image).unwrap().file("/usr/text").unwrap().unwrap();
+        assert_eq!(text.size, 1000);
+    }
+}
+
+#[test]
+fn a_file_that_cannot_fit_by_the_header_in_the_blob_costs_no_whole_layer() {
+    let files = |version: &str, extra: Option<store_common::Entry>| {
+        let noise = noise(400_000);
+        let content = (0..8).map(|n| file(format!("usr/{n}"), &noise.as_bytes()[n * 50_000..][..40_000]));
+        tar(&base().into_iter().chain(content).chain([file("usr/text", version)]).chain(extra).collect::<Vec<_>>())
     };
-    pull("v1");
-    let pulled = pull("v2");
-    let reason = pulled.fetched[0].reason.as_deref().unwrap_or_default();
-    assert_eq!(pulled.fetched[0].way, pull::Way::Whole, "{pulled:?}");
-    assert!(reason.starts_with("storing file \"usr/text\": ") && reason.ends_with(" MiB free (expected at least 65536 MiB)"), "{reason}");
-    let text = store.tree(&pulled.image).unwrap().file("/usr/text").unwrap().unwrap();
-    assert_eq!(text.size, 1000);
+    for headers in [true, false] {
+        let temp = tempfile::tempdir().unwrap();
+        let store = repository(temp.path(), "32m");
+        let (mut layout, registry) = (Layout::new(), Registry::start());
+        chunked(&files("1", None), &Spoil::nothing(headers)).publish(&mut layout, "v1");
+        // Of the large file, the table says what is so.
+        let big = file("usr/big", vec![b'a'; 40 << 20]);
+        chunked(&files("2", Some(big)), &Spoil::nothing(headers)).publish(&mut layout, "v2");
+        for tag in ["v1", "v2"] {
+            push(&["--preserve-digests"], layout.path(), tag, &registry.name(&format!("acme/os:{tag}")));
+        }
+        let relay = Relay::start(&registry.address, Odd::Gone(usize::MAX));
+        let pull = |address: &str, tag: &str| {
+            let image = format!("{address}/acme/os:{tag}").parse().unwrap();
+            let options = pull::Options { image, source: plain_http(), tag: Some(tag.to_owned()) };
+            pull::run(&store, &options, &(Arc::new(Silent) as Arc<dyn Progress>))
+        };
+        pull(&registry.address, "v1").unwrap();
+        let error = pull(&relay.address, "v2").unwrap_err();
+        let failure = Failure::find(&error).unwrap();
+        assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+        let numbers = " MiB free (expected at least 40 MiB)";
+        assert!(failure.message.starts_with("storing file \"usr/big\": ") && failure.message.ends_with(numbers), "{failure}");
+        let blobs = relay.seen().into_iter().filter(|head| head.contains("user-agent: selkie/") && head.contains("/blobs/"));
+        let (parts, whole): (Vec<_>, Vec<_>) = blobs.partition(|head| head.contains("\r\nrange: "));
+        assert!(parts.len() > 1 && whole.is_empty(), "{headers}: {whole:#?}");
+    }
 }
 
 #[test]

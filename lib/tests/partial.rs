@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use partial_common::chunked::Spoil;
-use partial_common::oci::{Compression, Layout};
+use partial_common::chunked::{Spoil, chunked};
+use partial_common::oci::{Compression, Layout, noise};
 use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, layout, way};
 use selkie::ops::pull::Way;
@@ -168,6 +168,24 @@ fn with_a_list_of_headers_an_update_costs_the_missing_files_and_the_tables() {
         assert!((needed..=most).contains(&bytes), "{bytes} bytes (expected {needed} to {most})");
         assert_eq!(pulled.bytes_fetched, bytes);
     }
+}
+
+#[test]
+fn a_large_file_comes_with_its_header() {
+    let mut release = Release::second();
+    release.0.insert("usr/large".into(), noise(8_000_000)[5_500_000..].to_vec());
+    let mut layout = Layout::new();
+    chunked(&Release::first().tar(), &Spoil::nothing(true)).publish(&mut layout, "v1");
+    let second = chunked(&release.tar(), &Spoil::nothing(true));
+    second.publish(&mut layout, "v2");
+    let machine = Machine::new();
+    machine.pull(&layout.reference(Some("v1")));
+    let pulled = machine.pull(&layout.reference(Some("v2")));
+    let (way, bytes, _, reason) = way(&pulled);
+    assert_eq!((way, reason), (Way::Partial, None));
+    let missing = second.files["usr/lib/07"] + second.files["usr/share/new"] + second.files["usr/large"];
+    let header = bytes - missing - second.tables;
+    assert!((1..1000).contains(&header), "{header} bytes");
 }
 
 #[test]

@@ -48,6 +48,11 @@ pub(super) struct Written {
     pub(super) reused: u64,
 }
 
+/// The mark in the chain of an error that a file is larger than what is free: its size in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a file in it has no room")]
+pub struct NoRoom(pub u64);
+
 /// The place of objects.
 pub(super) struct Deposit<'r, H: FsVerityHashValue> {
     repository: &'r Repository<H>,
@@ -79,7 +84,7 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
     ///
     /// # Errors
     ///
-    /// [`FailureKind::NoSpace`] with the numbers.
+    /// [`FailureKind::NoSpace`] with the numbers, and [`NoRoom`] in its chain.
     pub(super) fn check_room(&self, name: &[u8], size: u64) -> Result<()> {
         let free = dir::free_bytes_of_root(self.objects).context("measuring free space in the repository")?;
         if size <= free {
@@ -91,7 +96,7 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
             free >> 20,
             size.div_ceil(1 << 20)
         );
-        Err(Failure::new(FailureKind::NoSpace, message).hint(FREE_SPACE).into())
+        Err(anyhow::Error::new(Failure::new(FailureKind::NoSpace, message).hint(FREE_SPACE)).context(NoRoom(size)))
     }
 
     /// Works until there are no more jobs. Buffers go back to where they can be filled again.

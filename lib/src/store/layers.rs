@@ -96,7 +96,7 @@ impl Store {
     ///
     /// The reader's own error where it failed ([`Failure`]s come through); [`FailureKind::Unsuitable`] where the bytes are
     /// proven and are not a tar archive that this store understands, as with GNU sparse files and with more than a mebibyte of content
-    /// in an entry that is no file, or where they are more than a layer may have; [`FailureKind::NoSpace`] where a file is larger than what is free. With [`Unproven`]
+    /// in an entry that is no file, or where they are more than a layer may have; [`FailureKind::NoSpace`] where a file is larger than what is free, with [`NoRoom`](super::NoRoom) in its chain. With [`Unproven`]
     /// in its chain, an error says nothing of the bytes.
     pub fn import_layer(&self, diff_id: &str, tar: impl BufRead) -> Result<ImportStats> {
         let arrival = self.take_in(diff_id, AllBytes(tar), None)?;

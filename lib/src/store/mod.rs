@@ -57,6 +57,7 @@ pub use boot_image::{BootImage, open_boot_image};
 pub use commit::StoredImage;
 pub use compare::{Change, What};
 pub use content::{CONTENT_INDEX, ContentDigest, Contents, Known, Taken};
+pub use deposit::NoRoom;
 pub use directory::DirectoryTree;
 pub use fitness::{LayoutProblem, has_init, layout_problems, require_bootable_layout};
 pub use foresee::{Foretold, ForetoldLayer};

@@ -6,7 +6,7 @@
 //! whoever knows the contents has to be believed of any byte; which object has these bytes, the store knows (`store/content/`). Whatever goes wrong with
 //! parts is a reason to read the whole layer; an outage of the registry is none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -130,12 +130,21 @@ pub(super) struct State {
     tables: AtomicU64,
     /// Bytes of ranges.
     pub(super) asked: Arc<AtomicU64>,
+    /// Sizes of large files of which the blob itself has the header.
+    headers: Mutex<HashSet<u64>>,
 }
 
 impl State {
     pub(super) fn fail(&self, reason: Reason) {
         if let Ok(mut first) = self.reason.lock() {
             first.get_or_insert(reason);
+        }
+    }
+
+    /// The blob has the header of a file of this size, which comes now.
+    fn found_header(&self, size: u64) {
+        if let Ok(mut headers) = self.headers.lock() {
+            headers.insert(size);
         }
     }
 }
@@ -158,6 +167,11 @@ impl PartialLayer {
     /// Why reading it in parts did not work, where that is why the reader failed: then the whole layer may still be good, unless there was an outage.
     pub fn reason(&self) -> Option<Reason> {
         self.state.reason.lock().ok()?.clone()
+    }
+
+    /// Whether the blob itself has the header of a large file of this size, as far as it was read: then who reads all of it finds that file, too.
+    pub fn has_header(&self, size: u64) -> bool {
+        self.state.headers.lock().is_ok_and(|headers| headers.contains(&size))
     }
 
     /// Bytes that were asked for so far, with tables.

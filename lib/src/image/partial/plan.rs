@@ -11,6 +11,10 @@ const REQUEST: u64 = 2048;
 /// that makes too much of a layer, only those count that are no larger than what a request costs.
 pub(super) const HOLES: [u64; 2] = [16 << 10, REQUEST];
 
+/// Of a larger file that is fetched, what stands before it is fetched from the blob, too, where a list of headers has that: who has no room for it wants to know that the list is
+/// right. It lies beside the file.
+const LARGE: u64 = 1 << 20;
+
 /// The most requests for one layer. Where there would be more, the smallest holes between them are fetched, too.
 const MAX_REQUESTS: usize = 1000;
 
@@ -49,6 +53,11 @@ pub(super) fn place(file: &File) -> Option<Range<u64>> {
     Some(file.chunks.first()?.offset..file.chunks.last()?.end)
 }
 
+/// Whether a file is so large that its header is fetched with it, whoever else has that.
+pub(super) fn brings_its_header(file: &File, here: bool) -> bool {
+    !here && file.size > LARGE
+}
+
 /// What is needed of the blob, in order; neighbours are one.
 fn spans(files: &[File], here: &[bool], between: Option<u64>) -> Vec<Range<u64>> {
     let mut spans: Vec<Range<u64>> = Vec::new();
@@ -60,7 +69,7 @@ fn spans(files: &[File], here: &[bool], between: Option<u64>) -> Vec<Range<u64>>
     let mut floor = 0;
     for (file, here) in files.iter().zip(here) {
         let Some(place) = place(file) else { continue };
-        if between.is_some() {
+        if between.is_some() || brings_its_header(file, *here) {
             add(floor..place.start);
         }
         floor = place.end;
@@ -118,6 +127,22 @@ mod tests {
         let between = [0..100_000, 200_000..210_000, 300_000..500_000];
         assert_eq!(plan([true; 4], Some(910_000)), [&between[..], &[900_000..910_000]].concat());
         assert_eq!(plan([true, true, true, false], Some(902_000)), [&between[..], &[900_000..902_000]].concat());
+    }
+
+    #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "lists of ranges are compared, some of them of one")]
+    fn the_header_of_a_large_file_comes_with_it() {
+        let table = |size: u64| {
+            let of = |name: &str, size: u64, start: u64| {
+                format!(r#"{{"type":"reg","name":"{name}","size":{size},"offset":{start},"endOffset":{}}}"#, start + 50_000)
+            };
+            let entries = [of("a", 7, 10_000), of("b", size, 60_300), of("c", 7, 200_000)].join(",");
+            Table::parse(format!("{{\"version\":1,\"entries\":[{entries}]}}").as_bytes(), u64::MAX).unwrap()
+        };
+        let plan = |size: u64, here: [bool; 3]| Plan::new(&table(size), here.into(), None, HOLES[0]).runs;
+        assert_eq!(plan(LARGE + 1, [true, false, true]), [60_000..110_300]);
+        assert_eq!(plan(LARGE, [true, false, true]), [60_300..110_300]);
+        assert_eq!(plan(LARGE + 1, [true, true, false]), [200_000..250_000]);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The tar stream of a layer, rebuilt of what is here and what is fetched, in bounded memory. Its last read fails unless its digest is the diff_id.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use openssl::sha::Sha256;
+
 use super::pipe::Sink;
-use super::plan::{Plan, place};
+use super::plan::{Plan, brings_its_header, place};
 use super::runs::Runs;
 use super::split::{self, Entry};
 use super::{Contents, Here, State};
@@ -106,24 +109,17 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
     fn parts(&mut self, out: &mut Out<'_>) -> Result<(), Trouble> {
         let table = std::mem::replace(&mut self.table, Table::empty());
         let here = std::mem::take(&mut self.plan.here);
-        let mut files = table.files().iter().zip(here).filter(|(file, _)| file.size > 0);
+        let files = table.files().iter().zip(here).filter(|(file, _)| file.size > 0);
         match (self.headers.take(), self.plan.between) {
-            (Some((compressed, size)), None) => {
-                split::read(&compressed, size, &mut |entry| match entry {
-                    Entry::Bytes(bytes) => out.push(&bytes),
-                    Entry::File(size) => match files.next() {
-                        Some((file, here)) if file.size == size => self.file(file, here, out),
-                        Some((file, _)) => Err(unequal(&format!("{} bytes", file.size), &format!("{size}"))),
-                        None => Err(unequal("no more files", "one more")),
-                    },
-                })?;
-                files.next().map_or(Ok(()), |_| Err(unequal("one more file", "no more")))
-            }
+            (Some(list), None) => self.by_list(list, files, out),
             (_, between) => {
                 let (mut floor, mut left) = (0, MAX_BETWEEN);
                 for (file, here) in files {
                     let Some(place) = place(file) else { continue };
                     self.between(floor..place.start, &mut left, out)?;
+                    if brings_its_header(file, here) {
+                        self.state.found_header(file.size);
+                    }
                     self.file(file, here, out)?;
                     floor = place.end;
                 }
@@ -132,7 +128,56 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         }
     }
 
-    fn between(&mut self, span: std::ops::Range<u64>, left: &mut u64, out: &mut Out<'_>) -> Result<(), Trouble> {
+    /// With what stands between `files` from the list of tar headers, compressed, and its size uncompressed.
+    fn by_list<'t>(
+        &mut self,
+        list: (Vec<u8>, u64),
+        files: impl Iterator<Item = (&'t File, bool)>,
+        out: &mut Out<'_>,
+    ) -> Result<(), Trouble> {
+        let (mut files, mut floor, mut left, mut before) = (files.peekable(), 0, MAX_BETWEEN, Sha256::new());
+        split::read(&list.0, list.1, &mut |entry| match entry {
+            Entry::Bytes(bytes) => {
+                if files.peek().is_some_and(|(file, here)| brings_its_header(file, *here)) {
+                    before.update(&bytes);
+                }
+                out.push(&bytes)
+            }
+            Entry::File(size) => match files.next() {
+                Some((file, here)) if file.size == size => {
+                    let place = place(file).ok_or_else(|| unequal("no bytes of a file", &format!("{size}")))?;
+                    let listed = std::mem::take(&mut before).finish();
+                    if brings_its_header(file, here) {
+                        self.compare(floor..place.start, &mut left, listed)?;
+                        self.state.found_header(size);
+                    }
+                    floor = place.end;
+                    self.file(file, here, out)
+                }
+                Some((file, _)) => Err(unequal(&format!("{} bytes", file.size), &format!("{size}"))),
+                None => Err(unequal("no more files", "one more")),
+            },
+        })?;
+        files.next().map_or(Ok(()), |_| Err(unequal("one more file", "no more")))
+    }
+
+    /// Compares what the blob has before a file with the digest of what the list of tar headers has there.
+    fn compare(&mut self, span: Range<u64>, left: &mut u64, listed: [u8; 32]) -> Result<(), Trouble> {
+        let mut found = Sha256::new();
+        if !span.is_empty() {
+            let mut reader = self.runs.read(span)?;
+            *left -= decode_all(&mut reader, *left, &mut |bytes| {
+                found.update(bytes);
+                Ok(())
+            })?;
+        }
+        if found.finish() == listed {
+            return Ok(());
+        }
+        Err(Trouble::Blob("its list of tar headers has something else before a file than the blob".to_owned()))
+    }
+
+    fn between(&mut self, span: Range<u64>, left: &mut u64, out: &mut Out<'_>) -> Result<(), Trouble> {
         if span.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use super::layers::Way;
 use super::naming::Naming;
 use crate::error::{Failure, FailureKind};
 use crate::image::{Layer, PartialLayer, Reason};
-use crate::store::{self, Arrival, ImportStats, NotOneFile, Store, Taken, Unproven};
+use crate::store::{self, Arrival, ImportStats, NoRoom, NotOneFile, Store, Taken, Unproven};
 use crate::sys::dir;
 
 /// A layer to import, and what is known of the ways to do so.
@@ -73,7 +73,7 @@ pub(super) fn import_made(
         Err(error) => {
             let made_wrong = made.reason();
             waiting.doubted |= made_wrong.as_ref().is_some_and(|reason| reason.failure().is_none());
-            let Some(reason) = made_wrong.or_else(|| blamed_on_way(&error, store, layer)) else { return Err(error) };
+            let Some(reason) = made_wrong.or_else(|| blamed_on_way(&error, (store, layer), &made)) else { return Err(error) };
             waiting.fail(way, &reason)?;
             Ok(Imported::NotSo(made.bytes()))
         }
@@ -81,14 +81,18 @@ pub(super) fn import_made(
 }
 
 /// Why a layer was not taken as it was made, where it may be good with all its bytes: they are those of its diff_id, and a table calls a file what is none, or they are
-/// too many to be proven, and that may be a lie of the table. Where there is no room even for the compressed layer, it is hardly one.
-fn blamed_on_way(error: &anyhow::Error, store: &Store, layer: &Layer) -> Option<Reason> {
+/// too many to be proven, and that may be a lie of the table or of the delta.
+fn blamed_on_way(error: &anyhow::Error, (store, layer): (&Store, &Layer), made: &PartialLayer) -> Option<Reason> {
     if error.is::<NotOneFile>() {
         return Some(NotOneFile.to_string().into());
     }
     let failure = Failure::find(error).filter(|_| error.is::<Unproven>())?;
-    let may_fit = || dir::free_bytes(store.dir()).is_ok_and(|free| layer.size < free);
-    (failure.kind != FailureKind::NoSpace || may_fit()).then(|| failure.message.into())
+    if let Some(NoRoom(size)) = error.downcast_ref() {
+        // It is none where the blob has that file, and hardly one where there is no room even for the compressed layer.
+        let may_fit = || dir::free_bytes(store.dir()).is_ok_and(|free| layer.size < free);
+        return (!made.has_header(*size) && may_fit()).then(|| failure.message.into());
+    }
+    Some(failure.message.into())
 }
 
 impl Imported {
