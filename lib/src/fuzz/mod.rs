@@ -25,6 +25,7 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "tar", run: crate::store::fuzz::tar, seeds: seeds::tars },
     Target { name: "tree", run: crate::store::fuzz::tree, seeds: seeds::trees },
+    Target { name: "policy", run: crate::store::fuzz::patterns, seeds: seeds::policies },
     Target { name: "content_index", run: crate::store::fuzz::content_index, seeds: crate::store::fuzz::content_indexes },
     Target { name: "split_stream", run: crate::store::fsck::fuzz::split_stream, seeds: crate::store::fsck::fuzz::split_streams },
     Target { name: "layer", run: crate::image::fuzz::layer, seeds: seeds::layers },

@@ -88,7 +88,27 @@ pub(super) fn trees() -> Vec<Vec<u8>> {
         ("etc/selinux/config", Regular, b"SELINUXTYPE=a\n"),
         ("etc/selinux/a/contexts/files/file_contexts", Regular, b"/usr(/.*)? system_u:object_r:usr_t:s0\n/etc -d a:b:c:s0\n/.* a:b:d:s0\n"),
     ]);
-    vec![below.clone(), join(&[&below, &above]), policy]
+    let [files, config] = ["etc/selinux/b/contexts/files/", "etc/selinux/config"];
+    let patterns =
+        policies().concat().split(|byte| *byte == b'\n').fold(Vec::new(), |lines, line| [&lines[..], line, b" -d a:b:c:s0\n"].concat());
+    let policy_of_files = archive(&[
+        ("usr/lib/x/y", Directory, b""),
+        (config, Regular, b"# SELINUXTYPE=a\nSELINUX=enforcing\nselinuxtype = b \n"),
+        (&format!("{files}file_contexts"), Regular, &patterns),
+        (&format!("{files}file_contexts.local"), Regular, b"\n# none\n/usr/lib/x/.{0,9} <<none>>\n"),
+        (&format!("{files}file_contexts.homedirs"), Regular, b"/home/[^/]+(/.*)? a:b:e:s0\n"),
+        (&format!("{files}file_contexts.subs"), Regular, b"/usr/lib/x /usr/y\n"),
+        (&format!("{files}file_contexts.subs_dist"), Regular, b"# none\n/usr/y /home\n"),
+    ]);
+    vec![below.clone(), join(&[&below, &above]), policy, policy_of_files]
+}
+
+/// Patterns for automata, and such that have to be tried.
+pub(super) fn policies() -> Vec<Vec<u8>> {
+    texts(&[
+        "/.*\n/usr(/.*)?\n/usr/lib/.*/lib(a|bc|bd)\\.so(\\.[^/]*)*\n/dev/[0-9].*\n/run/a[0-9]{0,9}\\.sock\n/[[:alpha:]]{2}+",
+        "/run/a-(?!b).*\n/srv/(?<!x)[^/]+/y?\n/run/user/%{USERID}/z(/.*)?",
+    ])
 }
 
 pub(super) fn layers() -> Vec<Vec<u8>> {

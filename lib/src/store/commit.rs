@@ -17,7 +17,7 @@ use oci_spec::image::{ImageConfiguration, ImageManifest};
 use serde::Serialize;
 
 use super::layers::parse_digest;
-use super::{Store, changeset, erofs, image_id, is_io, merge, objects, tags, unsuitable, with_repository};
+use super::{Store, changeset, erofs, image_id, is_io, merge, objects, policy, tags, unsuitable, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 
@@ -135,6 +135,7 @@ pub(super) fn write_images<H: FsVerityHashValue>(from: &Repository<H>, to: &Repo
 
 fn boot_image<H: FsVerityHashValue>(from: &Repository<H>, to: &Repository<H>, mut tree: FileSystem<H>) -> Result<H> {
     empty_mount_points(&mut tree)?;
+    policy::require_bounded(&tree, from).context("preparing the boot image")?;
     tree.transform_for_boot(from).map_err(explain)?;
     let boot_image = make_image(&tree).context("making the boot image")?;
     drop(tree);

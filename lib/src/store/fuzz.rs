@@ -8,6 +8,8 @@ use composefs::INLINE_CONTENT_MAX_V0;
 use openssl::sha::sha256;
 use serde_json::json;
 
+pub(crate) use super::policy::fuzz::patterns;
+
 use super::content::table::{Record, Table, records_of};
 use super::split::{Parts, Splitter};
 use super::{Commit, Keep, Measured, Scratch, Unread, is_io};

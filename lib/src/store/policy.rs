@@ -1,4 +1,11 @@
 //! Which files' contents the boot recipe reads: those of the SELinux policy. All else of a boot image is names, metadata and digests.
+//! [`require_bounded`] looks at them first.
+
+mod backtracking;
+mod check;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
+mod patterns;
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -7,11 +14,14 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::generic_tree::{Directory, Inode, LeafContent};
 use composefs::tree::{FileSystem, RegularFile};
 
+pub(super) use check::require_bounded;
+
 /// Where the policy is. The library looks for the rest of the path below, and the configuration names it, so that any depth can be meant.
 const DIRECTORY: &str = "etc/selinux";
-/// The files that composefs-boot opens to label a tree.
-const FILES: [&str; 6] =
-    ["config", "file_contexts", "file_contexts.local", "file_contexts.homedirs", "file_contexts.subs", "file_contexts.subs_dist"];
+/// The files that composefs-boot opens to label a tree: which policy, patterns of paths with labels, paths that are labelled as others.
+const CONFIG: &str = "config";
+const FILES_OF_PATTERNS: [&str; 3] = ["file_contexts", "file_contexts.local", "file_contexts.homedirs"];
+const FILES_OF_SUBSTITUTES: [&str; 2] = ["file_contexts.subs", "file_contexts.subs_dist"];
 
 /// Whether an entry of a layer with this clean name is a file of the policy. Through links the tree can have one under another name.
 pub(super) fn has_name(path: &Path) -> bool {
@@ -43,7 +53,7 @@ fn collect<H: FsVerityHashValue>(tree: &FileSystem<H>, directory: &Directory<Reg
 }
 
 fn is_one(name: &OsStr) -> bool {
-    FILES.iter().any(|file| name == *file)
+    [CONFIG].iter().chain(&FILES_OF_PATTERNS).chain(&FILES_OF_SUBSTITUTES).any(|file| name == *file)
 }
 
 #[cfg(test)]
