@@ -5,28 +5,24 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc::{Receiver, Sender};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
 use composefs::fsverity::{FsVerityHashValue, enable_verity_maybe_copy, measure_verity};
 use composefs::repository::Repository;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::merkle::{PIECE, measure};
 use super::objects;
 use super::place::place;
 use crate::error::{FREE_SPACE, Failure, FailureKind};
-use crate::sys::dir;
+use crate::sys::{dir, nameless};
 
 /// Permissions of objects and of the directories that they are in, as the library has them.
 const MODE: u32 = 0o644;
 const DIRECTORY_MODE: u32 = 0o755;
-
-/// Held while an object is replaced.
-static REPLACING: Mutex<()> = Mutex::new(());
 
 /// What the writer is given to do, in order.
 pub(super) enum Job<H> {
@@ -160,9 +156,7 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
     }
 
     fn temporary(&self) -> Result<File> {
-        let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(self.objects, ".", flags, Mode::from_raw_mode(MODE));
-        Ok(file.context("making a temporary file in objects")?.into())
+        nameless::create(self.objects, MODE).context("making a temporary file in objects")
     }
 
     fn publish(&self, file: File, id: &H, size: u64, written: &mut Written) -> Result<()> {
@@ -179,9 +173,8 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
     /// Seals a file. The kernel computes its digest again, and has to find the same.
     fn seal(&self, file: File, id: &H) -> Result<OwnedFd> {
         let doing = || format!("sealing object {}", id.to_hex());
-        let reopened = rustix::fs::open(path_of(&file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(doing)?;
-        // While it can be written to, it cannot be sealed. A child process may still hold it for a moment; the copy is for that.
-        drop(file);
+        // A child process may still hold it for a moment; the copy is for that.
+        let reopened = nameless::reopen(file).with_context(doing)?;
         let copy = enable_verity_maybe_copy::<H>(self.objects, reopened.as_fd()).with_context(doing)?;
         let sealed = copy.unwrap_or(reopened);
         let found: H = measure_verity(&sealed).with_context(doing)?;
@@ -191,34 +184,14 @@ impl<'r, H: FsVerityHashValue> Deposit<'r, H> {
 
     /// Whether it is new. What has the name and is damaged gives way, in one step: images that have it are in use.
     fn link(&self, file: OwnedFd, id: &H, size: u64) -> Result<bool> {
-        match self.link_as(&file, &id.to_object_pathname()) {
+        match nameless::link(&file, self.objects, &id.to_object_pathname()) {
             Err(Errno::EXIST) if self.has(id, size)? => Ok(false),
-            Err(Errno::EXIST) => self.replace(file.into(), id, size),
+            Err(Errno::EXIST) => {
+                let mut file = File::from(file);
+                file.rewind()?;
+                place(self.repository, id, file).map(|()| true)
+            }
             linked => Ok(linked.map(|()| true)?),
         }
     }
-
-    /// Puts a file in the place of a damaged one; whether it was still damaged.
-    fn replace(&self, mut file: File, id: &H, size: u64) -> Result<bool> {
-        // Two layers may bring the same one, and its temporary name is the same.
-        let _alone = REPLACING.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has(id, size)? {
-            return Ok(false);
-        }
-        file.rewind()?;
-        place(self.repository, id, file).map(|()| true)
-    }
-
-    /// Gives a file its name. By its handle, which older kernels allow only to those who may read everything; to others it says that there is no such file.
-    fn link_as(&self, file: &OwnedFd, path: &str) -> rustix::io::Result<()> {
-        match rustix::fs::linkat(file, "", self.objects, path, AtFlags::EMPTY_PATH) {
-            Err(Errno::NOENT) => rustix::fs::linkat(CWD, path_of(file), self.objects, path, AtFlags::SYMLINK_FOLLOW),
-            linked => linked,
-        }
-    }
-}
-
-/// A file without a name has this one, as long as it is open.
-fn path_of(file: &impl AsRawFd) -> String {
-    format!("/proc/self/fd/{}", file.as_raw_fd())
 }

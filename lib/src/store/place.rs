@@ -7,10 +7,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result, bail, ensure};
 use composefs::fsverity::{EnableVerityError, FsVerityHashValue, enable_verity_with_retry, measure_verity};
 use composefs::repository::Repository;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 
 use super::merkle::{PIECE, measure};
-use crate::sys::dir;
+use crate::sys::{dir, nameless, random};
 
 /// Puts what `from` has in the place of object `id`, whatever is there.
 pub(super) fn place<H: FsVerityHashValue>(repository: &Repository<H>, id: &H, mut from: impl Read) -> Result<()> {
@@ -28,15 +28,15 @@ pub(super) fn place<H: FsVerityHashValue>(repository: &Repository<H>, id: &H, mu
     Ok(())
 }
 
-/// An object on its way to its place: under a temporary name, verified, sealed where the repository is, then renamed. What is there stays
-/// until then. Dropped before, it leaves nothing.
+/// An object on its way to its place: without a name, verified, sealed where the repository is, then renamed there. What is there stays
+/// until then. Dropped before, it leaves nothing. Of several that bring the same object at once, each succeeds, and the last one stays.
 pub(super) struct Placing<H: FsVerityHashValue> {
     id: H,
     sealed: bool,
+    repository: OwnedFd,
     directory: OwnedFd,
     prefix: String,
     name: String,
-    temporary: String,
     file: Option<File>,
 }
 
@@ -54,19 +54,16 @@ impl<H: FsVerityHashValue> Placing<H> {
         let path = id.to_object_pathname();
         let (prefix, name) = path.split_once('/').with_context(|| format!("object {} has no directory", id.to_hex()))?;
         let directory = dir::ensure(repository.repo_fd(), format!("objects/{prefix}"), 0o755)?;
-        let temporary = format!("{}{name}", dir::TEMPORARY);
-        dir::optional(rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty())).with_context(|| format!("removing {temporary}"))?;
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&directory, &temporary, flags, Mode::from_raw_mode(0o644));
-        let file = file.with_context(|| format!("creating {temporary}"))?;
+        let file = nameless::create(&directory, 0o644).with_context(|| format!("making a temporary file in objects/{prefix}"))?;
         Ok(Self {
             id: id.clone(),
             sealed: !repository.is_insecure(),
+            // Not a copy of the handle, which would keep the repository's lock.
+            repository: dir::open(repository.repo_fd(), ".").context("opening the repository's directory")?,
             directory,
             prefix: prefix.to_owned(),
             name: name.to_owned(),
-            temporary,
-            file: Some(File::from(file)),
+            file: Some(file),
         })
     }
 }
@@ -80,10 +77,7 @@ impl<H: FsVerityHashValue> ObjectWriter for Placing<H> {
     fn end(&mut self) -> Result<bool> {
         let Some(file) = self.file.take() else { bail!("the object was ended") };
         file.sync_all().with_context(|| format!("syncing object {}", self.id.to_hex()))?;
-        // The kernel seals no file that is open for writing.
-        drop(file);
-        let written = rustix::fs::openat(&self.directory, &self.temporary, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let written = File::from(written.context("opening it again")?);
+        let written = File::from(nameless::reopen(file).context("opening it again")?);
         let (found, _): (H, _) =
             measure(&written, &mut vec![0; PIECE]).with_context(|| format!("reading object {} back", self.id.to_hex()))?;
         if found != self.id {
@@ -92,16 +86,23 @@ impl<H: FsVerityHashValue> ObjectWriter for Placing<H> {
         if self.sealed {
             seal(&written, &self.id)?;
         }
-        rustix::fs::renameat(&self.directory, &self.temporary, &self.directory, &self.name)
-            .with_context(|| format!("putting object {} in place", self.id.to_hex()))?;
+        self.name(&written).with_context(|| format!("putting object {} in place", self.id.to_hex()))?;
         dir::sync(&self.directory).with_context(|| format!("syncing objects/{}", self.prefix))?;
         Ok(true)
     }
 }
 
-impl<H: FsVerityHashValue> Drop for Placing<H> {
-    fn drop(&mut self) {
-        let _ = rustix::fs::unlinkat(&self.directory, &self.temporary, AtFlags::empty());
+impl<H: FsVerityHashValue> Placing<H> {
+    /// Gives the file its name, whatever has it. Only a file with a name can take that of another: it has one of its own for a moment, which is none of those in `objects`, as
+    /// garbage collection would stop at it there.
+    fn name(&self, file: &File) -> Result<()> {
+        let temporary = format!("{}{}{}-{:08x}", dir::TEMPORARY, self.prefix, self.name, random::number()?);
+        nameless::link(file, &self.repository, &temporary).with_context(|| format!("making {temporary}"))?;
+        let renamed = rustix::fs::renameat(&self.repository, &temporary, &self.directory, &self.name);
+        if renamed.is_err() {
+            let _ = rustix::fs::unlinkat(&self.repository, &temporary, AtFlags::empty());
+        }
+        Ok(renamed?)
     }
 }
 

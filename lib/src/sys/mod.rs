@@ -8,6 +8,7 @@ pub mod interrupt;
 pub mod lock;
 pub mod memory;
 pub mod mount;
+pub mod nameless;
 pub mod partitions;
 pub mod process;
 pub mod random;

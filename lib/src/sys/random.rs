@@ -1,4 +1,4 @@
-//! Randomness, for what must not happen on all machines at once.
+//! Randomness, for what must not happen on all machines at once, and for names that nobody else has.
 
 use anyhow::{Context, Result};
 use rustix::rand::GetRandomFlags;
