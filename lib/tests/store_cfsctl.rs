@@ -105,7 +105,7 @@ fn selinux_labels_are_equal() {
 }
 
 #[test]
-fn a_content_index_is_no_business_of_cfsctl() {
+fn a_content_index_and_a_mark_are_no_business_of_cfsctl() {
     let temp = temporary();
     let repository = repository(&temp);
     let layers = system();
@@ -120,11 +120,13 @@ fn a_content_index_is_no_business_of_cfsctl() {
     // A collection waits until nobody has the repository open.
     drop((repository, known));
     let path = temp.path().join("repository");
+    let mark = path.join(selkie::store::UNSYNCED);
+    std::fs::write(&mark, "").unwrap();
     let index = path.join(selkie::store::CONTENT_INDEX);
     let before = std::fs::read(&index).unwrap();
     for args in [&["fsck"][..], &["oci", "fsck"], &["gc"], &["fsck"]] {
         run(&path, args).unwrap_or_else(|error| panic!("{args:?}: {error}"));
     }
-    assert!(std::fs::read(&index).unwrap() == before);
+    assert!(std::fs::read(&index).unwrap() == before && mark.exists());
     assert_eq!(run(&path, &["oci", "compute-id", "kept"]).unwrap(), stored.image.hex());
 }

@@ -14,7 +14,7 @@ use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{Store, StoredImage, Verity};
+use crate::store::{Store, StoredImage, Unsynced, Verity};
 use crate::sys::{dir, memory};
 
 mod deltas;
@@ -179,21 +179,34 @@ fn keep(store: &Store, pulled: Pulled, tag: &str, progress: &Arc<dyn Progress>) 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let mut fetched = fetch_layers(store, source, progress).await?;
-    let (resolved, tag) = (source.resolved(), fetched.tag.take());
+    let (unsynced, tag) = (fetched.unsynced.take(), fetched.tag.take());
+    let resolved = source.resolved();
     // The registry is asked in a thread, and answers while the image is made here: a signal is heard after that.
     let moved = async { tag?.moved().await };
-    let (moved_to, stored) = tokio::join!(biased; moved, async { find_or_commit(store, resolved, &fetched, progress) });
+    let (moved_to, stored) = tokio::join!(biased; moved, async { find_or_commit(store, resolved, &fetched, unsynced, progress) });
     if let Some(digest) = &moved_to {
         progress.note(format!("{} names {digest} by now; this is {}, which it named before", resolved.reference, resolved.manifest_digest));
     }
     Ok(Pulled { moved_to, ..report(store, resolved, stored?, fetched) })
 }
 
-fn find_or_commit(store: &Store, resolved: &Resolved, fetched: &Fetched, progress: &Arc<dyn Progress>) -> Result<StoredImage> {
-    match found(store, resolved, fetched)? {
-        Some(stored) => Ok(stored),
-        None => commit(store, resolved, progress),
+fn find_or_commit(
+    store: &Store,
+    resolved: &Resolved,
+    fetched: &Fetched,
+    unsynced: Option<Unsynced>,
+    progress: &Arc<dyn Progress>,
+) -> Result<StoredImage> {
+    let found = found(store, resolved, fetched)?;
+    if let (Some(found), None) = (&found, &unsynced) {
+        return Ok(found.clone());
     }
+    let unsynced = unsynced.map_or_else(|| store.begin_unsynced(progress.as_ref()), Ok)?;
+    let stored = found.map_or_else(|| commit(store, resolved, progress), Ok);
+    // Also where the image cannot be made: the layers are good.
+    let ended = unsynced.end();
+    let stored = stored?;
+    ended.map(|()| stored)
 }
 
 /// The image, where all of it was here before. What cannot be read of it is made again.

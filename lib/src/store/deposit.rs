@@ -1,5 +1,5 @@
 //! New objects on their way into the repository: written to a file without a name, sealed where the repository is, linked in under their
-//! digest. New ones are not synced: whoever publishes a name that leads to these objects syncs first. Only what takes the place of a damaged object is, which names may lead to
+//! digest. New ones are not synced, and [`Unsynced`](super::Unsynced) has them in doubt: whoever publishes a name that leads to these objects syncs first. Only what takes the place of a damaged object is, which names may lead to
 //! already.
 
 use std::fs::File;

@@ -105,7 +105,8 @@ impl Store {
     }
 
     /// Like [`import_layer`](Self::import_layer), and leaves the name to [`name_layers`](Self::name_layers); looks only for objects that `known` may have; computes the digests of the contents of those of its files that it does not have, where they are
-    /// wanted, for [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has.
+    /// wanted, for [`remember`](Self::remember). Files of which `tar` says that they are here become references to the objects that `known` has. Objects that are here are believed, which holds
+    /// after [`begin_unsynced`](Self::begin_unsynced).
     ///
     /// # Errors
     ///

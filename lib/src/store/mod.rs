@@ -49,6 +49,7 @@ mod split;
 mod tags;
 mod tree;
 mod tree_image;
+mod unsynced;
 
 pub use boot_files::{
     Kernel, Loader, SIGNED_LOADERS, SealingTools, efi_architecture, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
@@ -70,6 +71,7 @@ pub use place::ObjectWriter;
 pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
 pub use tags::check_tag;
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
+pub use unsynced::{UNSYNCED, Unsynced};
 
 /// Where the repository of a machine is, seen from the physical root.
 pub const DIRECTORY: &str = "composefs";

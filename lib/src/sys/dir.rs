@@ -85,6 +85,22 @@ pub fn append(parent: impl AsFd, name: &str, mode: u32) -> rustix::io::Result<Fi
     Ok(rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?.into())
 }
 
+/// Opens a file that says what it says by being there, and makes it with `mode` where there is none; whether it was made. Nothing is synced.
+pub fn open_or_make(parent: impl AsFd, name: &str, mode: u32) -> rustix::io::Result<(File, bool)> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    loop {
+        match rustix::fs::openat(parent.as_fd(), name, flags | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode)) {
+            Ok(made) => return Ok((made.into(), true)),
+            Err(Errno::EXIST) => {}
+            Err(other) => return Err(other),
+        }
+        // Somebody may remove it meanwhile.
+        if let Some(found) = optional(rustix::fs::openat(parent.as_fd(), name, flags, Mode::empty()))? {
+            return Ok((found.into(), false));
+        }
+    }
+}
+
 /// Bytes that an ordinary write can still use on the file system of `dir`. One that does not know its size, as a tmpfs without a bound, has no end.
 pub fn free_bytes(dir: impl AsFd) -> rustix::io::Result<u64> {
     bytes_of(dir, |stat| stat.f_bavail)

@@ -18,7 +18,8 @@ pub fn reopen(file: File) -> rustix::io::Result<OwnedFd> {
     rustix::fs::open(path_of(&file), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Gives a file its name; what has the name stays. By its handle, which older kernels allow only to those who may read everything; to others they say that there is no such file.
+/// Gives a file its name; what has the name stays. By its handle, which older kernels allow only to those who may read everything: to others they say that there is
+/// no such file.
 pub fn link(file: impl AsFd, dir: impl AsFd, path: &str) -> rustix::io::Result<()> {
     match rustix::fs::linkat(&file, "", &dir, path, AtFlags::EMPTY_PATH) {
         Err(Errno::NOENT) => rustix::fs::linkat(CWD, path_of(&file), dir, path, AtFlags::SYMLINK_FOLLOW),
@@ -47,7 +48,7 @@ mod tests {
         assert_eq!(dir::names(&directory).unwrap(), [""; 0]);
         let file = reopen(file).unwrap();
         link(&file, &directory, "a").unwrap();
-        assert_eq!(link(&create(&directory, 0o644).unwrap(), &directory, "a"), Err(Errno::EXIST));
+        assert_eq!(link(create(&directory, 0o644).unwrap(), &directory, "a"), Err(Errno::EXIST));
         assert_eq!(dir::read_optional(&directory, "a").unwrap().as_deref(), Some(b"one".as_slice()));
         let mut file = File::from(file);
         file.write_all(b"two").unwrap_err();

@@ -17,7 +17,7 @@ use super::waiting::{Imported, Waiting, import_made};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Contents, Here, Layer, LayerReader, Partial, PartialPlan, Resolved, Source, TagWatch};
 use crate::progress::Progress;
-use crate::store::{self, ContentDigest, ImportStats, LayerTar, Store, Taken};
+use crate::store::{self, ContentDigest, ImportStats, LayerTar, Store, Taken, Unsynced};
 
 /// How many layers are fetched and imported at a time. The large layers of an image are few, and each has four threads already.
 const TOGETHER: usize = 2;
@@ -60,6 +60,8 @@ pub(in crate::ops) struct Fetched {
     pub(in crate::ops) layers: Vec<FetchedLayer>,
     /// The tag of the image, as it was before anything was fetched.
     pub(in crate::ops) tag: Option<TagWatch>,
+    /// Layers came in, and what belongs to them may be written, too, before this ends.
+    pub(super) unsynced: Option<Unsynced>,
 }
 
 /// Fetches the layers that are missing.
@@ -77,20 +79,34 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
     // The largest first: those that are left for the end are small, and no large one is alone then.
     waiting.make_contiguous().sort_by_key(|layer| Reverse(fetched.layers[layer.index].size));
     if !waiting.is_empty() {
+        let unsynced = begin_unsynced(store, progress).await?;
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
         let (delta, tag) = tokio::join!(Delta::find(store, source, &missing, progress.as_ref()), source.watch_tag());
         fetched.tag = tag;
-        let naming = Arc::new(Naming::new(store, progress));
+        let naming = Arc::new(Naming::new(store, unsynced, progress));
         let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
         let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
         // However it ended: what came in need not come again.
-        let named = tokio::task::spawn_blocking(move || names.name()).await;
+        let ended = taken.is_err();
+        let named = tokio::task::spawn_blocking(move || {
+            names.name()?;
+            // Where it has failed, others may still be at it; the last of them drops the names.
+            anyhow::Ok(Arc::into_inner(names).filter(|_| !ended).and_then(Naming::into_unsynced))
+        });
+        let named = named.await;
         let taken = taken?;
-        named.context("naming layers in a thread")??;
+        fetched.unsynced = named.context("naming layers in a thread")??;
         tell_of_index(store.remember(taken), progress.as_ref());
     }
     Ok(fetched)
+}
+
+/// In a thread, because it may have much to read.
+async fn begin_unsynced(store: &Store, progress: &Arc<dyn Progress>) -> Result<Unsynced> {
+    let (store, progress) = (store.clone(), Arc::clone(progress));
+    let begun = tokio::task::spawn_blocking(move || store.begin_unsynced(progress.as_ref()));
+    begun.await.context("looking at what a pull has left, in a thread")?
 }
 
 /// The layers of an image, before anything is fetched: those that are here, or come twice, and others.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::progress::Progress;
-use crate::store::{Store, Unnamed};
+use crate::store::{Store, Unnamed, Unsynced};
 
 /// So many bytes, fetched or stored, are what a machine that loses its power may have to fetch once more.
 const MOST: u64 = 64 << 20;
@@ -16,9 +16,12 @@ const MOST: u64 = 64 << 20;
 /// How long a pull that is called off waits for the names before it says so: the disk may be slow. A name that is given later leads to a whole layer, too.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Layers that came in and wait for their names. Those that still wait when it is dropped, because a signal or an error has ended the pull, get them then.
+/// Layers that came in and wait for their names. Those that still wait when it is dropped, because a signal or an error has ended the pull, get them then, and nothing that
+/// came in is in doubt after that.
 pub(super) struct Naming {
     store: Store,
+    /// Nothing comes in once this has ended. None once it was taken.
+    unsynced: Option<Unsynced>,
     progress: Arc<dyn Progress>,
     most: u64,
     patience: Duration,
@@ -35,9 +38,10 @@ struct Waiting {
 }
 
 impl Naming {
-    pub(super) fn new(store: &Store, progress: &Arc<dyn Progress>) -> Self {
+    pub(super) fn new(store: &Store, unsynced: Unsynced, progress: &Arc<dyn Progress>) -> Self {
         Self {
             store: store.clone(),
+            unsynced: Some(unsynced),
             progress: Arc::clone(progress),
             most: MOST,
             patience: PATIENCE,
@@ -83,11 +87,20 @@ impl Naming {
         }
         let named = self.store.name_layers(&layers);
         *failed = named.is_err();
+        if *failed {
+            // At once: what comes in beside it may take its time, and meanwhile others begin, who would not be told.
+            self.unsynced.iter().for_each(Unsynced::doubt);
+        }
         drop(failed);
         if named.is_ok() {
             self.progress.step("name layers");
         }
         named
+    }
+
+    /// The end of what comes in is left to the caller.
+    pub(super) fn into_unsynced(mut self) -> Option<Unsynced> {
+        self.unsynced.take()
     }
 
     fn take(&self) -> Vec<Unnamed> {
@@ -97,15 +110,18 @@ impl Naming {
 
 impl Drop for Naming {
     fn drop(&mut self) {
-        let layers = self.take();
-        if layers.is_empty() || *self.failed.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        let failed = *self.failed.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let layers = if failed { Vec::new() } else { self.take() };
+        let unsynced = self.unsynced.take();
+        if layers.is_empty() && unsynced.is_none() {
             return;
         }
         let (done, ended) = mpsc::channel();
         let store = self.store.clone();
         let started = thread::Builder::new().name("naming".into()).spawn(move || {
-            // Something else is what is told, and a layer without a name is fetched again.
+            // Something else is what is told, a layer without a name is fetched again, and what stays in doubt is read again.
             let _ = store.name_layers(&layers);
+            let _ = unsynced.map(Unsynced::end);
             let _ = done.send(());
         });
         if started.is_ok() {
@@ -117,8 +133,8 @@ impl Drop for Naming {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::progress::Recorder;
-    use crate::store::{AllBytes, Known, Verity};
+    use crate::progress::{Recorder, Silent};
+    use crate::store::{AllBytes, Known, UNSYNCED, Verity};
     use crate::sys::dir;
 
     /// A repository, and what names its layers after so many bytes.
@@ -126,7 +142,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let store = Store::open_or_init(dir::open_path(temp.path()).unwrap(), "r", None, Verity::Never).unwrap();
         let recorder = Arc::<Recorder>::default();
-        let mut naming = Naming::new(&store, &(recorder.clone() as _));
+        let mut naming = Naming::new(&store, store.begin_unsynced(&Silent).unwrap(), &(recorder.clone() as _));
         (naming.most, naming.patience) = (most, Duration::from_secs(600));
         (temp, recorder, naming)
     }
@@ -147,7 +163,7 @@ mod tests {
 
     #[test]
     fn names_are_given_when_it_has_cost_enough_and_at_the_end() {
-        let (_temp, recorder, naming) = naming(10);
+        let (temp, recorder, naming) = naming(10);
         let store = naming.store.clone();
         let [first, second, third] = [1, 2, 3].map(|n| arrive(&store, n));
         let here = || [&first, &second, &third].map(|(diff_id, _)| store.has_layer(diff_id).unwrap());
@@ -157,7 +173,10 @@ mod tests {
         add(&second, 1);
         assert_eq!(here(), [true, true, false]);
         add(&third, 9);
+        let mark = temp.path().join("r").join(UNSYNCED);
+        assert!(mark.exists());
         drop(naming);
+        assert!(!mark.exists());
         assert_eq!(here(), [true, true, true]);
         assert_eq!(recorder.steps(), ["name layers"]);
     }
@@ -175,6 +194,7 @@ mod tests {
         naming.add(second.1, 10).unwrap();
         drop(naming);
         assert!(!store.has_layer(&first.0).unwrap() && !store.has_layer(&second.0).unwrap());
+        assert_eq!(std::fs::metadata(temp.path().join("r").join(UNSYNCED)).unwrap().len(), 1);
         assert_eq!(recorder.steps(), [""; 0]);
     }
 }

@@ -12,6 +12,7 @@ mod graph;
 mod ids;
 mod leftovers;
 mod links;
+mod lost;
 mod metadata;
 mod objects;
 pub(crate) mod pool;
@@ -26,6 +27,7 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
 pub(super) use links::links;
+pub(super) use lost::remove_lost;
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
 pub use restore::{DamagedFile, Restore, Writer};
 
