@@ -79,11 +79,11 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
     // The largest first: those that are left for the end are small, and no large one is alone then.
     waiting.make_contiguous().sort_by_key(|layer| Reverse(fetched.layers[layer.index].size));
     if !waiting.is_empty() {
+        fetched.tag = source.watch_tag().await;
         let unsynced = begin_unsynced(store, progress).await?;
         let here = here(store)?;
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
-        let (delta, tag) = tokio::join!(Delta::find(store, source, &missing, progress.as_ref()), source.watch_tag());
-        fetched.tag = tag;
+        let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
         let naming = Arc::new(Naming::new(store, unsynced, progress));
         let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
         let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
