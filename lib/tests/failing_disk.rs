@@ -10,8 +10,10 @@ mod space_common;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use oci::{Compression, Layout, noise, plain_http};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use selkie::finding::Kind;
 use selkie::ops::pull::{self, Pulled};
@@ -29,7 +31,7 @@ const SIZE: usize = 96 * MIB;
 struct Disk {
     around: PathBuf,
     at: PathBuf,
-    device: String,
+    image: PathBuf,
 }
 
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -54,19 +56,27 @@ impl Disk {
         // Without holes: what mkfs has left out is zeros.
         let bytes = std::fs::read(&image).unwrap();
         std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(&image).unwrap(), &bytes).unwrap();
-        let device = run("losetup", &["--find", "--show", text(&image)]);
-        let disk = Self { around, at, device };
+        let disk = Self { around, at, image };
         disk.mount();
         disk
     }
 
+    /// The device goes with the mount, however this process ends.
     fn mount(&self) {
-        run("mount", &["-t", "ext4", "-o", "nodiscard", &self.device, text(&self.at)]);
+        let device = run("losetup", &["--find", "--show", text(&self.image)]);
+        let mounted = Command::new("mount").args(["-t", "ext4", "-o", "nodiscard", &device, text(&self.at)]).status();
+        run("losetup", &["--detach", &device]);
+        assert!(mounted.unwrap().success());
     }
 
     /// Mounts it anew, so that nothing is known but what the disk has.
     fn start_anew(&self) {
-        rustix::mount::unmount(&self.at, UnmountFlags::empty()).unwrap();
+        let (begun, patience) = (Instant::now(), Duration::from_secs(300));
+        // The thread of a pull that has ended may still be at its names.
+        while let Err(error) = rustix::mount::unmount(&self.at, UnmountFlags::empty()) {
+            assert!(error == Errno::BUSY && begun.elapsed() < patience, "{error}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
         self.mount();
     }
 
@@ -88,7 +98,6 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = rustix::mount::unmount(&self.at, UnmountFlags::DETACH);
-        let _ = Command::new("/usr/sbin/losetup").args(["--detach", &self.device]).status();
     }
 }
 

@@ -77,6 +77,14 @@ fn an_outage_that_passes_is_waited_for() {
 }
 
 #[test]
+fn where_the_parts_fit_nobody_has_to_say_whether_there_is_a_delta() {
+    let chunked = chunked();
+    let relay = Relay::start(&chunked.registry.address, Odd::Unlisted(usize::MAX));
+    let report = chunked.switch(&relay.address, "next", &Arc::default()).unwrap();
+    assert_eq!((report.outcome, report.pulled.unwrap().fetched[0].way), (Outcome::Staged, Way::Partial));
+}
+
+#[test]
 fn where_only_skopeo_is_answered_all_of_a_layer_counts() {
     let chunked = chunked();
     let relay = Relay::start(&chunked.registry.address, Odd::Unmet(usize::MAX));

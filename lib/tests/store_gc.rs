@@ -166,6 +166,15 @@ fn images_that_tags_keep_are_not_read() {
     spoiled.store().garbage(&["two".to_owned()], &keep[1..]).unwrap();
 }
 
+#[test]
+fn what_a_stopped_write_has_left_beside_the_objects_goes() {
+    let made = Made::new();
+    let left = made.path.join(format!("{}ab", selkie::sys::dir::TEMPORARY));
+    std::fs::write(&left, "an object").unwrap();
+    made.store().gc(&[&made.one.boot_image, &made.two.boot_image]).unwrap();
+    assert!(!left.exists());
+}
+
 /// The plan for tags that go reads those images that the tags which stay do not keep.
 #[test]
 fn a_plan_knows_which_tags_go() {

@@ -151,8 +151,11 @@ fn only_what_no_name_leads_to_is_in_doubt_and_after_a_good_pull_nothing_is() {
     let (_, told) = plain.pull_with(&layout.reference(Some("v1")));
     assert!(is_as_it_was(&named) && is_as_it_was(&stray) && told.len() == 1, "{told:?}");
     std::fs::write(plain.mark(), "").unwrap();
+    // No pull has made that.
+    let foreign = plain.path("objects/ab").join("c".repeat(62));
+    std::fs::create_dir_all(&foreign).unwrap();
     let (_, told) = plain.pull_with(&layout.reference(Some("v2")));
-    assert!(is_as_it_was(&named) && !stray.exists() && told[1].starts_with("1 object "), "{told:?}");
+    assert!(foreign.exists() && is_as_it_was(&named) && !stray.exists() && told[1].starts_with("1 object "), "{told:?}");
     assert!(!plain.mark().exists());
 }
 

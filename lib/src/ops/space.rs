@@ -41,58 +41,84 @@ pub(super) async fn check_root(
     }
     let Err(as_a_whole) = fits(missing) else { return Ok(()) };
     let least = async {
-        let least = Least::of(store, source, progress).await?;
-        let Some(index) = least.unknown.filter(|_| fits(least.bytes).is_err()) else { return anyhow::Ok(least) };
+        let least = Least::of(store, source, progress, &fits).await?;
+        let Some(index) = least.unknown.filter(|_| fits(least.bytes()).is_err()) else { return anyhow::Ok(least) };
         // That may be an outage, too. A pull would ask for all of the layer: where that comes, there is none, or none any more.
         drop(source.open_layer(index, Arc::clone(progress)).await?);
-        Least::of(store, source, progress).await
+        Least::of(store, source, progress, &fits).await
     };
     match least.await {
-        Ok(least) => fits(least.bytes),
+        Ok(least) => fits(least.bytes()),
         Err(error) => Err(error.context(format!("{as_a_whole:#}, and what of them is missing is not known"))),
     }
 }
 
 /// The least that has to be stored of the layers that are not here.
 struct Least {
-    bytes: u64,
+    /// Of each such layer, by its place in the image.
+    layers: Vec<(usize, u64)>,
     /// A layer that may count for too much, as something about it could not be found out.
     unknown: Option<usize>,
 }
 
 impl Least {
-    /// Of a layer that has a table of contents, compressed contents that are not here count. The content index may not know all that is here, so a delta counts where it is
-    /// less; else a layer counts as a whole. One table is in memory at a time.
+    /// By the tables of contents alone where that `fits`: who has no list of deltas, or is not well, need not be asked for one then.
     ///
     /// # Errors
     ///
     /// [`FailureKind::Unreachable`] after an outage.
-    async fn of(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Self> {
+    async fn of(store: &Store, source: &Source, progress: &Arc<dyn Progress>, fits: &impl Fn(u64) -> Result<()>) -> Result<Self> {
+        let mut least = Self::by_tables(store, source, progress).await?;
+        if fits(least.bytes()).is_err() {
+            least.ask_for_delta(store, source, progress.as_ref()).await?;
+        }
+        Ok(least)
+    }
+
+    /// Of a layer that has a table of contents, compressed contents that are not here count; another counts as a whole. One table is in memory at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`FailureKind::Unreachable`] after an outage.
+    async fn by_tables(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Self> {
         let (resolved, here) = (source.resolved(), pull::here(store)?);
         let layers = pull::known(store, resolved)?;
-        let missing: Vec<usize> = (0..layers.len()).filter(|index| layers[*index].way != Way::Here).collect();
-        let (known, delta) = match Delta::find_patiently(store, source, &missing, progress.as_ref()).await {
-            Err(error) if Failure::is(&error, FailureKind::Unreachable) => return Err(error),
-            found => (found.is_ok(), Delta::told(found, source, progress.as_ref())),
-        };
-        let mut least = Self { bytes: 0, unknown: if known { None } else { missing.first().copied() } };
-        let mut counted = HashSet::new();
-        for index in missing {
-            let layer = &resolved.layers[index];
+        let (mut least, mut counted) = (Self { layers: Vec::new(), unknown: None }, HashSet::new());
+        for index in (0..layers.len()).filter(|index| layers[*index].way != Way::Here) {
+            let size = resolved.layers[index].size;
             let table = if source.has_table(index) { Some(source.table(index, progress).await?) } else { None };
             let new = match table {
-                Some(Ok(table)) => Some(table.bytes_new(&*here, &mut counted)),
+                Some(Ok(table)) => table.bytes_new(&*here, &mut counted),
                 Some(Err(reason)) => {
                     reason.failure().map_or(Ok(()), |failure| Err(failure.clone()))?;
                     least.unknown = least.unknown.or(Some(index));
-                    None
+                    size
                 }
-                None => None,
+                None => size,
             };
-            let by_delta = delta.as_ref().and_then(|delta| delta.blob(layer)).map(|blob| blob.size);
-            least.bytes += new.into_iter().chain(by_delta).chain([layer.size]).min().unwrap_or_default();
+            least.layers.push((index, new.min(size)));
         }
         Ok(least)
+    }
+
+    /// The content index may not know all that is here, so a delta counts where it is less.
+    async fn ask_for_delta(&mut self, store: &Store, source: &Source, progress: &dyn Progress) -> Result<()> {
+        let missing: Vec<usize> = self.layers.iter().map(|(index, _)| *index).collect();
+        let found = Delta::find_patiently(store, source, &missing, progress).await;
+        match &found {
+            Err(error) if Failure::is(error, FailureKind::Unreachable) => return found.map(|_| ()),
+            Err(_) => self.unknown = self.unknown.or(missing.first().copied()),
+            Ok(_) => {}
+        }
+        let Some(delta) = Delta::told(found, source, progress) else { return Ok(()) };
+        for (index, bytes) in &mut self.layers {
+            *bytes = delta.blob(&source.resolved().layers[*index]).map_or(*bytes, |blob| blob.size.min(*bytes));
+        }
+        Ok(())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.layers.iter().map(|(_, bytes)| bytes).sum()
     }
 }
 

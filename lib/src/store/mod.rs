@@ -131,9 +131,12 @@ impl Store {
     pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
         // Nobody may take a tag away between the question what tags keep and the removal.
         rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
-        let swept = with_repository!(self, repository => {
-            let roots = covered::uncovered(repository, &self.manifests(), keep);
-            repository.gc(&roots.iter().map(|id| id.hex()).collect::<Vec<_>>())
+        // What was to take the place of an object, and was stopped just before.
+        let swept = crate::sys::dir::sweep(self.dir()).and_then(|_| {
+            with_repository!(self, repository => {
+                let roots = covered::uncovered(repository, &self.manifests(), keep);
+                repository.gc(&roots.iter().map(|id| id.hex()).collect::<Vec<_>>())
+            })
         });
         if swept.is_err() {
             // The library keeps its exclusive lock when it fails, and every other process would wait for us.

@@ -9,13 +9,15 @@
 //! more. Whether what has a name still is what it was is a question for [`fsck`](super::fsck).
 //!
 //! Several pulls may be at it. Each holds a shared lock on the mark, and the last one takes it away, after a sync of its own: another may have been killed. Who finds that the
-//! disk has lost something makes the mark one byte long, which takes no block of that disk: whoever begins next looks, even if others are at it.
+//! disk has lost something makes the mark one byte long, which takes no block of that disk: whoever comes then waits until the others are done, because he who looks has to be
+//! alone. Two would take away what one of them has just fetched.
 //!
 //! A sealed repository has no mark: its files are on the disk before they get fs-verity and a name, and the kernel checks what it reads. What other tools write is not
 //! marked either.
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, FlockOperation};
@@ -23,10 +25,14 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::{Store, fsck, with_repository};
 use crate::progress::{Event, Progress, Unit};
-use crate::sys::dir;
+use crate::sys::{dir, interrupt};
 
 /// The name of the mark in the repository.
 pub const UNSYNCED: &str = "unsynced";
+
+/// How often who waits for others looks again, and after so many times he says that he waits.
+const LOOK: Duration = Duration::from_millis(100);
+const TOLD: u32 = 10;
 
 /// Objects are being written that may not be on the disk. Where it is dropped without its [`end`](Self::end), they stay in doubt.
 #[derive(Debug)]
@@ -38,11 +44,11 @@ pub struct Unsynced {
 
 impl Store {
     /// Has all objects that are written from here on count as lost until [`Unsynced::end`]. Where a pull did not come to its end, what it has left is read first, and
-    /// what is lost is removed. Waits for another process that does so.
+    /// what is lost is removed. Waits for another process that does so, and after a loss for all that are at it.
     ///
     /// # Errors
     ///
-    /// The repository cannot be written; an object that was left cannot be looked at.
+    /// The repository cannot be written; an object that was left cannot be looked at; a signal calls off what is at work.
     pub fn begin_unsynced(&self, progress: &dyn Progress) -> Result<Unsynced> {
         let mark = if self.is_sealed() { None } else { Some(begin(self, progress).context("marking what is not synced")?) };
         Ok(Unsynced { store: self.clone(), mark })
@@ -50,8 +56,8 @@ impl Store {
 }
 
 impl Unsynced {
-    /// Something is not durable that should be: whoever begins next looks at all that no name leads to, even while others are at it. Those learn it by their own syncs,
-    /// also where the mark cannot be changed.
+    /// Something is not durable that should be: whoever begins next waits until nobody else is at it, and looks at all that no name leads to. Those who are learn it by their own
+    /// syncs, also where the mark cannot be changed.
     pub fn doubt(&self) {
         self.mark.iter().for_each(Mark::tell_of_loss);
     }
@@ -77,6 +83,7 @@ impl Unsynced {
 
 fn begin(store: &Store, progress: &dyn Progress) -> Result<Mark> {
     store.require_writable()?;
+    let mut waited = 0;
     loop {
         let (mark, made) = Mark::open(store.dir())?;
         if !made && mark.try_alone()? {
@@ -85,16 +92,16 @@ fn begin(store: &Store, progress: &dyn Progress) -> Result<Mark> {
             mark.remove(store.dir())?;
             continue;
         }
-        mark.share()?;
-        if mark.is_gone()? {
-            continue;
+        if !mark.tells_of_loss()? && mark.try_share()? && !mark.is_gone()? {
+            mark.make_durable(store.dir())?;
+            progress.step("mark unsynced");
+            return Ok(mark);
         }
-        if mark.tells_of_loss()? {
-            remove_lost(store, &mark, progress)?;
+        waited += 1;
+        if waited == TOLD {
+            progress.note("waiting for another process that pulls into this repository".to_owned());
         }
-        mark.make_durable(store.dir())?;
-        progress.step("mark unsynced");
-        return Ok(mark);
+        interrupt::sleep(LOOK, || true).map_err(|signal| signal.failure())?;
     }
 }
 
@@ -106,6 +113,7 @@ fn remove_lost(store: &Store, mark: &Mark, progress: &dyn Progress) -> Result<()
     let _ = mark.sync();
     let lost = with_repository!(store, repository => fsck::remove_lost(repository, &seen)).context("looking at what a pull has left")?;
     if lost > 0 {
+        progress.step("remove lost objects");
         let (objects, were) = if lost == 1 { ("object", "is") } else { ("objects", "are") };
         progress.note(format!(
             "{lost} {objects} that a pull has left {were} not on the disk as written, and will be fetched again; where the machine has not lost its power, look at its disk"
@@ -127,15 +135,19 @@ impl Mark {
 
     /// Locks it where nobody else has. Else it is not locked at all afterwards.
     fn try_alone(&self) -> Result<bool> {
-        match self.lock(FlockOperation::NonBlockingLockExclusive) {
+        self.try_lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    /// Locks it together with others, unless somebody has it alone.
+    fn try_share(&self) -> Result<bool> {
+        self.try_lock(FlockOperation::NonBlockingLockShared)
+    }
+
+    fn try_lock(&self, operation: FlockOperation) -> Result<bool> {
+        match self.lock(operation) {
             Err(Errno::WOULDBLOCK) => Ok(false),
             locked => locked.map(|()| true).with_context(|| format!("locking {UNSYNCED}")),
         }
-    }
-
-    /// Locks it together with others, once nobody has it alone.
-    fn share(&self) -> Result<()> {
-        self.lock(FlockOperation::LockShared).with_context(|| format!("locking {UNSYNCED}"))
     }
 
     fn lock(&self, operation: FlockOperation) -> rustix::io::Result<()> {
@@ -182,7 +194,9 @@ impl Drop for Mark {
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
+    use std::time::Instant;
 
     use super::*;
     use crate::progress::{Recorder, Silent};
@@ -247,7 +261,7 @@ mod tests {
         let recorder = Recorder::default();
         let begun = repository.open().begin_unsynced(&recorder).unwrap();
         assert!(!object.exists() && repository.mark().exists());
-        assert_eq!(recorder.steps(), ["mark unsynced"]);
+        assert_eq!(recorder.steps(), ["remove lost objects", "mark unsynced"]);
         let object = repository.damaged();
         repository.begin().end().unwrap();
         assert!(object.exists() && repository.mark().exists(), "somebody is at it");
@@ -256,20 +270,46 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_told_to_those_who_come_and_the_mark_stays() {
+    fn after_a_loss_those_who_come_wait_for_the_others_and_one_of_them_looks() {
         let repository = Repository::new();
         let (fails, works) = (repository.begin(), repository.begin());
         fails.doubt();
         drop(fails);
         let object = repository.damaged();
-        let comes = repository.begin();
-        assert!(!object.exists());
-        for one in [comes, works] {
-            one.end().unwrap();
-            assert!(repository.mark().exists());
-        }
-        repository.begin().end().unwrap();
+        let begun = AtomicUsize::new(0);
+        let comes = || {
+            let unsynced = repository.begin();
+            assert!(!object.exists());
+            begun.fetch_add(1, Ordering::Relaxed);
+            unsynced.end().unwrap();
+        };
+        thread::scope(|scope| {
+            let coming: Vec<_> = (0..3).map(|_| scope.spawn(comes)).collect();
+            thread::sleep(3 * LOOK);
+            assert_eq!((begun.load(Ordering::Relaxed), object.exists()), (0, true));
+            works.end().unwrap();
+            coming.into_iter().for_each(|coming| coming.join().unwrap());
+        });
         assert!(!repository.mark().exists());
+    }
+
+    #[test]
+    fn who_waits_says_so() {
+        let repository = Repository::new();
+        let works = repository.begin();
+        works.doubt();
+        let recorder = Recorder::default();
+        thread::scope(|scope| {
+            let coming = scope.spawn(|| repository.open().begin_unsynced(&recorder).unwrap().end().unwrap());
+            let (begun, patience) = (Instant::now(), Duration::from_secs(300));
+            while recorder.events().is_empty() && begun.elapsed() < patience {
+                thread::sleep(LOOK);
+            }
+            works.end().unwrap();
+            coming.join().unwrap();
+        });
+        let first = recorder.events().into_iter().next();
+        assert!(matches!(&first, Some(Event::Note { message }) if message.contains("waiting for another process")), "{first:?}");
     }
 
     #[test]
@@ -279,7 +319,7 @@ mod tests {
             for number in 0..4 {
                 let repository = &repository;
                 scope.spawn(move || {
-                    for round in 0..100 {
+                    for round in 0..20 {
                         let unsynced = repository.begin();
                         thread::yield_now();
                         assert!(!unsynced.mark.as_ref().unwrap().is_gone().unwrap());

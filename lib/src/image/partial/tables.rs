@@ -1,4 +1,4 @@
-//! Tables of contents that are read before it is known whether their layers are fetched: one at a time, and each is fetched once.
+//! Tables of contents that are read before it is known whether their layers are fetched: one at a time, and as far as there is room for them each is fetched once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};

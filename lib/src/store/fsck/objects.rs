@@ -15,7 +15,7 @@ use super::leftovers::is_temporary;
 use super::{cannot_check, finding, pool};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::store::merkle::{PIECE, measure};
-use crate::sys::dir;
+use crate::sys::{dir, interrupt};
 
 /// How an object is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,19 +65,13 @@ pub(super) fn scan<H: FsVerityHashValue>(
 ) -> Result<Scan<H>> {
     let mut scan = Scan { health: HashMap::new(), findings: Vec::new(), objects: 0, bytes: 0 };
     let Some(objects) = dir::open_optional(repository.repo_fd(), "objects").context("opening objects")? else { return Ok(scan) };
-    let mut items = list(&objects, &mut scan.findings)?;
-    items.retain(|item: &Item<H>| {
-        let good = known.contains(&item.id);
-        if good {
-            scan.health.insert(item.id.clone(), Health::Good);
-        }
-        !good
-    });
+    let items = list(&objects, known, &mut scan)?;
     let (total, done) = (items.len() as u64, AtomicU64::new(0));
     let results = pool::each(
         &items,
         || vec![0; PIECE],
         |piece, item| {
+            interrupt::called_off().map_or(Ok(()), |signal| Err(signal.failure()))?;
             let result = check(&objects, item, !repository.is_insecure(), piece);
             seen(done.fetch_add(1, Ordering::Relaxed) + 1, total);
             result
@@ -91,9 +85,9 @@ pub(super) fn scan<H: FsVerityHashValue>(
     Ok(scan)
 }
 
-/// The objects by their names. What has no name of an object is a finding.
-fn list<H: FsVerityHashValue>(objects: &OwnedFd, findings: &mut Vec<Finding>) -> Result<Vec<Item<H>>> {
-    let mut items = Vec::new();
+/// The objects that have to be read, by their names. What has no name of an object is a finding.
+fn list<H: FsVerityHashValue>(objects: &OwnedFd, known: &HashSet<H>, scan: &mut Scan<H>) -> Result<Vec<Item<H>>> {
+    let (mut items, findings) = (Vec::new(), &mut scan.findings);
     for prefix in dir::names(objects).context("listing objects")? {
         let shown = prefix.to_string_lossy().into_owned();
         if is_temporary(&prefix) {
@@ -110,6 +104,7 @@ fn list<H: FsVerityHashValue>(objects: &OwnedFd, findings: &mut Vec<Finding>) ->
         for name in dir::names(&below).with_context(|| format!("listing objects/{shown}"))? {
             let path = format!("{shown}/{}", name.to_string_lossy());
             match H::from_object_pathname(path.as_bytes()) {
+                Ok(id) if id.to_object_pathname() == path && known.contains(&id) => _ = scan.health.insert(id, Health::Good),
                 Ok(id) if id.to_object_pathname() == path => items.push(Item { id, path }),
                 _ if is_temporary(&name) => findings.push(left(format!("objects/{path}"))),
                 _ => findings.push(foreign(format!("objects/{path}"), "its name is no digest of this repository's algorithm")),
@@ -144,8 +139,10 @@ fn check<H: FsVerityHashValue>(objects: &OwnedFd, item: &Item<H>, sealed: bool, 
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok((Health::Bad(Damage::Unreadable, "it is no regular file".to_owned()), 0));
     }
-    // From the disk: of what could not be written there, memory may still have the right bytes. It is a wish, which some file systems have no use for.
-    let _ = rustix::fs::fadvise(&fd, 0, None, Advice::DontNeed);
+    if !sealed {
+        // From the disk: of what could not be written there, memory may still have the right bytes. It is a wish, which some file systems have no use for, and what runs stays in memory.
+        let _ = rustix::fs::fadvise(&fd, 0, None, Advice::DontNeed);
+    }
     let seal = if sealed { seal(&fd, &item.id) } else { None };
     match measure(File::from(fd), piece) {
         Ok((found, _)) if found != item.id && stat.st_size == 0 => Ok((Health::Bad(Damage::Truncated, "it is empty".to_owned()), 0)),
