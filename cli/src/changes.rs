@@ -130,7 +130,7 @@ Kernel:   6.1.1 -> 6.1.2
 Reboot:   full: kernel, initramfs or the image's kernel arguments change
 Files:    1 added, 1 removed, 1 changed, 0 with other attributes
 Packages: 3 differ
-1 layers: here
+1 layer: here
 layer sha256:ab: partial, 1.00 MiB of 3.00 MiB
 layer sha256:ab: whole, 3.00 MiB: it is small
   nano 7.2 -> 7.3

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle as BarStyle};
 use selkie::progress::{Event, Progress, Silent, Unit};
 
-use crate::output::{Output, ProgressStyle};
+use crate::output::{Output, ProgressStyle, bytes};
 
 /// The renderer that the options ask for.
 pub fn renderer(output: &Output) -> Arc<dyn Progress> {
@@ -17,19 +17,58 @@ pub fn renderer(output: &Output) -> Arc<dyn Progress> {
         ProgressStyle::None => Arc::new(Silent),
         ProgressStyle::Json => Arc::new(JsonLines::default()),
         ProgressStyle::Auto if std::io::stderr().is_terminal() => Arc::new(Bars::default()),
-        ProgressStyle::Auto | ProgressStyle::Plain => Arc::new(Plain),
+        ProgressStyle::Auto | ProgressStyle::Plain => Arc::new(Plain::new()),
     }
 }
 
-/// Phases and notes only.
-struct Plain;
+/// Phases and notes, and now and then how far it is: whoever reads a log wants to know that it goes on.
+struct Plain(Mutex<Far>);
+
+/// How long nothing is told of what goes on as it should.
+const SILENCE: Duration = Duration::from_secs(10);
+
+impl Plain {
+    fn new() -> Self {
+        Self(Mutex::new(Far { items: HashMap::new(), told: Instant::now() }))
+    }
+}
 
 impl Progress for Plain {
     fn event(&self, event: Event) {
+        let Ok(mut far) = self.0.lock() else { return };
         match event {
-            Event::Phase { name } => eprintln!("{name}"),
+            Event::Phase { name } => {
+                *far = Far { items: HashMap::new(), told: Instant::now() };
+                eprintln!("{name}");
+            }
             Event::Note { message } => eprintln!("note: {message}"),
-            Event::Advance { .. } | Event::Step { .. } => {}
+            Event::Step { .. } => {}
+            Event::Advance { item, done, total, unit } => {
+                far.items.insert(item, (done, total, unit));
+                if far.told.elapsed() >= SILENCE {
+                    far.told = Instant::now();
+                    eprintln!("  {}", far.line());
+                }
+            }
+        }
+    }
+}
+
+/// What is done of what is known so far of a phase.
+struct Far {
+    items: HashMap<String, (u64, u64, Unit)>,
+    told: Instant,
+}
+
+impl Far {
+    fn line(&self) -> String {
+        let sum = |wanted: Unit| {
+            let items = self.items.values().filter(|(_, _, unit)| *unit == wanted);
+            items.fold((0, 0), |(all_done, all), (done, total, _)| (all_done + done, all + total.max(done)))
+        };
+        match (sum(Unit::Bytes), sum(Unit::Items)) {
+            ((done, total), _) if total > 0 => format!("{} of {} so far", bytes(done), bytes(total)),
+            (_, (done, total)) => format!("{done} of {total} so far"),
         }
     }
 }
@@ -100,4 +139,23 @@ fn new_bar(item: &str, total: u64, unit: Unit) -> ProgressBar {
     }
     bar.set_message(item.chars().take(20).collect::<String>());
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_far_it_is_adds_up_what_is_known() {
+        let mut far = Far { items: HashMap::new(), told: Instant::now() };
+        let mut add = |item: &str, done, total, unit| {
+            far.items.insert(item.to_owned(), (done, total, unit));
+            far.line()
+        };
+        assert_eq!(add("files", 3, 9, Unit::Items), "3 of 9 so far");
+        assert_eq!(add("a", 1 << 20, 3 << 20, Unit::Bytes), "1.00 MiB of 3.00 MiB so far");
+        // Nobody has said how large it is.
+        assert_eq!(add("b", 1 << 20, 0, Unit::Bytes), "2.00 MiB of 4.00 MiB so far");
+        assert_eq!(add("a", 3 << 20, 3 << 20, Unit::Bytes), "4.00 MiB of 4.00 MiB so far");
+    }
 }

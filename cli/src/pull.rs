@@ -84,7 +84,11 @@ fn human(pulled: &Pulled) -> String {
 /// How the layers came: a line for those that were here, and one for each other, lowest first.
 pub fn layers(fetched: &[FetchedLayer]) -> String {
     let (here, fetched): (Vec<_>, Vec<_>) = fetched.iter().partition(|layer| layer.way == Way::Here);
-    let here = if here.is_empty() { String::new() } else { format!("{} layers: here\n", here.len()) };
+    let here = match here.len() {
+        0 => String::new(),
+        1 => "1 layer: here\n".to_owned(),
+        count => format!("{count} layers: here\n"),
+    };
     here + &fetched.into_iter().map(layer).collect::<String>()
 }
 

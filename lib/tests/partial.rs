@@ -9,9 +9,9 @@ use std::sync::Arc;
 use partial_common::chunked::{Spoil, chunked};
 use partial_common::oci::{Compression, Layout, noise};
 use partial_common::registry::{Registry, push};
-use partial_common::{CHUNKED, Machine, Release, layout, way};
+use partial_common::{CHUNKED, Machine, Release, layout, pull_into, way};
 use selkie::ops::pull::Way;
-use selkie::progress::Recorder;
+use selkie::progress::{Event, Recorder};
 use selkie::store::CONTENT_INDEX;
 
 #[test]
@@ -23,7 +23,7 @@ fn an_update_fetches_what_is_missing_and_the_repository_is_that_of_a_whole_pull(
     for machine in [&parts, &whole] {
         let first = machine.pull(&registry.name("acme/os:v1"));
         let (way, bytes, size, reason) = way(&first);
-        assert_eq!((way, bytes, reason), (Way::Whole, size, Some("none of its files are known here")));
+        assert_eq!((way, bytes, reason), (Way::Whole, size, Some("no files are known here by their contents")));
         assert!(machine.index().exists());
     }
     std::fs::remove_file(whole.index()).unwrap();
@@ -40,6 +40,26 @@ fn an_update_fetches_what_is_missing_and_the_repository_is_that_of_a_whole_pull(
     for (name, content) in &parts {
         assert!(name == Path::new(CONTENT_INDEX) || *content == whole[name], "{}", name.display());
     }
+}
+
+#[test]
+fn how_far_a_layer_in_parts_is_grows_and_ends_with_all_that_was_planned() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v1", CHUNKED);
+    Release::second().push(&registry, "v2", CHUNKED);
+    let machine = Machine::new();
+    machine.pull(&registry.name("acme/os:v1"));
+    let recorder = Arc::<Recorder>::default();
+    let pulled = pull_into(&machine.store, &registry.name("acme/os:v2"), &recorder).unwrap();
+    let layer = &pulled.fetched[0];
+    assert_eq!(layer.way, Way::Partial);
+    let far = |event| match event {
+        Event::Advance { item, done, total, .. } if item == layer.digest => Some((done, total)),
+        _ => None,
+    };
+    let told: Vec<(u64, u64)> = recorder.events().into_iter().filter_map(far).collect();
+    assert!(told.len() > 1 && told.is_sorted_by(|(before, total), (after, same)| before < after && total == same), "{told:?}");
+    assert_eq!(told.last().map(|(done, total)| done == total), Some(true), "{told:?}");
 }
 
 #[test]
@@ -61,7 +81,7 @@ fn a_lost_or_torn_index_costs_a_whole_layer_and_fsck_makes_it_again() {
     // Without one, the next pull is as always.
     std::fs::write(machine.index(), &right[..right.len() - 1]).unwrap();
     let second = machine.pull(&registry.name("acme/os:v2"));
-    assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("none of its files are known here")));
+    assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("no files are known here by their contents")));
     assert!(!machine.store.contents().unwrap().is_empty());
 }
 

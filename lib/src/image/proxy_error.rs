@@ -3,7 +3,7 @@
 
 use containers_image_proxy::{Error, GetBlobError};
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN_LATER, Failure, FailureKind};
 
 const SIGNATURES: &str =
     "policy.json, in /etc/containers or ~/.config/containers, does not accept this image; see containers-policy.json(5)";
@@ -13,6 +13,8 @@ const CERTIFICATE: &str = "install the registry's certificate authority, see con
 const ROOM: &str = "free some space, then run the same command again";
 const STORAGE: &str = "use the storage of podman as root, or inside `podman unshare`";
 const AGAIN: &str = "check the registry's name, the network and the mirrors, then run the same command again";
+const BLOCKED: &str = "registries.conf, in /etc/containers or ~/.config/containers, blocks this registry";
+const CONFIGURATION: &str = "mend registries.conf, in /etc/containers or ~/.config/containers; see containers-registries.conf(5)";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
 
 /// Texts of registries and storages that have nothing of the name that they were asked for.
@@ -43,6 +45,8 @@ const MEANINGS: &[Meaning] = &[
             "loading trust policy",
         ],
     ),
+    (FailureKind::Denied, Some(BLOCKED), &[" is blocked in "]),
+    (FailureKind::Usage, Some(CONFIGURATION), &["loading registries configuration", "registries.conf\": toml"]),
     (
         FailureKind::Unsuitable,
         Some("build the image for this architecture, or name another"),
@@ -78,6 +82,11 @@ const MEANINGS: &[Meaning] = &[
     (FailureKind::Unreachable, Some(CERTIFICATE), &["x509:", "tls: "]),
     (
         FailureKind::Unreachable,
+        Some(AGAIN_LATER),
+        &["http status: 5", "from registry 5", "statuscode: 5", "toomanyrequests", "too many requests"],
+    ),
+    (
+        FailureKind::Unreachable,
         Some(AGAIN),
         &[
             "connection refused",
@@ -91,11 +100,6 @@ const MEANINGS: &[Meaning] = &[
             "no route to host",
             "unexpected eof",
             ": eof",
-            "http status: 5",
-            "from registry 5",
-            "statuscode: 5",
-            "toomanyrequests",
-            "too many requests",
             "dial tcp",
         ],
     ),
@@ -155,7 +159,8 @@ pub(super) fn is_passing(error: &anyhow::Error) -> bool {
 /// The same error, with how often it came.
 pub(super) fn in_a_row(error: anyhow::Error, times: u32) -> anyhow::Error {
     match Failure::find(&error) {
-        Some(failure) => Failure { message: format!("{}, {times} times in a row", failure.message), ..failure }.into(),
+        // It is there, and not well.
+        Some(failure) => Failure::new(failure.kind, format!("{}, {times} times in a row", failure.message)).hint(AGAIN_LATER).into(),
         None => error,
     }
 }
@@ -313,6 +318,12 @@ mod tests {
         assert_eq!(hint("unauthorized: authentication required"), Some(CREDENTIALS));
         assert_eq!(hint("Running image x is rejected by policy."), Some(SIGNATURES));
         assert_eq!(hint("http: server gave HTTP response to HTTPS client"), Some(PLAIN_HTTP));
+        assert_eq!(hint("reading manifest v1 in r.io/os: too many requests to registry"), Some(AGAIN_LATER));
+        let config = |text| meaning(text).map(|(kind, hint)| (kind.exit_code(), hint));
+        let blocked = "registry r.io is blocked in /etc/containers/registries.conf or /etc/containers/registries.conf.d";
+        assert_eq!(config(blocked), Some((4, Some(BLOCKED))));
+        let odd = "loading registries configuration \"/etc/containers/registries.conf\": toml: line 2: expected '.' or '='";
+        assert_eq!(config(odd), Some((2, Some(CONFIGURATION))));
         let missing = Error::SkopeoSpawnError(std::io::ErrorKind::NotFound.into());
         assert_eq!(failure("x", &missing), Some(not_installed()));
     }

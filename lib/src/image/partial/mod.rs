@@ -249,7 +249,7 @@ fn worth_a_look(layer: &Layer, contents: &dyn Contents) -> Result<(), String> {
         return Err("the layer is small".to_owned());
     }
     if contents.is_empty() {
-        return Err("none of its files are known here".to_owned());
+        return Err("no files are known here by their contents".to_owned());
     }
     Ok(())
 }
@@ -320,7 +320,7 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
             }
         };
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress };
+        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress, reported: None };
         let started = spawn(move |sink| rebuild.run(sink)).map(LayerReader::verified);
         started.map_err(|e| format!("starting a thread: {e}").into())
     }

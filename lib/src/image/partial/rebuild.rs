@@ -3,7 +3,6 @@
 use std::io::{self, Read};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use openssl::sha::Sha256;
 
@@ -33,6 +32,8 @@ pub(super) struct Rebuild<B> {
     pub(super) contents: Arc<dyn Contents>,
     pub(super) state: Arc<State>,
     pub(super) progress: Arc<dyn Progress>,
+    /// The bytes of which it was told last.
+    pub(super) reported: Option<u64>,
 }
 
 /// Where the tar goes: counted and hashed.
@@ -214,10 +215,12 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         }
     }
 
-    /// Says how far it is, in bytes that are fetched.
-    fn report(&self) {
-        let total = self.plan.bytes();
-        let done = self.state.asked.load(Ordering::Relaxed).min(total);
+    /// Says how far it is, in bytes that are fetched, where that has changed.
+    fn report(&mut self) {
+        let (done, total) = (self.runs.done(), self.plan.bytes());
+        if self.reported.replace(done) == Some(done) {
+            return;
+        }
         self.progress.event(Event::Advance { item: self.layer.digest.clone(), done, total, unit: Unit::Bytes });
     }
 }

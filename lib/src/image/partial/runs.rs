@@ -20,6 +20,8 @@ pub(super) struct Runs<B> {
     open: VecDeque<(Range<u64>, Ahead)>,
     /// Where in the first one that is open it stands.
     at: u64,
+    /// How many bytes were read, or are being read.
+    done: u64,
     blobs: Arc<Blobs<B>>,
     /// For whoever reads, and at the end for those that are still at work.
     _leaves: Leaves,
@@ -50,7 +52,7 @@ impl<B: Ranged + Clone + Send + 'static> Runs<B> {
         blob.bind(&together);
         let leaves = Leaves(together.clone());
         let blobs = Blobs { first: Mutex::new(blob), idle: Mutex::default(), asked, together };
-        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, blobs: Arc::new(blobs), _leaves: leaves }
+        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, done: 0, blobs: Arc::new(blobs), _leaves: leaves }
     }
 
     /// A reader of this range, which must lie in one that was planned, after the one that was read before. Read it to its end.
@@ -72,7 +74,13 @@ impl<B: Ranged + Clone + Send + 'static> Runs<B> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.at = span.end;
+        self.done += hole + (span.end - span.start);
         Ok(reader.take(span.end - span.start))
+    }
+
+    /// How many bytes of all were read, the last range included.
+    pub(super) fn done(&self) -> u64 {
+        self.done
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -9,7 +9,7 @@ pub(super) const CHECK: Check = Check {
     id: "state-links",
     severity: Severity::Warning,
     about: "/home or /root is a directory of the read-only root, in which nothing can be written",
-    mend: "make it a link into /var, and what it leads to by tmpfiles.d: ln -s var/home /home; echo 'd /var/home 0755 - - -' > /usr/lib/tmpfiles.d/home.conf",
+    mend: "make it a link into /var, and what it leads to by tmpfiles.d: ln -s var/home /home; echo 'd /var/home 0755 - - -' > /usr/lib/tmpfiles.d/home.conf (of /root: var/roothome, 0700)",
     look: Look::Tree(look),
 };
 
