@@ -44,8 +44,9 @@ pub(super) fn page(contests: &[Contest], figures: &Figures, bench: &Bench<'_>, r
     );
     text += &format!(
         "Medians of {runs} runs that took turns, each in a new directory; the registry on loopback. A ratio is the figure divided by selkie's of the same table: above 1, selkie \
-         needs less. Figures of different runs of this command do not compare. \"Written\" is what a program and its children gave the file system to write, \"received\" what the \
-         registry sent. A delta, where a contest has one, was made by `selkie delta` and lies beside the image in the registry; only selkie takes it.\n\n",
+         needs less. Goals are the other way round: selkie's figure divided by the other's, the less the better. The floor is a program of our own that only does what cannot be left \
+         out (hashing, decompressing, writing), from a layout, wherever the others have the image from. Figures of different runs of this command do not compare. \"Written\" is what a \
+         program and its children gave a disk to write, so what goes to a tmpfs does not count, \"received\" what the registry sent. A delta, where a contest has one, was made by `selkie delta` and lies beside the image in the registry; only selkie takes it.\n\n",
     );
     text += &machine(bench);
     text += &images(bench.pair);

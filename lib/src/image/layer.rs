@@ -16,6 +16,9 @@ use super::decode::Decoder;
 use super::digest::Hasher;
 use super::manifest::Layer;
 
+/// What to do about a layer that is not what it should be.
+const DAMAGED: &str = "run the same command again; if it happens again, the copy at the source is damaged: push the image again";
+
 /// The other end of a blob's pipe: why it stopped early, where it did and knows. Answers only after the pipe was closed.
 pub(super) type Sender = Box<dyn FnOnce() -> Option<Failure> + Send>;
 
@@ -235,7 +238,7 @@ impl Verifying {
     }
 
     fn corrupt(&self, found: &str) -> Failure {
-        Failure::new(FailureKind::Corrupt, format!("reading layer {}: {found}", self.layer.digest))
+        Failure::new(FailureKind::Corrupt, format!("reading layer {}: {found}", self.layer.digest)).hint(DAMAGED)
     }
 
     /// Prefers the sender's reason where that is not about the bytes: "connection lost" says more than "truncated".
