@@ -1,6 +1,6 @@
 //! Results and errors on the terminal: for people, or one JSON document. The only place that prints results.
-#![expect(clippy::print_stderr, reason = "this module is the terminal")]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -59,8 +59,8 @@ impl Output {
     pub fn note(&self, message: &str) {
         match self.progress {
             ProgressStyle::None => {}
-            ProgressStyle::Json => eprintln!("{}", json!({"event": "note", "message": message})),
-            ProgressStyle::Auto | ProgressStyle::Plain => eprintln!("note: {message}"),
+            ProgressStyle::Json => tell(&json!({"event": "note", "message": message}).to_string()),
+            ProgressStyle::Auto | ProgressStyle::Plain => tell(&format!("note: {message}")),
         }
     }
 
@@ -76,19 +76,25 @@ impl Output {
             let _ = write(&mut std::io::stdout(), &document.to_string());
         } else if self.progress == ProgressStyle::Json {
             let hint = failure.and_then(|f| f.hint);
-            eprintln!("{}", json!({"event": "error", "message": format!("{error:#}"), "hint": hint, "exit-code": code}));
+            tell(&json!({"event": "error", "message": format!("{error:#}"), "hint": hint, "exit-code": code}).to_string());
         } else {
-            eprintln!("error: {error:#}");
+            tell(&format!("error: {error:#}"));
             if let Some(hint) = failure.and_then(|f| f.hint) {
-                eprintln!("hint: {hint}");
+                tell(&format!("hint: {hint}"));
             }
         }
         ExitCode::from(code)
     }
 }
 
+/// Writes a line to standard error. Where nobody reads that any more, the work goes on.
+pub fn tell(line: &str) {
+    // At once, so that lines of several threads do not mix.
+    let _ = std::io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+}
+
 /// Prints a text with one line break at its end. A reader that has gone away (a closed pipe) is no error.
-fn write(to: &mut dyn std::io::Write, text: &str) -> Result<()> {
+fn write(to: &mut dyn Write, text: &str) -> Result<()> {
     match writeln!(to, "{}", text.trim_end()).and_then(|()| to.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e).context("printing the result"),
         _ => Ok(()),

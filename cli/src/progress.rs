@@ -1,5 +1,4 @@
 //! Two renderers of the library's events: bars or plain lines for people, JSON lines for programs. They own the rate limit.
-#![expect(clippy::print_stderr, reason = "this module is the terminal")]
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -9,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle as BarStyle};
 use selkie::progress::{Event, Progress, Silent, Unit};
 
-use crate::output::{Output, ProgressStyle, bytes};
+use crate::output::{Output, ProgressStyle, bytes, tell};
 
 /// The renderer that the options ask for.
 pub fn renderer(output: &Output) -> Arc<dyn Progress> {
@@ -39,15 +38,15 @@ impl Progress for Plain {
         match event {
             Event::Phase { name } => {
                 *far = Far { items: HashMap::new(), told: Instant::now() };
-                eprintln!("{name}");
+                tell(&name);
             }
-            Event::Note { message } => eprintln!("note: {message}"),
+            Event::Note { message } => tell(&format!("note: {message}")),
             Event::Step { .. } => {}
             Event::Advance { item, done, total, unit } => {
                 far.items.insert(item, (done, total, unit));
                 if far.told.elapsed() >= SILENCE {
                     far.told = Instant::now();
-                    eprintln!("  {}", far.line());
+                    tell(&format!("  {}", far.line()));
                 }
             }
         }
@@ -91,7 +90,7 @@ impl Progress for JsonLines {
             *last = Some(Instant::now());
         }
         if let Ok(line) = serde_json::to_string(&event) {
-            eprintln!("{line}");
+            tell(&line);
         }
     }
 }
@@ -106,11 +105,11 @@ impl Progress for Bars {
         match event {
             Event::Phase { name } => {
                 clear(&mut bars);
-                eprintln!("{name}");
+                tell(&name);
             }
             Event::Note { message } => {
                 // Above the bars, which go on.
-                self.1.suspend(|| eprintln!("note: {message}"));
+                self.1.suspend(|| tell(&format!("note: {message}")));
             }
             Event::Step { .. } => {}
             Event::Advance { item, done, total, unit } => {

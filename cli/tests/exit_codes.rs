@@ -314,3 +314,16 @@ fn fsck_says_in_its_exit_code_what_it_found() {
         assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn who_closes_standard_error_ends_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let repository = temp.path().join("r");
+    for progress in ["plain", "json"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let arguments = ["pull", "oci:/there/is/none:v1", "--progress", progress, "--repo", repository.to_str().unwrap()];
+        let status = Command::new(env!("CARGO_BIN_EXE_selkie")).args(arguments).stderr(writer).status().unwrap();
+        assert_eq!(status.code(), Some(3), "{progress}");
+    }
+}

@@ -106,6 +106,21 @@ fn large_files_long_lines_and_other_encodings_are_refused() {
     }
 }
 
+#[test]
+fn files_that_labels_would_make_many_of_are_refused() {
+    let patterns = "/usr/large a:b:c:s0\n/usr/l.* a:b:d:s0\n";
+    let large = |names: usize| {
+        let mut entries = vec![dir("usr"), file("usr/large", [1; 100]).xattr("security.capability", &[7; 30_000])];
+        entries.extend((0..names).map(|name| hardlink(format!("usr/l{name}"), "usr/large")));
+        entries.extend([file("etc/selinux/config", "SELINUXTYPE=targeted"), file(format!("{FILES}/file_contexts"), patterns)]);
+        vec![tar(&entries)]
+    };
+    let expected = "with a label for each of their names, files with several names take 72 MiB (expected at most 64 MiB)";
+    assert_eq!(refused(&large(2500)), format!("/{FILES}: {expected}"));
+    let temp = temporary();
+    store(&repository(&temp), &large(100), None).unwrap();
+}
+
 fn latin(patterns: &str) -> [Entry; 3] {
     let content = [patterns.as_bytes(), b"/caf\xe9 a:b:c:s0\n"].concat();
     [dir("usr"), file("etc/selinux/config", "SELINUXTYPE=targeted"), file(format!("{FILES}/file_contexts"), content)]

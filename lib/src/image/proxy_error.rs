@@ -45,7 +45,7 @@ const MEANINGS: &[Meaning] = &[
             "loading trust policy",
         ],
     ),
-    (FailureKind::Denied, Some(BLOCKED), &[" is blocked in "]),
+    (FailureKind::Denied, Some(BLOCKED), &[" is blocked in /etc/containers/", "registries.conf or "]),
     (FailureKind::Usage, Some(CONFIGURATION), &["loading registries configuration", "registries.conf\": toml"]),
     (
         FailureKind::Unsuitable,

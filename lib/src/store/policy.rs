@@ -5,6 +5,7 @@ mod backtracking;
 mod check;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod paths;
 mod patterns;
 
 use std::ffi::OsStr;

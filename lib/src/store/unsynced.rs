@@ -87,19 +87,23 @@ fn begin(store: &Store, progress: &dyn Progress) -> Result<Mark> {
     loop {
         let (mark, made) = Mark::open(store.dir())?;
         if !made && mark.try_alone()? {
+            if mark.is_gone()? {
+                continue;
+            }
             remove_lost(store, &mark, progress)?;
             // Not the same one once more: it may be one of those files that could not be written.
             mark.remove(store.dir())?;
             continue;
         }
-        if !mark.tells_of_loss()? && mark.try_share()? && !mark.is_gone()? {
+        // Asked once more with the lock: he who tells of a loss has one until he has told.
+        if !mark.tells_of_loss()? && mark.try_share()? && !mark.is_gone()? && !mark.tells_of_loss()? {
             mark.make_durable(store.dir())?;
             progress.step("mark unsynced");
             return Ok(mark);
         }
         waited += 1;
         if waited == TOLD {
-            progress.note("waiting for another process that pulls into this repository".to_owned());
+            progress.note("waiting for a pull into this repository to end".to_owned());
         }
         interrupt::sleep(LOOK, || true).map_err(|signal| signal.failure())?;
     }
@@ -309,7 +313,7 @@ mod tests {
             coming.join().unwrap();
         });
         let first = recorder.events().into_iter().next();
-        assert!(matches!(&first, Some(Event::Note { message }) if message.contains("waiting for another process")), "{first:?}");
+        assert!(matches!(&first, Some(Event::Note { message }) if message.contains("waiting for a pull")), "{first:?}");
     }
 
     #[test]

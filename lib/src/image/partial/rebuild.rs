@@ -84,7 +84,8 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         });
         match rebuilt {
             Ok(()) => {
-                self.report();
+                // Chunks of zeros need not be read, and may be the last.
+                self.tell(self.plan.bytes());
                 Ok(())
             }
             Err(Trouble::Blob(reason)) => Err(self.failed(reason.into())),
@@ -217,7 +218,11 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
 
     /// Says how far it is, in bytes that are fetched, where that has changed.
     fn report(&mut self) {
-        let (done, total) = (self.runs.done(), self.plan.bytes());
+        self.tell(self.runs.done());
+    }
+
+    fn tell(&mut self, done: u64) {
+        let total = self.plan.bytes();
         if self.reported.replace(done) == Some(done) {
             return;
         }

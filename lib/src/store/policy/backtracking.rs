@@ -2,8 +2,6 @@
 
 use thiserror::Error;
 
-use crate::store::names::PATH_MAX;
-
 /// Groups of one pattern. PCRE2 keeps a copy of what all of them hold for each that is open.
 const MAX_GROUPS: usize = 32;
 /// What may stand behind `\`, beside signs that then mean themselves.
@@ -46,9 +44,9 @@ impl Group {
     }
 }
 
-/// How many ways there are at most through this pattern, as it stands in the policy, on a path of the greatest length. What stands one behind the other
+/// How many ways there are at most through this pattern, as it stands in the policy, on a path of so many bytes. What stands one behind the other
 /// multiplies, alternatives add up, and a repetition may end at each byte.
-pub(super) fn ways(pattern: &str) -> Result<u64, BacktrackingError> {
+pub(super) fn ways(pattern: &str, longest: u64) -> Result<u64, BacktrackingError> {
     let mut groups = vec![Group::NEW];
     let mut count = 0;
     let mut rest = pattern;
@@ -89,8 +87,8 @@ pub(super) fn ways(pattern: &str) -> Result<u64, BacktrackingError> {
                     Repetition::Once => 1,
                     Repetition::Optional => 2,
                     // It can end in one place only, and PCRE2 sees that.
-                    Repetition::Many if text == "[^/]" && behind.starts_with('/') => 1,
-                    Repetition::Many => PATH_MAX as u64,
+                    Repetition::Many if text == "[^/]" && begins_with_slash(behind) => 1,
+                    Repetition::Many => longest.max(2),
                 }
             }
         };
@@ -121,13 +119,22 @@ fn class(rest: &str) -> Result<&str, BacktrackingError> {
         rest = match next {
             ']' => return Ok(behind),
             '\\' => single(next, behind)?,
-            '[' if behind.starts_with([':', '.', '=']) => {
-                let (_, behind) = behind[1..].split_once(']').ok_or(BacktrackingError::Class)?;
-                behind
-            }
+            '[' => named(behind).unwrap_or(behind),
             _ => behind,
         };
     }
+}
+
+/// What is behind a class with a name, of which the bracket was read, where that is one: else the bracket means itself.
+fn named(rest: &str) -> Option<&str> {
+    let sign = rest.chars().next().filter(|sign| [':', '.', '='].contains(sign))?;
+    let (name, behind) = rest[1..].split_once(']')?;
+    name.ends_with(sign).then_some(behind)
+}
+
+/// Whether there is a slash on every way.
+fn begins_with_slash(rest: &str) -> bool {
+    rest.strip_prefix('/').is_some_and(|behind| repetition(behind).0 == Repetition::Once)
 }
 
 /// What is behind one character.
@@ -173,7 +180,8 @@ mod tests {
 
     #[test]
     fn ways_are_counted() {
-        const MANY: u64 = PATH_MAX as u64;
+        const MANY: u64 = 4095;
+        let ways = |pattern: &str| ways(pattern, MANY);
         let table = [
             ("/var/run/waydroid-(?!lxc).*", MANY),
             ("/run/user/%{USERID}/gnupg(/.*)?", MANY + 1),
@@ -185,6 +193,13 @@ mod tests {
             ("(?!a).*b.*", MANY * MANY),
             ("(?!a).*?b.{3,9}+", MANY * MANY),
             ("(?!a)[]*)]x{y}[^]\\]([:alpha:]]\\*{", 1),
+            // The slash may be left out.
+            ("(?!a)[^/]*/?", 2 * MANY),
+            ("(?!a)[^/]*/*", MANY * MANY),
+            // A bracket that begins no name of a class.
+            ("(?!a)[[:]b]", 1),
+            ("(?!a)[[:alpha]b*]", MANY),
+            ("(?!a)[[:alpha:]b]*", MANY),
             ("", 1),
         ];
         for (pattern, expected) in table {
@@ -197,9 +212,12 @@ mod tests {
     #[test]
     fn what_has_ways_without_end_is_refused() {
         use BacktrackingError::*;
+        let ways = |pattern: &str| ways(pattern, 4095);
         let table = [
             ("(?!a)(.*)*", RepeatedGroup),
             ("(?!a)(a|a)+b", RepeatedGroup),
+            ("(?!a)[[:]?(a|aa)*bb]", RepeatedGroup),
+            ("(?!a)[[.]?(a|aa)*bb]", RepeatedGroup),
             ("(?!a)(a){2}", RepeatedGroup),
             ("(?!a){2,}", RepeatedGroup),
             ("(a)(?1)", GroupKind),

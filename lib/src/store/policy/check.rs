@@ -10,6 +10,7 @@ use composefs::repository::Repository;
 use composefs::tree::{FileSystem, RegularFile};
 use composefs_boot::selabel::open_file;
 
+use super::paths::{Paths, require_few_copies};
 use super::patterns::Patterns;
 use super::{CONFIG, DIRECTORY, FILES_OF_PATTERNS, FILES_OF_SUBSTITUTES};
 use crate::error::Failure;
@@ -35,7 +36,9 @@ pub(in crate::store) fn require_bounded<H: FsVerityHashValue>(tree: &FileSystem<
     let below = all.get_directory_ref(name.as_ref()).and_then(|policy| policy.get_directory_ref(FILES_IN.as_ref()));
     let Ok(directory) = below else { return Ok(()) };
     let folder = Folder { repository, directory, path: format!("/{DIRECTORY}/{name}/{FILES_IN}") };
-    let mut patterns = Patterns::default();
+    require_few_copies(tree).map_err(|e| refused(&folder.path, e))?;
+    let paths = Paths::of(tree);
+    let mut patterns = Patterns::new(paths.longest + MAX_SUBSTITUTE as u64);
     for file in FILES_OF_PATTERNS {
         for line in folder.lines(file, MAX_PATTERNS)? {
             let line = line?;
@@ -50,7 +53,7 @@ pub(in crate::store) fn require_bounded<H: FsVerityHashValue>(tree: &FileSystem<
             }
         }
     }
-    patterns.require_few_at_once().map_err(|e| refused(&folder.path, e).into())
+    patterns.require_few_at_once(paths.bytes).map_err(|e| refused(&folder.path, e).into())
 }
 
 /// The policy that the configuration names.

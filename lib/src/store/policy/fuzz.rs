@@ -9,7 +9,7 @@ const STATE: u64 = 40;
 
 /// Patterns, one a line: those that are taken make automata that are no larger than what was counted.
 pub(crate) fn patterns(bytes: &[u8]) {
-    let mut patterns = Patterns::default();
+    let mut patterns = Patterns::new(crate::store::names::PATH_MAX as u64);
     let mut states = 0;
     let mut hirs = Vec::new();
     for pattern in String::from_utf8_lossy(bytes).lines() {

@@ -3,7 +3,7 @@
 //!
 //! It is counted from above, by how the crate `regex-automata` makes automata; tests compare with what the crate says. In brackets is the most of what the
 //! policies of Fedora, Red Hat and Debian have, which are of up to 6,800 patterns, and for which the library takes 25 MiB. At the limits it takes 100 MiB, and
-//! at worst half a minute for the paths of 100,000 files.
+//! with paths made for it an hour.
 
 use regex_syntax::ParserBuilder;
 use regex_syntax::hir::{Class, Hir, HirKind, Repetition};
@@ -21,9 +21,13 @@ const MAX_ALL_PARTS: u64 = 250_000;
 const MAX_ALL_STATES: u64 = 800_000;
 /// States that the automaton can be in at once (6,500): where a policy is made for it, each byte of each path takes all of them.
 const MAX_AT_ONCE: u64 = 30_000;
-/// Patterns that have to be tried way by way (27, such as `%{USERID}`), and the ways of all of them on the longest path (74,000).
+/// Patterns that have to be tried way by way (27, such as `%{USERID}`), and the ways of all of them on the longest path of the image (74,000 where that is as long as can be). PCRE2
+/// gives up after ten millions for one, as it was built: no label may depend on that.
 const MAX_TRIED: usize = 256;
-const MAX_WAYS: u64 = 100_000_000;
+const MAX_WAYS: u64 = 1_000_000;
+/// What all paths take: each byte of them each state that the automaton can be in, and each way (10 to 400 thousand millions for 40,000 to 500,000 files). A step is about a
+/// nanosecond, where there is no shorter way.
+const MAX_STEPS: u64 = 4_000_000_000_000;
 
 /// Why a pattern is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -45,8 +49,10 @@ pub(super) enum PatternError {
 }
 
 /// The patterns so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Patterns {
+    /// Bytes of the longest path that they are for.
+    longest: u64,
     parts: u64,
     states: u64,
     /// What each path has to begin with for a pattern, and the states that are behind that.
@@ -56,6 +62,10 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
+    pub(super) fn new(longest: u64) -> Self {
+        Self { longest, parts: 0, states: 0, behind: Vec::new(), tried: 0, ways: 0 }
+    }
+
     /// Takes a pattern, as it stands in the policy and as the library frames it.
     pub(super) fn add(&mut self, pattern: &str, framed: &str) -> Result<(), PatternError> {
         if pattern.len() > MAX_LENGTH {
@@ -88,7 +98,7 @@ impl Patterns {
     }
 
     fn add_tried(&mut self, pattern: &str) -> Result<(), PatternError> {
-        self.ways = self.ways.saturating_add(backtracking::ways(pattern)?);
+        self.ways = self.ways.saturating_add(backtracking::ways(pattern, self.longest)?);
         self.tried += 1;
         if self.tried > MAX_TRIED {
             return Err(PatternError::Tried);
@@ -99,11 +109,17 @@ impl Patterns {
         Ok(())
     }
 
-    /// After the last pattern: whether there is a path that too many of them could match.
-    pub(super) fn require_few_at_once(self) -> Result<(), String> {
+    /// After the last pattern: whether there is a path that too many of them could match, or all paths, of so many bytes, take too long.
+    pub(super) fn require_few_at_once(self, bytes: u64) -> Result<(), String> {
         let (states, beginning) = most_at_once(self.behind);
         if states <= MAX_AT_ONCE {
-            return Ok(());
+            let steps = states.saturating_add(self.ways).saturating_mul(bytes);
+            if steps <= MAX_STEPS {
+                return Ok(());
+            }
+            return Err(format!(
+                "for the paths of the image, which have {bytes} bytes, the patterns take up to {steps} steps (expected at most {MAX_STEPS})"
+            ));
         }
         let path = String::from_utf8_lossy(&beginning);
         Err(format!(
@@ -221,13 +237,13 @@ mod tests {
             ("/var/run/waydroid-(?!lxc).*".to_owned(), Ok(())),
         ];
         for (pattern, expected) in table {
-            assert_eq!(add(&mut Patterns::default(), &pattern), expected, "{pattern}");
+            assert_eq!(add(&mut Patterns::new(4095), &pattern), expected, "{pattern}");
         }
     }
 
     /// Adds until one is refused, and tells how many were taken.
     fn taken(pattern: impl Fn(usize) -> String) -> (usize, PatternError) {
-        let mut patterns = Patterns::default();
+        let mut patterns = Patterns::new(4095);
         (0..).find_map(|number| add(&mut patterns, &pattern(number)).err().map(|error| (number, error))).unwrap()
     }
 
@@ -237,7 +253,8 @@ mod tests {
             (taken(|number| format!("/{number}")), (41_666, PatternError::AllParts(250_002))),
             (taken(|_| "/x{500}".to_owned()), (792, PatternError::AllStates(800_137))),
             (taken(|_| "/(?!x)".to_owned()), (MAX_TRIED, PatternError::Tried)),
-            (taken(|_| "/(?!x).*.*".to_owned()), (5, PatternError::Ways(6 * 4095 * 4095))),
+            (taken(|_| "/(?!x).*".to_owned()), (244, PatternError::Ways(245 * 4095))),
+            (taken(|_| "/(?!x).*.*".to_owned()), (0, PatternError::Ways(4095 * 4095))),
         ];
         for (found, expected) in table {
             assert_eq!(found, expected);
@@ -245,9 +262,25 @@ mod tests {
     }
 
     fn at_once(patterns: &[String]) -> Result<(), String> {
-        let mut all = Patterns::default();
+        of_bytes(patterns, 1 << 20)
+    }
+
+    fn of_bytes(patterns: &[String], bytes: u64) -> Result<(), String> {
+        let mut all = Patterns::new(100);
         patterns.iter().for_each(|pattern| add(&mut all, pattern).unwrap());
-        all.require_few_at_once()
+        all.require_few_at_once(bytes)
+    }
+
+    #[test]
+    fn what_all_paths_take_is_bounded() {
+        // 20,000 states and ways, about.
+        for pattern in ["/(?!x).*.*x", "/.*a.{60}N"] {
+            let patterns: Vec<String> =
+                (0..if pattern.contains('N') { 100 } else { 2 }).map(|n| pattern.replace('N', &n.to_string())).collect();
+            assert_eq!(of_bytes(&patterns, 50 << 20), Ok(()), "{pattern}");
+            let error = of_bytes(&patterns, 1 << 30).unwrap_err();
+            assert!(error.starts_with("for the paths of the image, which have 1073741824 bytes, the patterns take up to "), "{error}");
+        }
     }
 
     #[test]
