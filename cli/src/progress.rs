@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 impl Plain {
     fn new() -> Self {
-        Self(Mutex::new(Far { items: HashMap::new(), told: Instant::now() }))
+        Self(Mutex::new(Far::begun()))
     }
 }
 
@@ -37,7 +37,7 @@ impl Progress for Plain {
         let Ok(mut far) = self.0.lock() else { return };
         match event {
             Event::Phase { name } => {
-                *far = Far { items: HashMap::new(), told: Instant::now() };
+                *far = Far::begun();
                 tell(&name);
             }
             Event::Note { message } => tell(&format!("note: {message}")),
@@ -60,6 +60,10 @@ struct Far {
 }
 
 impl Far {
+    fn begun() -> Self {
+        Self { items: HashMap::new(), told: Instant::now() }
+    }
+
     fn line(&self) -> String {
         let sum = |wanted: Unit| {
             let items = self.items.values().filter(|(_, _, unit)| *unit == wanted);
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn how_far_it_is_adds_up_what_is_known() {
-        let mut far = Far { items: HashMap::new(), told: Instant::now() };
+        let mut far = Far::begun();
         let mut add = |item: &str, done, total, unit| {
             far.items.insert(item.to_owned(), (done, total, unit));
             far.line()

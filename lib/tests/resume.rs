@@ -1,18 +1,18 @@
 //! Transfers that break: they go on from there, and a registry that is busy is asked again.
 
+#[path = "partial_common/killed.rs"]
+mod killed;
 mod partial_common;
 #[path = "common/relay.rs"]
 mod relay;
 
 use std::collections::BTreeSet;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use partial_common::oci::{Compression, Layout, noise, plain_http, tar};
 use partial_common::registry::{Registry, push};
-use partial_common::{CHUNKED, Machine, Release, pull_into, store, way};
+use partial_common::{CHUNKED, Machine, Release, store, way};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
 use selkie::image::{Retries, SourceOptions};
@@ -102,16 +102,10 @@ fn the_files_of_a_layer_that_was_cut_are_not_fetched_again() {
     assert_eq!(cut.everything(), whole.everything());
 }
 
-/// Variables by which a process of [`killed_pull`] knows where to pull what.
-const DIRECTORY: &str = "SELKIE_KILLED_DIRECTORY";
-const REFERENCE: &str = "SELKIE_KILLED_REFERENCE";
-
-/// What [`killed_pull`] kills; by itself it has nothing to do.
+/// What [`killed_pull`] kills.
 #[test]
 fn child() {
-    let (Ok(directory), Ok(reference)) = (std::env::var(DIRECTORY), std::env::var(REFERENCE)) else { return };
-    let ended = pull_into(&store(Path::new(&directory)), &reference, &Arc::default());
-    panic!("it was not killed: {ended:?}");
+    killed::child(store);
 }
 
 /// Pulls in a process of its own, and kills that once the files that it has noted are written. What is left.
@@ -119,26 +113,12 @@ fn killed_pull(reference: &str) -> Machine {
     /// A record of the journal: two digests of 32 bytes, and a size.
     const RECORD: usize = 72;
     let machine = Machine::new();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
-        .env(DIRECTORY, machine.temp.path())
-        .env(REFERENCE, reference)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
     // A batch is noted when it goes to be written.
     let noted = || {
         let journal = std::fs::read(machine.journal()).unwrap_or_default();
         journal.chunks_exact(RECORD).map(<[u8]>::to_vec).collect::<BTreeSet<_>>().len()
     };
-    let (begun, mut ended) = (Instant::now(), None);
-    while (noted() == 0 || machine.objects().len() < noted()) && ended.is_none() && begun.elapsed() < Duration::from_secs(300) {
-        std::thread::sleep(Duration::from_millis(50));
-        ended = child.try_wait().unwrap();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(ended, None, "it has ended by itself");
+    killed::kill_once(machine.temp.path(), reference, || noted() > 0 && machine.objects().len() >= noted());
     assert!(noted() > 0 && machine.objects().len() >= noted(), "it has noted {} files and written {}", noted(), machine.objects().len());
     machine
 }

@@ -1,14 +1,14 @@
 //! Objects that a pull has linked and not brought to the disk are not believed by the next one, where no fs-verity tells.
 
+#[path = "partial_common/killed.rs"]
+mod killed;
 mod partial_common;
 #[path = "common/relay.rs"]
 mod relay;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use partial_common::oci::{Compression, Layout, flip, noise, tar};
 use partial_common::registry::Registry;
@@ -72,36 +72,17 @@ impl Plain {
     }
 }
 
-/// Variables by which a process of [`killed_pull`] knows where to pull what.
-const DIRECTORY: &str = "SELKIE_UNSYNCED_DIRECTORY";
-const REFERENCE: &str = "SELKIE_UNSYNCED_REFERENCE";
-
-/// What [`killed_pull`] kills; by itself it has nothing to do.
+/// What [`killed_pull`] kills.
 #[test]
 fn child() {
-    let (Ok(directory), Ok(reference)) = (std::env::var(DIRECTORY), std::env::var(REFERENCE)) else { return };
-    let ended = pull_into(&open(Path::new(&directory)), &reference, &Arc::default());
-    panic!("it was not killed: {ended:?}");
+    killed::child(open);
 }
 
 /// Pulls in a process of its own, and kills that once there are objects.
 fn killed_pull(reference: &str) -> Plain {
     let plain = Plain::new();
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture"])
-        .env(DIRECTORY, plain.temp.path())
-        .env(REFERENCE, reference)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let (begun, mut ended) = (Instant::now(), None);
-    while plain.objects().len() < 10 && ended.is_none() && begun.elapsed() < Duration::from_secs(300) {
-        std::thread::sleep(Duration::from_millis(50));
-        ended = child.try_wait().unwrap();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(ended.is_none() && plain.objects().len() >= 10, "{ended:?}, {} objects", plain.objects().len());
+    killed::kill_once(plain.temp.path(), reference, || plain.objects().len() >= 10);
+    assert!(plain.objects().len() >= 10, "{} objects", plain.objects().len());
     plain
 }
 

@@ -104,8 +104,10 @@ fn list<H: FsVerityHashValue>(objects: &OwnedFd, known: &HashSet<H>, scan: &mut 
         for name in dir::names(&below).with_context(|| format!("listing objects/{shown}"))? {
             let path = format!("{shown}/{}", name.to_string_lossy());
             match H::from_object_pathname(path.as_bytes()) {
-                Ok(id) if id.to_object_pathname() == path && known.contains(&id) => _ = scan.health.insert(id, Health::Good),
-                Ok(id) if id.to_object_pathname() == path => items.push(Item { id, path }),
+                Ok(id) if id.to_object_pathname() == path => match known.contains(&id) {
+                    true => _ = scan.health.insert(id, Health::Good),
+                    false => items.push(Item { id, path }),
+                },
                 _ if is_temporary(&name) => findings.push(left(format!("objects/{path}"))),
                 _ => findings.push(foreign(format!("objects/{path}"), "its name is no digest of this repository's algorithm")),
             }
