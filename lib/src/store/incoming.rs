@@ -5,7 +5,6 @@
 //! hashed. Of a file that is here already, and whose bytes somebody else has read for the proof of the layer, only the name goes into the stream. The calling thread takes apart and hashes, a second one writes; between the two are few large buffers, which are used again.
 
 use std::collections::HashSet;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
@@ -20,8 +19,9 @@ use openssl::sha::Sha256;
 use super::bounds::Seen;
 use super::content::{ContentDigest, Contents, Journal, Known, Record, Taken};
 use super::deposit::{Deposit, Job};
+use super::gathered::{self, Gathered, Gathering, Hashed};
 use super::layers::{ImportStats, LayerTar, NotOneFile};
-use super::merkle::{self, Growing, sha256};
+use super::merkle::{self, Growing};
 use super::split::{Parts, Splitter};
 
 /// The largest file that is in memory as a whole.
@@ -115,22 +115,6 @@ struct Incoming<'d, H: FsVerityHashValue, K> {
     journal: Option<Journal>,
 }
 
-/// A file whose place in the stream is known.
-struct Gathered<H> {
-    /// How much of what is between files comes before it.
-    before: usize,
-    size: u64,
-    content: Gathering<H>,
-}
-
-/// Where its content is.
-enum Gathering<H> {
-    /// In the buffer as a whole, from here on; and whether it is to become an object.
-    Buffer(usize, bool),
-    /// It is this object, which is here.
-    Object(H),
-}
-
 /// The file that is coming in.
 struct Current<H> {
     /// Its name in the archive, where somebody may want to know: of a large file that is to be kept.
@@ -181,7 +165,8 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
     /// Hashes the files in the buffer, sends those that are new to the writer, and gets on with the stream.
     fn settle(&mut self) -> Result<()> {
         let files = std::mem::take(&mut self.files);
-        let mut ids = self.hash(&files)?.into_iter();
+        let wanted = |id: &H| self.contents().is_some_and(|contents| !contents.knows(id));
+        let mut hashed = gathered::hash(&self.buffer, &files, wanted)?.into_iter();
         let (between, mut written, mut new) = (std::mem::take(&mut self.between), 0, Vec::new());
         for Gathered { before, size, content } in files {
             self.stream.write_inline(&between[written..before]);
@@ -191,10 +176,10 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
                     self.refer(&id, size)?;
                     self.reused += 1;
                 }
-                Gathering::Buffer(start, keep) => {
-                    let (id, place) = (ids.next().context("a file without a digest")?, start..start + size as usize);
-                    if self.is_new(&id, size, &place, keep)? {
-                        new.push((id, place));
+                Gathering::Buffer(_, keep) => {
+                    let file = hashed.next().context("a file without a digest")?;
+                    if self.is_new(&file, size, keep)? {
+                        new.push((file.id, file.place));
                     }
                 }
             }
@@ -210,24 +195,9 @@ impl<H: FsVerityHashValue, K: Fn(&[u8], u64) -> bool> Incoming<'_, H, K> {
         Ok(())
     }
 
-    /// The digests of those files that are in the buffer.
-    fn hash(&self, files: &[Gathered<H>]) -> Result<Vec<H>> {
-        let (mut sizes, mut end) = (Vec::new(), 0);
-        for file in files {
-            if let Gathering::Buffer(start, _) = file.content {
-                sizes.push(file.size);
-                end = start + merkle::padded(file.size as usize);
-            }
-        }
-        merkle::digests::<H>(&self.buffer[..end], &sizes)
-    }
-
     /// Has the stream refer to a file in the buffer; whether that is to be written.
-    fn is_new(&mut self, id: &H, size: u64, place: &Range<usize>, keep: bool) -> Result<bool> {
-        if self.contents().is_some_and(|contents| !contents.knows(id)) {
-            let content = sha256(&self.buffer[place.clone()]);
-            self.remember(id, size, content);
-        }
+    fn is_new(&mut self, Hashed { id, content, .. }: &Hashed<H>, size: u64, keep: bool) -> Result<bool> {
+        content.iter().for_each(|content| self.remember(id, size, *content));
         self.refer(id, size)?;
         // Of most files of a first pull it is known without a look.
         let may_be_here = self.known.is_none_or(|known| known.contents.may_have(id));

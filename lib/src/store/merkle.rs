@@ -1,7 +1,7 @@
 //! fs-verity digests as the kernel computes them (Linux, Documentation/filesystems/fsverity.rst), in blocks of 4096 bytes and without a salt.
 //!
-//! The blocks of a Merkle tree do not depend on each other, those of different files even less. Processors have their SHA-256 instructions in a pipeline, which one
-//! message after the other leaves half empty, so blocks are hashed side by side. composefs' own hasher takes one block at a time; the tests compare with it.
+//! The blocks of a Merkle tree do not depend on each other, those of different files even less, so they are hashed side by side. composefs' own hasher takes one block at a time; the
+//! tests compare with it.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -9,10 +9,10 @@ use std::marker::PhantomData;
 
 use anyhow::Result;
 use composefs::fsverity::{Algorithm, FsVerityHashValue};
-use openssl::sha::{Sha256, sha512};
-use tape_sha256::hash_many;
+use openssl::sha::sha512;
 
 use super::digest;
+use super::sha256::sha256_each;
 
 /// The bytes of a block.
 pub(super) const BLOCK: usize = 4096;
@@ -26,13 +26,6 @@ const ROOT: usize = 64;
 /// The bytes that `size` bytes take with the zeros that fill their last block.
 pub(super) fn padded(size: usize) -> usize {
     size.next_multiple_of(BLOCK)
-}
-
-/// SHA-256 of a message. OpenSSL's own function for this looks the algorithm up by its name each time, which takes longer than to hash a small file.
-pub(super) fn sha256(message: &[u8]) -> [u8; 32] {
-    let mut hasher = Sha256::new();
-    hasher.update(message);
-    hasher.finish()
 }
 
 /// The digests of files of these sizes, which `blocks` has one behind the other, each filled up with zeros to whole blocks.
@@ -144,15 +137,7 @@ fn each<H: FsVerityHashValue>(messages: &[u8], length: usize) -> Vec<u8> {
     if let Algorithm::Sha512 { .. } = Algorithm::for_hash::<H>() {
         return messages.flat_map(sha512).collect();
     }
-    match messages.len() {
-        // Alone, it would be hashed beside nothing.
-        1 => messages.flat_map(sha256).collect(),
-        count => {
-            let mut digests = vec![[0; 32]; count];
-            hash_many(&messages.collect::<Vec<_>>(), &mut digests);
-            digests.into_flattened()
-        }
-    }
+    sha256_each(&messages.collect::<Vec<_>>()).into_flattened()
 }
 
 fn filled(rest: &[u8]) -> Vec<u8> {

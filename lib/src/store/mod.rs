@@ -32,6 +32,7 @@ pub mod fsck;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod garbage;
+mod gathered;
 mod incoming;
 mod layer_parts;
 mod layers;
@@ -45,6 +46,7 @@ mod open;
 mod place;
 mod policy;
 mod sealed;
+mod sha256;
 mod split;
 mod tags;
 mod tree;

@@ -17,7 +17,7 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use rustix::fs::FlockOperation;
 
-use super::merkle::sha256;
+use super::sha256::sha256;
 use super::{ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
 
