@@ -15,7 +15,7 @@ use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, store, way};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
-use selkie::image::{Retries, SourceOptions};
+use selkie::image::{Contents, Retries, Source, SourceOptions};
 use selkie::ops::digest;
 use selkie::ops::pull::{self, Way};
 use selkie::progress::{Event, Progress, Recorder};
@@ -246,6 +246,31 @@ fn requests_of_a_layer_stop_when_one_has_failed_for_good() {
     assert_eq!(way, Way::Whole);
     assert!(reason.unwrap().ends_with("the answer is 404 Not Found (expected 206)"), "{reason:?}");
     assert_eq!(asked(&relay).into_iter().filter(|at| *at == Some(0)).count(), 1, "{:?}", asked(&relay));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_nobody_wants_any_more_is_not_asked_for_again() {
+    let registry = Registry::start();
+    Release::first().push(&registry, "v0", CHUNKED);
+    Release::second().push(&registry, "v1", CHUNKED);
+    let (machine, relay, name) = machine(&registry, Odd::Refused);
+    let v0 = registry.name("acme/os:v0");
+    let machine = tokio::task::spawn_blocking(move || {
+        machine.pull(&v0);
+        machine
+    });
+    let contents: Arc<dyn Contents> = Arc::new(machine.await.unwrap().store.contents().unwrap());
+    let retries = Retries { most: 1000, first: Duration::from_millis(10) };
+    let (options, progress) = (SourceOptions { retries, ..plain_http() }, Arc::<Recorder>::default());
+    let source = Source::open(&name.parse().unwrap(), &options, progress.as_ref()).await.unwrap();
+    let planned = source.plan_partial(0, contents, progress).unwrap();
+    assert!(tokio::time::timeout(Duration::from_secs(1), planned).await.is_err());
+    // The request that is under way may still be one more.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = asked(&relay).len();
+    assert!(before > 1, "{before}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(asked(&relay).len(), before);
 }
 
 /// Moves a tag as soon as something is fetched.

@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use openssl::sha::Sha256;
 use zstd::stream::read::Decoder;
+use zstd::zstd_safe::{self, DCtx, DParameter};
 
 use super::table::{Chunk, File};
 use crate::error::Failure;
@@ -72,7 +73,7 @@ pub(in crate::image) fn copy<B: Ranged>(
         whole.update(bytes);
         receive(bytes).map_err(Trouble::Receiver)
     };
-    let mut rest = file.chunks.as_slice();
+    let (mut unpacker, mut rest) = (Unpacker::new()?, file.chunks.as_slice());
     while let Some(chunk) = rest.first() {
         if is_skipped(chunk) {
             zeros(chunk, &mut out)?;
@@ -81,9 +82,9 @@ pub(in crate::image) fn copy<B: Ranged>(
         }
         let (run, after) = rest.split_at(rest.iter().take_while(|c| !is_skipped(c)).count());
         let (offset, end) = (chunk.offset, run.last().map_or(chunk.end, |last| last.end));
-        let mut reader = blob.range(offset, end - offset)?;
+        let mut reader = BufReader::with_capacity(BUFFER, blob.range(offset, end - offset)?);
         *fetched += end - offset;
-        run.iter().try_for_each(|chunk| decode(&mut reader, chunk, &mut out))?;
+        run.iter().try_for_each(|chunk| unpacker.piece(&mut reader, chunk, &mut out))?;
         rest = after;
     }
     match file.digest {
@@ -110,67 +111,84 @@ pub(in crate::image) fn zeros(chunk: &Chunk, out: &mut dyn FnMut(&[u8]) -> Resul
     Ok(())
 }
 
-/// A decoder of what a layer has in pieces: tables, lists and files.
+/// A decoder of a table or a list.
 pub(in crate::image) fn decoder<'a, R: BufRead>(compressed: R) -> io::Result<Decoder<'a, R>> {
     let mut decoder = Decoder::with_buffer(compressed)?;
     decoder.window_log_max(WINDOW)?;
     Ok(decoder)
 }
 
-/// Decompresses the next piece. Never more than its size comes out of the decoder, and one byte to notice that there is more.
-pub(in crate::image) fn decode(
-    reader: &mut dyn Read,
-    chunk: &Chunk,
-    out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
-) -> Result<(), Trouble> {
-    let compressed = BufReader::with_capacity(
-        BUFFER.min(usize::try_from(chunk.end - chunk.offset).unwrap_or(BUFFER)),
-        reader.take(chunk.end - chunk.offset),
-    );
-    let mut decoder = decoder(compressed)?.take(chunk.size.saturating_add(1));
-    let mut buffer = vec![0; BUFFER.min(usize::try_from(chunk.size).unwrap_or(BUFFER).saturating_add(1))];
-    let (mut hasher, mut done) = (Sha256::new(), 0);
-    loop {
-        let read = decoder.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        done += read as u64;
-        if done > chunk.size {
-            return Err(Trouble::Blob(format!("a piece of a file has more than {} bytes (expected as many)", chunk.size)));
-        }
-        hasher.update(&buffer[..read]);
-        out(&buffer[..read])?;
-    }
-    if done < chunk.size {
-        return Err(Trouble::Blob(format!("a piece of a file has {done} bytes (expected {})", chunk.size)));
-    }
-    match chunk.digest {
-        Some(expected) if hasher.finish() != expected => {
-            Err(Trouble::Blob("the digest of a piece of a file is another than its table of contents says".into()))
-        }
-        _ => Ok(()),
-    }
+/// Decompresses what a layer has in pieces, one after the other, with one decoder: to make one takes longer than most pieces do.
+pub(in crate::image) struct Unpacker {
+    context: DCtx<'static>,
+    buffer: Vec<u8>,
 }
 
-/// Decompresses all that `reader` has, which is no piece of a file, and no more than `limit` bytes: how many there were.
-pub(in crate::image) fn decode_all(
-    reader: &mut dyn Read,
-    limit: u64,
-    out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
-) -> Result<u64, Trouble> {
-    let mut decoder = decoder(BufReader::with_capacity(BUFFER, reader))?.take(limit.saturating_add(1));
-    let (mut buffer, mut done) = (vec![0; BUFFER], 0);
-    loop {
-        let read = decoder.read(&mut buffer)?;
-        done += read as u64;
-        if done > limit {
-            return Err(Trouble::Blob(format!("there are more than {limit} bytes between files (expected fewer)")));
+impl Unpacker {
+    pub(in crate::image) fn new() -> io::Result<Self> {
+        let mut context = DCtx::try_create().ok_or(io::ErrorKind::OutOfMemory)?;
+        let wide = context.set_parameter(DParameter::WindowLogMax(WINDOW));
+        wide.map_err(|code| io::Error::other(zstd_safe::get_error_name(code)))?;
+        Ok(Self { context, buffer: vec![0; BUFFER] })
+    }
+
+    /// Decompresses the next piece. Never more than its size comes out of the decoder, and one byte to notice that there is more.
+    pub(in crate::image) fn piece(
+        &mut self,
+        reader: &mut dyn BufRead,
+        chunk: &Chunk,
+        out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
+    ) -> Result<(), Trouble> {
+        let mut hasher = chunk.digest.map(|_| Sha256::new());
+        let compressed = reader.take(chunk.end - chunk.offset);
+        let done = self.unpack(compressed, chunk.size, &mut |bytes| {
+            hasher.iter_mut().for_each(|hasher| hasher.update(bytes));
+            out(bytes)
+        })?;
+        match done {
+            None => return Err(Trouble::Blob(format!("a piece of a file has more than {} bytes (expected as many)", chunk.size))),
+            Some(done) if done < chunk.size => {
+                return Err(Trouble::Blob(format!("a piece of a file has {done} bytes (expected {})", chunk.size)));
+            }
+            Some(_) => {}
         }
-        if read == 0 {
-            return Ok(done);
+        if hasher.map(Sha256::finish) != chunk.digest {
+            return Err(Trouble::Blob("the digest of a piece of a file is another than its table of contents says".into()));
         }
-        out(&buffer[..read])?;
+        Ok(())
+    }
+
+    /// Decompresses all that `reader` has, which is no piece of a file, and no more than `limit` bytes: how many there were.
+    pub(in crate::image) fn all(
+        &mut self,
+        reader: &mut dyn BufRead,
+        limit: u64,
+        out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
+    ) -> Result<u64, Trouble> {
+        let done = self.unpack(reader, limit, out)?;
+        done.ok_or_else(|| Trouble::Blob(format!("there are more than {limit} bytes between files (expected fewer)")))
+    }
+
+    /// Hands out up to `most` bytes: how many there were, or `None` where there are more.
+    fn unpack(
+        &mut self,
+        compressed: impl BufRead,
+        most: u64,
+        out: &mut dyn FnMut(&[u8]) -> Result<(), Trouble>,
+    ) -> Result<Option<u64>, Trouble> {
+        let mut decoder = Decoder::with_context(compressed, &mut self.context).take(most.saturating_add(1));
+        let mut done = 0;
+        loop {
+            let read = decoder.read(&mut self.buffer)?;
+            if read == 0 {
+                return Ok(Some(done));
+            }
+            done += read as u64;
+            if done > most {
+                return Ok(None);
+            }
+            out(&self.buffer[..read])?;
+        }
     }
 }
 
@@ -339,7 +357,7 @@ mod tests {
         assert_eq!(refused(&mut blob, &file), "a piece of a file has 50 bytes (expected 18446744073709551615)");
         // What lies between files has a limit, too.
         let small = zstd::encode_all(&[0; 1000][..], 3).unwrap();
-        let all = |limit| decode_all(&mut small.as_slice(), limit, &mut |_| Ok(()));
+        let all = |limit| Unpacker::new().unwrap().all(&mut small.as_slice(), limit, &mut |_| Ok(()));
         assert!(matches!(all(1000), Ok(1000)));
         assert!(matches!(all(999), Err(Trouble::Blob(reason)) if reason.contains("more than 999 bytes between files")));
         // A frame that wants a window of 128 MiB: magic, descriptor, window.

@@ -13,7 +13,7 @@ mod random;
 mod table;
 mod write;
 
-pub(super) use content::{Ranged, Trouble, copy, decode, decode_all, decoder, exactly, is_skipped, zeros};
+pub(super) use content::{Ranged, Trouble, Unpacker, copy, decoder, exactly, is_skipped, zeros};
 pub(super) use listing::list;
 pub(super) use position::{FOOTER, Position, TarSplit};
 #[cfg(test)]

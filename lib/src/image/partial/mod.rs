@@ -13,10 +13,11 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result};
 
-use super::chunked::{Position, Ranged, Table, TarSplit};
+use super::chunked::{Position, Ranged, Table, TarSplit, Unpacker};
 use super::layer::LayerReader;
 use super::manifest::Layer;
 use super::reason::Reason;
+use super::together::Together;
 use super::{Source, ranges};
 use crate::progress::Progress;
 
@@ -194,43 +195,50 @@ impl Source {
         Some(Position::of_annotations(&ranges::annotations(&self.resolved, index).ok()?, layer.size).ok()??.size)
     }
 
-    /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays.
+    /// Finds out whether layer `index` can be read in parts, which only fetch what is not among `contents`, and whether that pays. Whoever does not want to know any more drops what
+    /// is returned.
     ///
     /// # Errors
     ///
     /// There is no such layer. Never that parts do not work.
-    pub async fn plan_partial(
+    pub fn plan_partial(
         &self,
         index: usize,
         contents: Arc<dyn Contents>,
         progress: Arc<dyn Progress>,
-    ) -> Result<Partial<PartialPlan>> {
+    ) -> Result<impl Future<Output = Result<Partial<PartialPlan>>> + Send + use<>> {
         let layer = self.resolved.layers.get(index).with_context(|| format!("reading layer {index}: no such layer"))?.clone();
         let annotations = ranges::annotations(&self.resolved, index)?;
-        let position = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
-            Ok(position) => position,
-            Err(reason) => return Ok(Partial::Whole { reason: reason.into(), bytes: 0 }),
+        let blob = match position(&annotations, &layer).and_then(|position| worth_a_look(&layer, &*contents).map(|()| position)) {
+            Ok(position) => self.ranged(&layer, &progress)?.map(|blob| (position, blob)),
+            Err(reason) => Err(reason),
         };
-        let (blob, alive, tables) = (self.ranged(&layer, &progress)?, Arc::clone(&self.alive), self.tables.clone());
+        let (alive, tables) = (Arc::clone(&self.alive), self.tables.clone());
+        let (together, state) = (Together::default(), Arc::<State>::default());
+        let (wanted, of) = (together.wanted(), Arc::clone(&state));
         let plan = move || {
-            let state = Arc::<State>::default();
-            let planned = blob.map_err(Reason::from).and_then(|mut blob| {
-                state.tables.fetch_add(position.size, Ordering::Relaxed);
-                let (table, _) = tables.take(&layer.digest, &position, &mut blob)?;
-                let headers = TarSplit::of_annotations(&annotations, layer.size);
-                let choice = choose(&layer, &table, (&position, headers), &*contents)?;
-                Ok(Prepared { layer, blob, table, choice, contents })
-            });
-            match planned {
+            let (position, mut blob) = blob?;
+            blob.bind(&together);
+            of.tables.fetch_add(position.size, Ordering::Relaxed);
+            let (table, _) = tables.take(&layer.digest, &position, &mut blob)?;
+            let headers = TarSplit::of_annotations(&annotations, layer.size);
+            let choice = choose(&layer, &table, (&position, headers), &*contents)?;
+            Ok(Prepared { layer, blob, table, choice, contents })
+        };
+        Ok(async move {
+            let planned: Result<_, Reason> = tokio::task::spawn_blocking(plan).await.context("reading a table of contents")?;
+            Ok(match planned {
                 Ok(prepared) => {
                     let (cost, of) = (prepared.choice.cost, Arc::clone(&state));
-                    let start = move || prepared.start(&of, progress).map(|reader| reader.of(&alive));
+                    let start = move || {
+                        let _wanted = wanted;
+                        prepared.start(&of, progress).map(|reader| reader.of(&alive))
+                    };
                     Partial::Parts(PartialPlan { cost, state, start: Box::new(start) })
                 }
                 Err(reason) => Partial::Whole { reason, bytes: state.tables.load(Ordering::Relaxed) },
-            }
-        };
-        tokio::task::spawn_blocking(plan).await.context("reading a table of contents")
+            })
+        })
     }
 }
 
@@ -320,7 +328,8 @@ impl<B: Ranged + Clone + Send + 'static> Prepared<B> {
             }
         };
         let runs = Runs::new(blob, plan.runs.clone(), Arc::clone(&state.asked));
-        let rebuild = Rebuild { layer, table, plan, headers, runs, contents, state: Arc::clone(state), progress, reported: None };
+        let (unpacker, state) = (Unpacker::new()?, Arc::clone(state));
+        let rebuild = Rebuild { layer, table, plan, headers, runs, unpacker, contents, state, progress, reported: None };
         let started = spawn(move |sink| rebuild.run(sink)).map(LayerReader::verified);
         started.map_err(|e| format!("starting a thread: {e}").into())
     }

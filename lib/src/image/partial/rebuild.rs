@@ -12,7 +12,7 @@ use super::runs::Runs;
 use super::split::{self, Entry};
 use super::{Contents, Here, State};
 use crate::image::ahead::{BLOCK, FileHere, Left};
-use crate::image::chunked::{File, Ranged, Table, Trouble, decode, decode_all, is_skipped, zeros};
+use crate::image::chunked::{File, Ranged, Table, Trouble, Unpacker, is_skipped, zeros};
 use crate::image::digest::Hasher;
 use crate::image::manifest::Layer;
 use crate::image::reason::Reason;
@@ -29,6 +29,7 @@ pub(super) struct Rebuild<B> {
     /// The list of tar headers, compressed, and its size uncompressed, where the plan has no bytes between files.
     pub(super) headers: Option<(Vec<u8>, u64)>,
     pub(super) runs: Runs<B>,
+    pub(super) unpacker: Unpacker,
     pub(super) contents: Arc<dyn Contents>,
     pub(super) state: Arc<State>,
     pub(super) progress: Arc<dyn Progress>,
@@ -168,7 +169,7 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
         let mut found = Sha256::new();
         if !span.is_empty() {
             let mut reader = self.runs.read(span)?;
-            *left -= decode_all(&mut reader, *left, &mut |bytes| {
+            *left -= self.unpacker.all(&mut reader, *left, &mut |bytes| {
                 found.update(bytes);
                 Ok(())
             })?;
@@ -184,7 +185,7 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
             return Ok(());
         }
         let mut reader = self.runs.read(span)?;
-        *left -= decode_all(&mut reader, *left, &mut |bytes| out.push(bytes))?;
+        *left -= self.unpacker.all(&mut reader, *left, &mut |bytes| out.push(bytes))?;
         Ok(())
     }
 
@@ -197,7 +198,7 @@ impl<B: Ranged + Clone + Send + 'static> Rebuild<B> {
                 zeros(chunk, &mut |bytes| out.push(bytes))?;
             } else {
                 let mut reader = self.runs.read(chunk.offset..chunk.end)?;
-                decode(&mut reader, chunk, &mut |bytes| out.push(bytes))?;
+                self.unpacker.piece(&mut reader, chunk, &mut |bytes| out.push(bytes))?;
             }
         }
         self.report();

@@ -1,14 +1,14 @@
 //! The ranges of a plan, a few requests ahead of whoever reads them.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::image::ahead::Ahead;
 use crate::image::chunked::Ranged;
-use crate::image::together::Together;
+use crate::image::together::{Together, Wanted};
 
 /// How many requests there are at a time, for one layer.
 const TOGETHER: usize = 8;
@@ -24,7 +24,7 @@ pub(super) struct Runs<B> {
     done: u64,
     blobs: Arc<Blobs<B>>,
     /// For whoever reads, and at the end for those that are still at work.
-    _leaves: Leaves,
+    _wanted: Wanted,
 }
 
 /// Handles of one blob, each for one request at a time.
@@ -36,27 +36,18 @@ struct Blobs<B> {
     together: Together,
 }
 
-/// Says when nobody reads any more.
-struct Leaves(Together);
-
-impl Drop for Leaves {
-    fn drop(&mut self) {
-        self.0.fail(&io::ErrorKind::BrokenPipe.into());
-    }
-}
-
 impl<B: Ranged + Clone + Send + 'static> Runs<B> {
     /// Counts in `asked` the bytes that are asked for.
     pub(super) fn new(mut blob: B, runs: Vec<Range<u64>>, asked: Arc<AtomicU64>) -> Self {
         let together = Together::default();
         blob.bind(&together);
-        let leaves = Leaves(together.clone());
+        let wanted = together.wanted();
         let blobs = Blobs { first: Mutex::new(blob), idle: Mutex::default(), asked, together };
-        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, done: 0, blobs: Arc::new(blobs), _leaves: leaves }
+        Self { waiting: runs.into(), open: VecDeque::new(), at: 0, done: 0, blobs: Arc::new(blobs), _wanted: wanted }
     }
 
     /// A reader of this range, which must lie in one that was planned, after the one that was read before. Read it to its end.
-    pub(super) fn read(&mut self, span: Range<u64>) -> io::Result<impl Read + '_> {
+    pub(super) fn read(&mut self, span: Range<u64>) -> io::Result<impl BufRead + '_> {
         loop {
             self.fill()?;
             let (run, _) = self.open.front().ok_or_else(|| io::Error::other("a range that was not planned"))?;

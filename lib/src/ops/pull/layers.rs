@@ -4,7 +4,6 @@
 use std::cmp::Reverse;
 use std::collections::{HashSet, VecDeque};
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -85,8 +84,9 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
         let missing: Vec<usize> = waiting.iter().map(|layer| layer.index).collect();
         let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
         let naming = Arc::new(Naming::new(store, unsynced, progress));
-        let (importing, names) = (JoinSet::new(), Arc::clone(&naming));
-        let taken = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, importing }.run().await;
+        let (looking, importing, names) = (JoinSet::new(), JoinSet::new(), Arc::clone(&naming));
+        let layers = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, looking, importing };
+        let taken = layers.run().await;
         // However it ended: what came in need not come again.
         let ended = taken.is_err();
         let named = tokio::task::spawn_blocking(move || {
@@ -139,13 +139,15 @@ struct Layers<'a> {
     fetched: &'a mut Fetched,
     /// Layers to import.
     waiting: VecDeque<Waiting>,
+    /// Those that were looked at, or are, and not started yet.
+    looking: JoinSet<Result<Looked>>,
     importing: JoinSet<Result<(Waiting, Imported)>>,
 }
 
 /// A layer, and how it would be read in parts, where somebody has looked.
 type Looked = (Waiting, Option<Partial<PartialPlan>>);
 
-impl<'a> Layers<'a> {
+impl Layers<'_> {
     async fn run(mut self) -> Result<Taken> {
         let taken = self.import_all().await;
         if taken.as_ref().is_err_and(|error| Failure::is(error, FailureKind::NoSpace)) {
@@ -158,40 +160,46 @@ impl<'a> Layers<'a> {
     async fn import_all(&mut self) -> Result<Taken> {
         let mut taken = Taken::default();
         loop {
-            while self.importing.len() < TOGETHER {
-                let Some(first) = self.waiting.pop_front() else { break };
-                let second = if self.importing.is_empty() { self.waiting.pop_front() } else { None };
-                let Some(second) = second else {
-                    let looked = self.look(first).await?;
-                    self.start(looked).await?;
-                    continue;
-                };
-                // Where there is room for two layers, their tables of contents are read side by side, and the one that is read first does not wait for the other. The larger one goes first where there is nothing to read.
-                let (mut first, mut second) = (pin!(self.look(first)), pin!(self.look(second)));
-                let (looked, other) = tokio::select! {
-                    biased;
-                    looked = &mut first => (looked, second),
-                    looked = &mut second => (looked, first),
-                };
-                self.start(looked?).await?;
-                self.start(other.await?).await?;
+            self.look_ahead();
+            tokio::select! {
+                biased;
+                Some(imported) = self.importing.join_next() => {
+                    let (waiting, imported) = imported.context("importing in a thread")??;
+                    self.ended(waiting, imported, &mut taken);
+                }
+                Some(looked) = self.looking.join_next(), if self.importing.len() < TOGETHER => {
+                    self.start(looked.context("looking at a layer")??).await?;
+                }
+                else => return Ok(taken),
             }
-            let Some(imported) = self.importing.join_next().await else { return Ok(taken) };
-            let (waiting, imported) = imported.context("importing in a thread")??;
-            let layer = &mut self.fetched.layers[waiting.index];
-            match imported {
-                Imported::Done(stats, contents, way, bytes) => {
-                    layer.bytes += bytes;
-                    layer.way = way;
-                    layer.reason = waiting.reason(way);
-                    self.fetched.stats.merge(&stats);
-                    taken.append(contents);
-                    self.progress.step("import layer");
-                }
-                Imported::NotSo(bytes) => {
-                    layer.bytes += bytes;
-                    self.waiting.push_front(waiting);
-                }
+        }
+    }
+
+    /// Where there is room for two layers, their tables of contents are read side by side, and the one that is read first does not wait for the other. While two
+    /// come in, the table of the next is read, but not more: each takes room.
+    fn look_ahead(&mut self) {
+        while self.looking.len() < (TOGETHER - self.importing.len()).max(1) {
+            let Some(next) = self.waiting.pop_front() else { return };
+            let look = self.look(next);
+            self.looking.spawn(look);
+        }
+    }
+
+    /// Takes note of how an import ended.
+    fn ended(&mut self, waiting: Waiting, imported: Imported, taken: &mut Taken) {
+        let layer = &mut self.fetched.layers[waiting.index];
+        match imported {
+            Imported::Done(stats, contents, way, bytes) => {
+                layer.bytes += bytes;
+                layer.way = way;
+                layer.reason = waiting.reason(way);
+                self.fetched.stats.merge(&stats);
+                taken.append(contents);
+                self.progress.step("import layer");
+            }
+            Imported::NotSo(bytes) => {
+                layer.bytes += bytes;
+                self.waiting.push_front(waiting);
             }
         }
     }
@@ -278,16 +286,18 @@ impl<'a> Layers<'a> {
         Some(delta.blob(&self.source.resolved().layers[waiting.index])?.size)
     }
 
-    /// How the layer would be read in parts, unless it is clear by its table alone that a delta costs less. Others can be started meanwhile.
-    fn look(&self, waiting: Waiting) -> impl Future<Output = Result<Looked>> + use<'a> {
-        let (source, here, progress, by_delta) = (self.source, self.here.clone(), Arc::clone(self.progress), self.by_delta(&waiting));
+    /// How the layer would be read in parts, unless it is clear by its table alone that a delta costs less. Ends with whoever waits for it.
+    fn look(&self, waiting: Waiting) -> impl Future<Output = Result<Looked>> + Send + use<> {
+        let by_delta = self.by_delta(&waiting);
+        let table = self.source.table_size(waiting.index).unwrap_or_default();
+        let in_parts = waiting.outage.is_none() && !waiting.no_parts && by_delta.is_none_or(|size| size > table);
+        let planned = in_parts.then(|| self.source.plan_partial(waiting.index, self.here.clone(), Arc::clone(self.progress)));
         async move {
-            let table = source.table_size(waiting.index).unwrap_or_default();
-            if waiting.outage.is_some() || waiting.no_parts || by_delta.is_some_and(|size| size <= table) {
-                return Ok((waiting, None));
-            }
-            let looked = source.plan_partial(waiting.index, here, progress).await?;
-            Ok((waiting, Some(looked)))
+            let looked = match planned {
+                Some(planned) => Some(planned?.await?),
+                None => None,
+            };
+            Ok((waiting, looked))
         }
     }
 
