@@ -1,10 +1,8 @@
-//! Verbs that write somewhere else than on a machine are stopped after every durable step: a repository, an image layout, an archive, a disk image.
+//! Verbs that write somewhere else than on a machine are stopped after every durable step: an image layout, an archive, a disk image (repositories: `crash_repositories.rs`).
 //! Whatever is left is what was there before, or all of what is new; and the same command again ends the work.
 
 mod common;
 mod crash_common;
-#[path = "crash_common/host.rs"]
-mod crash_host;
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,21 +11,16 @@ use std::sync::Arc;
 use common::host::silent;
 use common::layout;
 use crash_common::{Job, Scene, kill_at_every_step};
-use crash_host::assert_whole;
 use selkie::disk::Format;
 use selkie::image::{Derived, LayerFile, NewLayer, OutputOptions, Source, SourceOptions, layer_tar, write};
 use selkie::ops::delta;
 use selkie::ops::disk;
-use selkie::ops::pull::{self, Repository};
 use selkie::ops::rechunk;
 use selkie::progress::{Progress, Silent};
-use selkie::store::{Store, Verity};
-use selkie::sys::dir;
 
 #[test]
 fn child() {
     crash_common::child(&[
-        ("pull --repo", |job| pull(&job.directory, "new", &job.progress)),
         ("seal to the same layout", |job| seal(job, "oci", "images")),
         ("seal to a new layout", |job| seal(job, "oci", "new")),
         ("seal to an archive", |job| seal(job, "oci-archive", "new.tar")),
@@ -48,50 +41,6 @@ fn images(directory: &Path) -> PathBuf {
 fn release(directory: &Path) {
     layout::write(&images(directory), "old", &layout::bootable("1"));
     layout::write(&images(directory), "new", &layout::bootable("2"));
-}
-
-fn pull(directory: &Path, tag: &str, progress: &Arc<dyn Progress>) {
-    let repository = Repository { path: directory.join("repo"), algorithm: None, verity: Verity::IfPossible };
-    let image = format!("oci:{}:{tag}", images(directory).display()).parse().unwrap();
-    pull::run_into(&repository, &pull::Options { image, source: SourceOptions::default(), tag: Some(tag.to_owned()) }, progress).unwrap();
-}
-
-/// A repository that has had the first of two images all along.
-struct Pull(PathBuf);
-
-impl Pull {
-    /// The tags in the repository, each of whose images is whole.
-    fn tags(&self, when: &str) -> Vec<String> {
-        let store = Store::open(dir::open_path(&self.0).unwrap(), "repo").unwrap_or_else(|e| panic!("{when}: {e:#}"));
-        let whole = |(tag, manifest): (String, String)| {
-            let stored = store.find(&manifest).unwrap().unwrap_or_else(|| panic!("{when}: {tag} names nothing"));
-            assert_whole(&store, &stored.image, when);
-            assert_whole(&store, &stored.boot_image, when);
-            tag
-        };
-        let mut tags: Vec<_> = store.tags().unwrap().into_iter().map(whole).collect();
-        tags.sort();
-        tags
-    }
-}
-
-impl Scene for Pull {
-    fn check(&self, when: &str) {
-        assert!(self.tags(when).contains(&"old".to_owned()), "{when}");
-    }
-
-    fn check_end(&self, when: &str) {
-        assert_eq!(self.tags(when), ["new", "old"], "{when}");
-    }
-}
-
-#[test]
-fn a_pull_into_a_repository_survives_a_stop_after_every_step() {
-    kill_at_every_step("pull --repo", 3, |directory| {
-        release(directory);
-        pull(directory, "old", &silent());
-        Pull(directory.to_owned())
-    });
 }
 
 /// What `selkie seal` and `selkie push` do in the end: an image with one layer more is written.

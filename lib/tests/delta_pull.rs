@@ -15,7 +15,7 @@ use selkie::error::{Failure, FailureKind};
 use selkie::image::SourceOptions;
 use selkie::ops::delta::Options;
 use selkie::ops::pull::{self, FetchedLayer, Pulled, Way};
-use selkie::progress::{Event, Recorder};
+use selkie::progress::{Event, Recorder, Silent};
 use serde_json::{Value, json};
 
 /// How the layer that changes came.
@@ -265,7 +265,7 @@ impl Lying {
         let recorder = std::sync::Arc::<Recorder>::default();
         let pulled = self.machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
         self.machine.store.untag("v2").unwrap();
-        self.machine.store.gc(&[]).unwrap();
+        self.machine.store.gc(&[], &Silent).unwrap();
         (pulled, notes(&recorder))
     }
 }

@@ -413,7 +413,7 @@ fn a_repair_that_this_kernel_cannot_make_is_refused_before_it_looks() {
     let refused = fsck::run(&target, &sick.options(true), &silent()).unwrap_err();
     let failure = Failure::find(&refused).unwrap();
     assert_eq!(failure.kind, FailureKind::StoreMismatch, "{refused:#}");
-    assert!(failure.message.starts_with("repairing composefs: it requires fs-verity"), "{}", failure.message);
+    assert!(failure.message.starts_with("repairing the repository: it requires fs-verity"), "{}", failure.message);
     assert_eq!(sick.machine.snapshot(), before);
 }
 

@@ -11,7 +11,7 @@ use partial_common::oci::{Compression, Layout, noise};
 use partial_common::registry::{Registry, push};
 use partial_common::{CHUNKED, Machine, Release, layout, pull_into, way};
 use selkie::ops::pull::Way;
-use selkie::progress::{Event, Recorder};
+use selkie::progress::{Event, Recorder, Silent};
 use selkie::store::CONTENT_INDEX;
 
 #[test]
@@ -159,11 +159,11 @@ fn an_index_forgets_what_was_removed_and_nothing_else() {
     let index = |machine: &Machine| std::fs::read(machine.index()).unwrap();
     assert!(index(&both).len() > index(&second).len());
     let untouched = index(&both);
-    assert_eq!(both.store.gc(&[]).unwrap().objects, 0);
+    assert_eq!(both.store.gc(&[], &Silent).unwrap().objects, 0);
     assert!(!both.store.forget_what_is_gone().unwrap());
     assert!(index(&both) == untouched);
     both.store.untag("v1").unwrap();
-    assert!(both.store.gc(&[]).unwrap().objects > 0);
+    assert!(both.store.gc(&[], &Silent).unwrap().objects > 0);
     assert!(both.store.forget_what_is_gone().unwrap());
     assert!(index(&both) == index(&second));
 }
@@ -221,7 +221,7 @@ fn all_of_a_whole_pull_is_equal_for_every_form_of_the_layer() {
         assert_eq!(way(&machine.pull(&layout.reference(Some("v2")))).0, Way::Partial);
         // What the first release leaves when it is gone; another form of the layer has another manifest.
         machine.store.untag("v1").unwrap();
-        machine.store.gc(&[]).unwrap();
+        machine.store.gc(&[], &Silent).unwrap();
         let found = machine.everything();
         let layers = |all: &BTreeMap<PathBuf, Vec<u8>>| -> Vec<(PathBuf, Vec<u8>)> {
             all.iter()
@@ -278,7 +278,7 @@ fn the_index_is_written_after_the_layers_and_may_name_what_is_gone() {
     let steps = ["mark unsynced", "import layer", "name layers", "write content index", "commit image", "tag image"];
     assert_eq!(recorder.steps(), steps[usize::from(machine.store.is_sealed())..]);
     machine.store.untag("v1").unwrap();
-    assert!(machine.store.gc(&[]).unwrap().objects > 40);
+    assert!(machine.store.gc(&[], &Silent).unwrap().objects > 40);
     // The index still names what is gone.
     assert!(!machine.store.contents().unwrap().is_empty());
     let second = machine.pull(&layout.reference(Some("v2")));

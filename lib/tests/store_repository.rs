@@ -7,6 +7,7 @@ use std::path::Path;
 
 use selkie::error::{Failure, FailureKind};
 use selkie::image_id::Algorithm;
+use selkie::progress::Silent;
 use selkie::store::{AllBytes, Content, NodeKind, Store, Verity, kernel, os_release, require_bootable_layout, systemd_boot};
 use store_common::{tar, *};
 
@@ -159,15 +160,15 @@ fn garbage_collection_keeps_what_a_tag_leads_to() {
     let tags =
         [("acme/os:one", &one), ("acme/os:two", &two), ("pin", &one)].map(|(tag, image)| (tag.to_owned(), image.manifest_digest.clone()));
     assert_eq!(repository.tags().unwrap(), tags);
-    assert_eq!(repository.gc(&[]).unwrap(), Default::default());
+    assert_eq!(repository.gc(&[], &Silent).unwrap(), Default::default());
 
     assert!(repository.untag("acme/os:one").unwrap());
     assert!(!repository.untag("acme/os:one").unwrap());
-    assert_eq!(repository.gc(&[]).unwrap(), Default::default());
+    assert_eq!(repository.gc(&[], &Silent).unwrap(), Default::default());
     let before = flatten(&repository.tree(&two.boot_image).unwrap());
     assert!(repository.untag("pin").unwrap());
     // Its file, its upper layer, its configuration and manifest with their streams, its two images.
-    let swept = repository.gc(&[]).unwrap();
+    let swept = repository.gc(&[], &Silent).unwrap();
     assert_eq!((swept.objects, swept.images, swept.streams), (8, 2, 3));
     assert_eq!(repository.find(&one.manifest_digest).unwrap(), None);
     assert_eq!(kind(repository.tree(&one.image)), Some(FailureKind::NotFound));

@@ -44,7 +44,7 @@ pub struct Options {
     pub scratch: PathBuf,
 }
 
-/// Runs the verb. Takes the lock for a repair; a mere look changes nothing.
+/// Runs the verb. Takes the lock for a repair, and has a repository of no machine to itself; a mere look changes nothing.
 ///
 /// # Errors
 ///
@@ -53,11 +53,11 @@ pub struct Options {
 pub fn run(target: &Target, options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
     let _lock = if options.repair {
         repository::require_repairable(target)?;
-        Some(target.lock()?)
+        target.lock()?
     } else {
         None
     };
-    let mut look = look(target, None, progress)?;
+    let mut look = look(target, None, options.repair, progress)?;
     let mut ledger = Ledger::default();
     ledger.enter(&look);
     for _ in 0..ROUNDS {
@@ -66,7 +66,7 @@ pub fn run(target: &Target, options: &Options, progress: &Arc<dyn Progress>) -> 
         }
         let before: HashSet<Key> = look.findings.iter().map(key).collect();
         ledger.repaired(repair_all(target, &look, options, progress)?);
-        look = self::look(target, Some(look), progress)?;
+        look = self::look(target, Some(look), options.repair, progress)?;
         ledger.enter(&look);
         if look.findings.iter().map(key).collect::<HashSet<Key>>() == before {
             break;
@@ -92,9 +92,9 @@ struct Look {
 }
 
 /// Looks at everything; at what an earlier look found well in the repository only for what it leads to.
-fn look(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> Result<Look> {
-    let mut repository = repository::check(target, before.map(|before| before.repository), progress)?;
-    let mut machine = machine::check(target, inspected(&repository))?;
+fn look(target: &Target, before: Option<Look>, repair: bool, progress: &Arc<dyn Progress>) -> Result<Look> {
+    let mut repository = repository::check(target, before.map(|before| before.repository), repair, progress)?;
+    let mut machine = if target.is_machine() { machine::check(target, inspected(&repository))? } else { machine::Look::default() };
     let mut findings = std::mem::take(&mut repository.findings);
     findings.append(&mut machine.findings);
     let mut unchecked = std::mem::take(&mut repository.unchecked);

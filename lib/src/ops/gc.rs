@@ -1,4 +1,4 @@
-//! `selkie gc`: removes what has no role, by the plan that `upgrade` uses after its work, or only tells it.
+//! `selkie gc`: removes what has no role, by the plan that `upgrade` uses after its work, or only tells it. In a repository of no machine, what no tag leads to.
 
 use anyhow::Result;
 use serde::Serialize;
@@ -6,8 +6,12 @@ use serde::Serialize;
 use super::catch_up;
 use super::host::Host;
 use super::prune;
+use super::pull::tell_of_index;
+use super::standalone::Standalone;
+use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
+use crate::store::fsck::Collected;
 
 /// What to do.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,4 +67,52 @@ pub fn run(host: &Host, options: Options, progress: &dyn Progress) -> Result<Rep
         objects: collected.objects,
         bytes: collected.bytes,
     })
+}
+
+/// What was removed from a repository of no machine, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Swept {
+    /// Whether this is only a plan.
+    pub dry_run: bool,
+    /// Objects.
+    pub objects: u64,
+    /// Bytes of these objects.
+    pub bytes: u64,
+    /// Names of EROFS images.
+    pub images: u64,
+    /// Names of layers, configurations and manifests.
+    pub streams: u64,
+    /// What writes that were stopped have left, and references that are no tags and lead nowhere.
+    pub leftovers: u64,
+    /// The tags, all of which stay, by name.
+    pub tags: Vec<String>,
+}
+
+/// Runs the verb on a repository of no machine. Waits until nobody else has it open, except to tell what would be removed.
+///
+/// # Errors
+///
+/// [`FailureKind::Corrupt`] where what a tag leads to is damaged; nothing was removed then.
+pub fn run_in(repository: &Standalone, dry_run: bool, progress: &dyn Progress) -> Result<Swept> {
+    let store = repository.store(progress)?;
+    let collected = if dry_run {
+        store.collectable(progress)
+    } else {
+        store.require_writable()?;
+        let alone = store.alone(progress)?;
+        let collected = alone.collect(progress);
+        if collected.as_ref().is_ok_and(|collected| collected.objects > 0) {
+            tell_of_index(store.forget_what_is_gone(), progress);
+        }
+        collected
+    };
+    let Collected { objects, bytes, images, streams, leftovers } = collected.map_err(|error| match Failure::find(&error) {
+        Some(failure) if failure.kind == FailureKind::Corrupt => {
+            let message = format!("{}: {error:#}", repository.path().display());
+            repository.repairable(Failure { message, ..failure }).into()
+        }
+        _ => error,
+    })?;
+    Ok(Swept { dry_run, objects, bytes, images, streams, leftovers, tags: store.tags_named()?.into_iter().collect() })
 }

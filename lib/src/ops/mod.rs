@@ -31,6 +31,8 @@ pub mod seal;
 pub mod setup_root;
 mod space;
 mod stage;
+pub mod standalone;
 pub mod status;
+pub mod untag;
 pub mod upgrade;
 pub mod verify;

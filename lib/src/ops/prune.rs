@@ -84,7 +84,7 @@ pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -
 /// Removes the objects that neither a tag nor a root with a role leads to. Layers of a pull that was cut short are among them: call it
 /// when nothing is going to be resumed.
 pub fn collect(system: &System, host: &Host, store: &Store, keep: usize, progress: &dyn Progress) -> Result<GcStats> {
-    let collected = store.gc(&system.kept(keep))?;
+    let collected = store.gc(&system.kept(keep), progress)?;
     host.sync()?;
     progress.step("collect objects");
     if collected.objects > 0 {

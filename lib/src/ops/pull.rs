@@ -14,7 +14,7 @@ use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 use crate::reference::ImageReference;
-use crate::store::{Store, StoredImage, Unsynced, Verity};
+use crate::store::{Store, StoredImage, Unsynced, Verity, check_tag, wait_for_others};
 use crate::sys::{dir, memory};
 
 mod deltas;
@@ -40,6 +40,7 @@ pub struct Options {
 impl Options {
     fn tag(&self) -> Result<String> {
         let tag = self.tag.clone().unwrap_or_else(|| tag_of(&self.image));
+        check_tag(&tag).with_context(|| format!("pulling {}", self.image))?;
         if tag.starts_with(prune::TAG) || tag == upgrade::DOWNLOADED {
             return Err(Failure::new(FailureKind::Usage, format!("pulling {}: tag {tag} is a machine's own", self.image))
                 .hint("choose another name")
@@ -120,7 +121,10 @@ pub struct Repository {
 /// Those of [`run`]; [`FailureKind::StoreMismatch`] for a repository of another algorithm than asked for.
 pub fn run_into(repository: &Repository, options: &Options, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let here = dir::open_path(".").context("opening the working directory")?;
-    let open = |algorithm| Store::open_or_init(&here, &repository.path, algorithm, repository.verity);
+    let open = |algorithm| {
+        wait_for_others(&here, &repository.path, progress.as_ref())?;
+        Store::open_or_init(&here, &repository.path, algorithm, repository.verity)
+    };
     if repository.algorithm.is_some() || repository.path.join("meta.json").exists() {
         let store = open(repository.algorithm)?;
         store.require_writable().with_context(|| format!("opening repository {} to write", repository.path.display()))?;

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use composefs::fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue};
 use composefs::repository::Repository;
-use rustix::fs::FlockOperation;
 
 use crate::error::{Failure, FailureKind};
 use crate::image_id::{Algorithm, ImageId};
+use crate::progress::Progress;
 
+mod alone;
 mod boot_files;
 mod boot_image;
 mod bounds;
@@ -53,6 +54,7 @@ mod tree;
 mod tree_image;
 mod unsynced;
 
+pub use alone::{Alone, wait_for_others};
 pub use boot_files::{
     Kernel, Loader, SIGNED_LOADERS, SealingTools, efi_architecture, kargs, kernel, os_release, os_release_text, sealing_tools, systemd_boot,
 };
@@ -71,7 +73,7 @@ pub use objects::{Checked, Object, ObjectId};
 pub use open::Verity;
 pub use place::ObjectWriter;
 pub use sealed::{ADDON, ADDONS, Seal, UKIS, seal, ukis};
-pub use tags::check_tag;
+pub use tags::{check_tag, tag_names};
 pub use tree::{Bytes, Content, File, Node, NodeKind, Tree};
 pub use unsynced::{UNSYNCED, Unsynced};
 
@@ -130,9 +132,9 @@ impl Store {
     }
 
     /// Removes what neither a tag nor `keep` leads to. Waits until no other process has the repository open.
-    pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
-        // Nobody may take a tag away between the question what tags keep and the removal.
-        rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
+    pub fn gc(&self, keep: &[&ImageId], progress: &dyn Progress) -> Result<GcStats> {
+        // Nobody may take a tag away between the question what tags keep and the removal. The library keeps its exclusive lock when it fails: this gives that up, too.
+        let _alone = self.alone(progress)?;
         // What was to take the place of an object, and was stopped just before.
         let swept = crate::sys::dir::sweep(self.dir()).and_then(|_| {
             with_repository!(self, repository => {
@@ -140,10 +142,6 @@ impl Store {
                 repository.gc(&roots.iter().map(|id| id.hex()).collect::<Vec<_>>())
             })
         });
-        if swept.is_err() {
-            // The library keeps its exclusive lock when it fails, and every other process would wait for us.
-            rustix::fs::flock(self.dir(), FlockOperation::LockShared).context("giving up the exclusive lock")?;
-        }
         let swept = swept.context("collecting garbage")?;
         Ok(GcStats {
             objects: swept.objects_removed,

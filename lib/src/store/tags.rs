@@ -1,10 +1,13 @@
 //! Tags: names of images, and what garbage collection starts from.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use composefs_oci::oci_image::{has_manifest, list_refs, tag_image};
 
+use super::fsck::is_temporary;
 use super::layers::parse_digest;
 use super::{Store, with_repository};
 use crate::error::{Failure, FailureKind};
@@ -24,9 +27,7 @@ impl Store {
 
     /// The names of all tags, wherever they lead.
     pub fn tags_named(&self) -> Result<BTreeSet<String>> {
-        let Some(refs) = dir::open_optional(self.dir(), REFS).context("opening the tags")? else { return Ok(BTreeSet::new()) };
-        let names = dir::names(refs).context("listing the tags")?;
-        Ok(names.iter().map(|name| decoded(&name.to_string_lossy())).collect())
+        tag_names(self.dir())
     }
 
     /// Gives an image a name, and takes it from the image that had it. Not durable before [`Store::sync`].
@@ -46,17 +47,24 @@ impl Store {
         .with_context(|| format!("tagging {digest} as {tag}"))
     }
 
-    /// Takes a name away; whether there was such a tag. Its image is left to the next garbage collection, if no other tag
+    /// Takes a name away; whether there was such a tag. Durable when it returns. Its image is left to the next garbage collection, if no other tag
     /// leads to it.
     pub fn untag(&self, tag: &str) -> Result<bool> {
         check_tag(tag)?;
-        let path = format!("{REFS}/{}", encoded(tag));
-        let removed = dir::optional(rustix::fs::unlinkat(self.dir(), &path, rustix::fs::AtFlags::empty()));
-        Ok(removed.with_context(|| format!("removing tag {tag}"))?.is_some())
+        let Some(refs) = dir::open_optional(self.dir(), REFS).context("opening the tags")? else { return Ok(false) };
+        dir::remove_file(refs, &encoded(tag)).with_context(|| format!("removing tag {tag}"))
     }
 }
 
-/// Refuses names that cannot be those of an image in a repository: `@` at the start means a digest in the tools of this format.
+/// The names of all tags of the repository in this directory, wherever they lead, also where it cannot be opened as one.
+pub fn tag_names(repository: impl AsFd) -> Result<BTreeSet<String>> {
+    let Some(refs) = dir::open_optional(repository, REFS).context("opening the tags")? else { return Ok(BTreeSet::new()) };
+    let names = dir::names(refs).context("listing the tags")?;
+    Ok(names.iter().filter(|name| !is_temporary(name)).map(|name| decoded(&name.to_string_lossy())).collect())
+}
+
+/// Refuses names that cannot be those of an image in a repository: `@` at the start means a digest in the tools of this format, and what is written under a temporary name
+/// is removed once it is found.
 ///
 /// # Errors
 ///
@@ -66,6 +74,7 @@ pub fn check_tag(tag: &str) -> Result<(), Failure> {
         "" => "it is empty",
         "." | ".." => "it is a directory",
         _ if tag.starts_with('@') => "it begins with @, which is kept for digests",
+        _ if is_temporary(OsStr::new(tag)) => "it begins like the names of what is being written, which are removed",
         _ if tag.contains('\0') => "it has a zero byte",
         _ if encoded(tag).len() > 255 => "it is longer than 255 bytes",
         _ => return Ok(()),
@@ -89,10 +98,10 @@ mod tests {
 
     #[test]
     fn names_that_cannot_be_stored_are_refused() {
-        for bad in ["", ".", "..", "@sha256:aa", "a\0b", &"/".repeat(86)] {
+        for bad in ["", ".", "..", "@sha256:aa", "a\0b", &"/".repeat(86), ".selkie-tmp-os", ".tmp-os", ".symlink-os"] {
             assert!(check_tag(bad).is_err(), "{bad}");
         }
-        for good in ["os", "quay.io/acme/os:stable", "a%b", "deploy/ab@cd"] {
+        for good in ["os", "quay.io/acme/os:stable", "a%b", "deploy/ab@cd", ".os", "os/.tmp-x"] {
             check_tag(good).unwrap();
         }
     }

@@ -17,22 +17,18 @@
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, FlockOperation};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::alone::Wait;
 use super::{Store, fsck, with_repository};
 use crate::progress::{Event, Progress, Unit};
-use crate::sys::{dir, interrupt};
+use crate::sys::dir;
 
 /// The name of the mark in the repository.
 pub const UNSYNCED: &str = "unsynced";
-
-/// How often who waits for others looks again, and after so many times he says that he waits.
-const LOOK: Duration = Duration::from_millis(100);
-const TOLD: u32 = 10;
 
 /// Objects are being written that may not be on the disk. Where it is dropped without its [`end`](Self::end), they stay in doubt.
 #[derive(Debug)]
@@ -83,7 +79,7 @@ impl Unsynced {
 
 fn begin(store: &Store, progress: &dyn Progress) -> Result<Mark> {
     store.require_writable()?;
-    let mut waited = 0;
+    let mut wait = Wait::new("waiting for a pull into this repository to end", progress);
     loop {
         let (mark, made) = Mark::open(store.dir())?;
         if !made && mark.try_alone()? {
@@ -101,11 +97,7 @@ fn begin(store: &Store, progress: &dyn Progress) -> Result<Mark> {
             progress.step("mark unsynced");
             return Ok(mark);
         }
-        waited += 1;
-        if waited == TOLD {
-            progress.note("waiting for a pull into this repository to end".to_owned());
-        }
-        interrupt::sleep(LOOK, || true).map_err(|signal| signal.failure())?;
+        wait.again()?;
     }
 }
 
@@ -200,11 +192,12 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::thread;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::progress::{Recorder, Silent};
     use crate::store::Verity;
+    use crate::store::alone::LOOK;
 
     struct Repository {
         temp: tempfile::TempDir,

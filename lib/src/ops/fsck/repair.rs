@@ -40,7 +40,7 @@ pub(super) fn repair(target: &Target, look: &Look, plan: &[&Finding], options: &
     if !(wants.layers.is_empty() && wants.documents.is_empty() && wants.images.is_empty()) {
         progress.phase("repairing the repository".to_owned());
         let problems = block_on_kept(restore(target, store, look, options, progress, &mut done))?;
-        explain(plan, &problems, &mut done);
+        explain(plan, &problems, &target.way_out(), &mut done);
     }
     for finding in plan.iter().filter(|finding| finding.remedy == Remedy::Remove) {
         let removed = store.remove_damaged(finding).map(|()| progress.step("remove leftover"));
@@ -63,7 +63,9 @@ fn note(done: &mut Done, finding: &Finding, result: Result<()>) {
 }
 
 fn restore_metadata(target: &Target, progress: &dyn Progress) -> Result<()> {
-    fsck::restore_metadata(target.sysroot()).context("making meta.json again")?;
+    let directory = target.repository()?.context("looking for the repository: there is none")?;
+    let _lock = target.lock_unreadable()?;
+    fsck::restore_metadata(directory).context("making meta.json again")?;
     progress.step("restore meta.json");
     Ok(())
 }
@@ -245,12 +247,12 @@ impl Receiver for Objects {
 }
 
 /// Gives the reasons to the findings that had to be fetched or built.
-fn explain(plan: &[&Finding], problems: &[String], done: &mut Done) {
+fn explain(plan: &[&Finding], problems: &[String], way_out: &str, done: &mut Done) {
     if problems.is_empty() {
         return;
     }
     let advice = "reach where the image came from, or name one that has it with --image, and repair again";
-    let reason = format!("{}; {advice}", problems.join("; "));
+    let reason = format!("{}; {advice}{way_out}", problems.join("; "));
     let concerned = plan.iter().filter(|finding| matches!(finding.remedy, Remedy::Fetch | Remedy::Rebuild));
     for finding in concerned {
         done.reasons.entry(key(finding)).or_insert_with(|| reason.clone());

@@ -7,18 +7,21 @@ use anyhow::Result;
 
 use super::report::Checked;
 use super::target::Target;
+use crate::deploy::Listing;
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::ops::prune;
 use crate::progress::Progress;
-use crate::store::Store;
 use crate::store::fsck::{self, Inspect, Inspection, Metadata};
+use crate::store::{Alone, Store};
 
 /// What a look at the repository gives.
 #[derive(Debug, Default)]
 pub(super) struct Look {
     /// The repository, where it can be opened.
     pub(super) store: Option<Store>,
+    /// While it is repaired, and is no machine's, which has a lock of its own.
+    pub(super) alone: Option<Alone>,
     /// What the store says.
     pub(super) inspection: Inspection,
     /// What is damaged.
@@ -34,7 +37,10 @@ pub(super) struct Look {
 /// Refuses where a repair would do damage: the file system or the kernel cannot do what the repository needs.
 pub(super) fn require_repairable(target: &Target) -> Result<()> {
     let entries = target.boot().and_then(|boot| boot.place().entries()).unwrap_or_default();
-    fsck::require_repairable(target.sysroot(), entries.iter().any(|entry| entry.verity_required))
+    match target.repository()? {
+        Some(directory) => fsck::require_repairable(directory, entries.iter().any(|entry| entry.verity_required)),
+        None => Ok(()),
+    }
 }
 
 /// Looks at everything. Changes nothing. What an earlier look found well is not read again.
@@ -42,31 +48,35 @@ pub(super) fn require_repairable(target: &Target) -> Result<()> {
 /// # Errors
 ///
 /// There is no repository, it is of a format that is not ours, or the kernel cannot read it.
-pub(super) fn check(target: &Target, before: Option<Look>, progress: &Arc<dyn Progress>) -> Result<Look> {
+pub(super) fn check(target: &Target, before: Option<Look>, repair: bool, progress: &Arc<dyn Progress>) -> Result<Look> {
     let mut look = Look::default();
-    match fsck::check_metadata(target.sysroot())? {
+    let Some(directory) = target.repository()? else {
+        let failure = Failure::new(FailureKind::NotFound, "checking the repository: there is none on the root file system");
+        return Err(failure.hint("`selkie disk` makes a machine; without its repository there is nothing to repair").into());
+    };
+    match fsck::check_metadata(directory)? {
         Metadata::Readable(findings) => look.findings = findings,
         Metadata::Damaged(finding) => {
             look.unchecked.push(format!("the repository, as its {} is damaged", finding.name));
             look.findings.push(finding);
             return Ok(look);
         }
-        Metadata::NoRepository => {
-            let failure = Failure::new(FailureKind::NotFound, "checking the repository: there is none on the root file system");
-            return Err(failure.hint("`selkie disk` makes a machine; without its repository there is nothing to repair").into());
-        }
     }
     progress.phase("checking the repository".to_owned());
-    let (store, known) = before.map_or((None, None), |before| (before.store, Some(before.inspection)));
-    let store = store.map_or_else(|| target.store(), Ok)?;
+    let (store, alone, known) = before.map_or((None, None, None), |before| (before.store, before.alone, Some(before.inspection)));
+    let store = store.map_or_else(|| target.store(progress.as_ref()), Ok)?;
+    look.alone = if repair { alone.map_or_else(|| target.alone(&store, progress.as_ref()), |alone| Ok(Some(alone)))? } else { None };
     inspect(target, &store, known.as_ref(), progress, &mut look)?;
     look.store = Some(store);
     Ok(look)
 }
 
 fn inspect(target: &Target, store: &Store, known: Option<&Inspection>, progress: &Arc<dyn Progress>, look: &mut Look) -> Result<()> {
-    let listing = target.deployments().and_then(|deployments| deployments.list());
-    let mut options = Inspect { manifests: Vec::new(), own_tags: prune::TAG, all_known: listing.is_ok() };
+    let listing = match target.is_machine() {
+        true => target.deployments().and_then(|deployments| deployments.list()),
+        false => Ok(Listing::default()),
+    };
+    let mut options = Inspect { manifests: Vec::new(), kept: target.kept(), all_known: listing.is_ok() };
     let mut found = store.inspect(&options, known, progress.as_ref())?;
     let (objects, bytes) = (found.objects, found.bytes);
     let tags: BTreeSet<String> = store.tags_named()?;

@@ -1,4 +1,4 @@
-//! What is checked: the machine that runs, or one that is looked at from outside.
+//! What is checked: the machine that runs, one that is looked at from outside, or a repository of no machine.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -11,14 +11,18 @@ use crate::deploy::Deployments;
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::ops::host::Host;
-use crate::store::{self, Store};
+use crate::ops::prune;
+use crate::ops::standalone::Standalone;
+use crate::progress::Progress;
+use crate::store::fsck::Kept;
+use crate::store::{self, Alone, Store};
 use crate::sys::dir;
 use crate::sys::lock::Lock;
 
 /// Where an ESP is looked for below the physical root or beside it, when nobody names it.
 const ESP_PLACES: [&str; 4] = ["efi", "boot/efi", "boot", "../esp"];
 
-/// A machine to check.
+/// What to check.
 #[derive(Debug)]
 pub struct Target(Inner);
 
@@ -26,6 +30,7 @@ pub struct Target(Inner);
 enum Inner {
     Running(Box<Host>),
     Outside(Outside),
+    Standalone(Standalone),
 }
 
 /// A machine whose file systems are mounted somewhere, from a rescue system. Nothing of it runs.
@@ -68,11 +73,49 @@ impl Target {
         Ok(Self(Inner::Outside(Outside { sysroot: root, deployments, boot })))
     }
 
+    /// A repository in a directory, without anything around it.
+    pub fn standalone(repository: Standalone) -> Self {
+        Self(Inner::Standalone(repository))
+    }
+
+    /// Whether there is a machine: deployments, and places that it boots from.
+    pub fn is_machine(&self) -> bool {
+        !matches!(self.0, Inner::Standalone(_))
+    }
+
     /// The physical root.
-    pub fn sysroot(&self) -> BorrowedFd<'_> {
+    ///
+    /// # Errors
+    ///
+    /// A repository of no machine has none around it.
+    pub fn sysroot(&self) -> Result<BorrowedFd<'_>> {
         match &self.0 {
-            Inner::Running(host) => host.sysroot(),
-            Inner::Outside(outside) => outside.sysroot.as_fd(),
+            Inner::Running(host) => Ok(host.sysroot()),
+            Inner::Outside(outside) => Ok(outside.sysroot.as_fd()),
+            Inner::Standalone(repository) => Err(repository.no_machine().into()),
+        }
+    }
+
+    /// The directory of the repository; `None` where there is none.
+    pub fn repository(&self) -> Result<Option<OwnedFd>> {
+        match &self.0 {
+            Inner::Standalone(repository) => repository.directory().map(Some),
+            _ => dir::open_optional(self.sysroot()?, store::DIRECTORY).with_context(|| format!("opening {}", store::DIRECTORY)),
+        }
+    }
+
+    /// Which tags a repair keeps, wherever they lead: what a person has given a name in a repository of no machine is all that there is.
+    pub(super) fn kept(&self) -> Kept {
+        if self.is_machine() { Kept::Prefix(prune::TAG) } else { Kept::Tags }
+    }
+
+    /// What can be done about what does not come back, behind other advice.
+    pub(super) fn way_out(&self) -> String {
+        match &self.0 {
+            Inner::Standalone(repository) => {
+                format!("; or give it up: `selkie untag NAME --repo {0}`, then `selkie gc --repo {0}`", repository.path().display())
+            }
+            _ => String::new(),
         }
     }
 
@@ -80,7 +123,7 @@ impl Target {
     pub fn booted(&self) -> Option<&ImageId> {
         match &self.0 {
             Inner::Running(host) => Some(host.booted()),
-            Inner::Outside(_) => None,
+            Inner::Outside(_) | Inner::Standalone(_) => None,
         }
     }
 
@@ -93,6 +136,7 @@ impl Target {
         match &self.0 {
             Inner::Running(host) => host.deployments(),
             Inner::Outside(outside) => outside.deployments.as_ref().map_err(|failure| failure.clone().into()),
+            Inner::Standalone(repository) => Err(repository.no_machine().into()),
         }
     }
 
@@ -105,6 +149,7 @@ impl Target {
         match &self.0 {
             Inner::Running(host) => host.boot(),
             Inner::Outside(outside) => outside.boot.as_ref().map_err(|failure| failure.clone().into()),
+            Inner::Standalone(repository) => Err(repository.no_machine().into()),
         }
     }
 
@@ -112,23 +157,40 @@ impl Target {
     pub fn host(&self) -> Option<&Host> {
         match &self.0 {
             Inner::Running(host) => Some(host),
-            Inner::Outside(_) => None,
+            Inner::Outside(_) | Inner::Standalone(_) => None,
         }
     }
 
     /// The repository. Open it once: a second handle would make garbage collection wait for the first.
-    pub fn store(&self) -> Result<Store> {
-        Store::open(self.sysroot(), store::DIRECTORY)
+    pub fn store(&self, progress: &dyn Progress) -> Result<Store> {
+        match &self.0 {
+            Inner::Standalone(repository) => repository.store(progress),
+            _ => Store::open(self.sysroot()?, store::DIRECTORY),
+        }
     }
 
-    /// Takes the machine's lock. From outside that is the physical root itself: nothing of that machine runs.
-    pub fn lock(&self) -> Result<Lock> {
+    /// Takes the machine's lock. From outside that is the physical root itself: nothing of that machine runs. A repository of no machine has [`Self::alone`] instead.
+    pub fn lock(&self) -> Result<Option<Lock>> {
         match &self.0 {
-            Inner::Running(host) => host.lock(),
+            Inner::Running(host) => host.lock().map(Some),
             Inner::Outside(outside) => {
                 let root = dir::open(&outside.sysroot, ".").context("opening the physical root")?;
-                Lock::on(root, "another selkie process is checking this machine")
+                Lock::on(root, "another selkie process is checking this machine").map(Some)
             }
+            Inner::Standalone(_) => Ok(None),
+        }
+    }
+
+    /// Has a repository of no machine to itself, after others are done with it. Whoever works on a machine's has its lock.
+    pub(super) fn alone(&self, store: &Store, progress: &dyn Progress) -> Result<Option<Alone>> {
+        if self.is_machine() { Ok(None) } else { store.alone(progress).map(Some) }
+    }
+
+    /// The same for one that cannot be opened as a repository. Does not wait: somebody who has it open has opened it before it was damaged.
+    pub(super) fn lock_unreadable(&self) -> Result<Option<Lock>> {
+        match &self.0 {
+            Inner::Standalone(repository) => Lock::on(repository.directory()?, "another process has this repository open").map(Some),
+            _ => Ok(None),
         }
     }
 }

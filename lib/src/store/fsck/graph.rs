@@ -13,7 +13,7 @@ use super::covered::covered;
 use super::ids::{Ids, Numbers};
 use super::links::{Links, Reference, links, references};
 use super::objects::Scan;
-use super::{Inspect, pool, tag_name};
+use super::{Inspect, Kept, TAGS, pool, tag_name};
 use crate::image_id::ImageId;
 use crate::store::image_id;
 
@@ -51,6 +51,15 @@ pub(super) struct Graph<H> {
     pub(super) reached: Reached<H>,
 }
 
+/// What is taken for granted.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'k> {
+    /// Streams whose content need not be compared with their names.
+    pub(super) hashed: &'k (dyn Fn(&str) -> bool + Sync),
+    /// Whether images have the files of the layers that a configuration has beside them.
+    pub(super) covers: bool,
+}
+
 /// What the names lead to.
 #[derive(Debug)]
 pub(super) struct Reached<H> {
@@ -63,22 +72,15 @@ pub(super) struct Reached<H> {
 }
 
 impl<H: FsVerityHashValue> Graph<H> {
-    pub(super) fn load(repository: &Repository<H>, scan: &Scan<H>, options: &Inspect, hashed: Option<&HashSet<String>>) -> Result<Self> {
+    pub(super) fn load(repository: &Repository<H>, scan: &Scan<H>, options: &Inspect, known: Known<'_>) -> Result<Self> {
         let (streams, images) = (links(repository, "streams")?, links(repository, "images")?);
         let mut all = references(repository, "streams")?;
         all.append(&mut references(repository, "images")?);
         let ids = Mutex::new(Ids::new());
         let items = followed(&streams);
-        let facts = pool::each(
-            &items,
-            || (),
-            |(), (name, id)| {
-                let known = hashed.is_some_and(|hashed| hashed.contains(*name));
-                contents::stream(repository, scan, &ids, (name, id), known)
-            },
-        )?;
+        let facts = pool::each(&items, || (), |(), (name, id)| contents::stream(repository, scan, &ids, (name, id), (known.hashed)(name)))?;
         let stream_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
-        let covered = covered(repository, &streams, &stream_facts);
+        let covered = if known.covers { covered(repository, &streams, &stream_facts) } else { HashSet::new() };
         let items = followed(&images);
         let facts = pool::each(&items, || (), |(), (_, id)| contents::image(repository, scan, &ids, id, covered.contains(*id)))?;
         let image_facts = items.iter().map(|(name, _)| (*name).clone()).zip(facts).collect();
@@ -94,6 +96,7 @@ impl<H: FsVerityHashValue> Graph<H> {
     fn reach(&self, options: &Inspect, ids: &mut Ids<H>) -> Result<Reached<H>> {
         let mut reached = Reached { places: BTreeMap::new(), objects: Numbers::default(), complete: options.all_known };
         let mut open: Vec<(Place, Option<H>)> = Vec::new();
+        let by_object: HashMap<&H, &String> = self.streams.iter().filter_map(|(name, link)| Some((link.as_ref().ok()?, name))).collect();
         open.extend(self.references.iter().filter_map(|reference| {
             let target = reference.target.clone()?;
             let stream = reference.path.starts_with("streams/");
@@ -119,7 +122,16 @@ impl<H: FsVerityHashValue> Graph<H> {
             }
             facts.objects.iter().for_each(|number| reached.objects.insert(*number));
             reached.complete &= facts.fault.is_none();
-            open.extend(facts.named.iter().filter_map(|(key, id)| Some((place_of(key, id)?, Some(id.clone())))));
+            for (key, id) in &facts.named {
+                match place_of(key, id) {
+                    Some(place) => open.push((place, Some(id.clone()))),
+                    // What another tool names in its own way: where it is, says the object.
+                    None => {
+                        reached.objects.insert(ids.number(id)?);
+                        open.extend(by_object.get(id).map(|name| (Place::Stream((*name).clone()), Some(id.clone()))));
+                    }
+                }
+            }
         }
         for id in reached.places.values().filter_map(|(_, id)| id.as_ref()) {
             reached.objects.insert(ids.number(id)?);
@@ -210,7 +222,11 @@ impl<H: FsVerityHashValue> Graph<H> {
 
 /// Whether a reference is one of those that are always kept.
 pub(super) fn is_own(reference: &Reference, options: &Inspect) -> bool {
-    !options.own_tags.is_empty() && tag_name(&reference.path).starts_with(options.own_tags)
+    match options.kept {
+        Kept::None => false,
+        Kept::Prefix(prefix) => tag_name(&reference.path).starts_with(prefix),
+        Kept::Tags => reference.path.starts_with(TAGS),
+    }
 }
 
 /// Where what a table names has to be.

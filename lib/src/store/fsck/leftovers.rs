@@ -16,7 +16,7 @@ const TEMPORARY: [&str; 3] = [dir::TEMPORARY, ".tmp-", ".symlink-"];
 const PLACES: [&str; 6] = [".", "images", "images/refs", "streams", "streams/refs", "streams/refs/oci"];
 
 /// Whether a file of this name is never final.
-pub(super) fn is_temporary(name: &OsStr) -> bool {
+pub(in crate::store) fn is_temporary(name: &OsStr) -> bool {
     TEMPORARY.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
 }
 

@@ -16,7 +16,7 @@ use super::{contents, stream::Stream};
 /// read nor removed, but for EROFS images, whose names come before a sync: these count where a configuration leads to them, or once they are read.
 pub(in crate::store) fn remove_lost<H: FsVerityHashValue>(repository: &Repository<H>, seen: &(dyn Fn(u64, u64) + Sync)) -> Result<u64> {
     let mut needed = behind_streams(repository)?;
-    let scan = scan(repository, &needed, seen)?;
+    let scan = scan(repository, &|id| needed.contains(id), seen)?;
     let images = links::<H>(repository, "images")?.into_values().flatten();
     let images: Vec<H> = images.filter(|image| scan.is_good(image) && !needed.contains(image)).collect();
     for image in images {

@@ -16,43 +16,37 @@ use super::{cannot_check, finding};
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image_id::Algorithm;
-use crate::store::DIRECTORY;
-use crate::sys::dir;
+use crate::sys::{dir, nameless};
 
 /// The most that anybody reads of it.
 const MAX: u64 = 1 << 20;
 /// Objects that are asked what the repository is like.
 const SAMPLE: usize = 64;
-/// What a probe writes: its name and its content.
-const PROBE: &str = "fsck-probe";
+/// What a probe writes.
+const PROBE: &[u8] = b"fsck-probe";
 
 /// What a look at `meta.json` gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Metadata {
-    /// There is no directory of a repository.
-    NoRepository,
     /// It can be read.
     Readable(Vec<Finding>),
     /// It cannot, so the repository cannot be opened.
     Damaged(Finding),
 }
 
-/// Looks at `meta.json` of the repository on a physical root.
+/// Looks at `meta.json` of the repository in a directory.
 ///
 /// # Errors
 ///
 /// [`FailureKind::StoreMismatch`] where the kernel cannot read files with fs-verity at all.
-pub fn check_metadata(physical_root: impl AsFd) -> Result<Metadata> {
-    let Some(directory) = dir::open_optional(physical_root, DIRECTORY).with_context(|| format!("opening {DIRECTORY}"))? else {
-        return Ok(Metadata::NoRepository);
-    };
+pub fn check_metadata(directory: impl AsFd) -> Result<Metadata> {
     let damaged = |damage, message: String| Metadata::Damaged(finding(Kind::Repository, NAME, damage, message, Remedy::Rebuild));
     let file = match open(&directory, NAME) {
         Ok(file) => file,
         Err(Errno::NOENT) => return Ok(damaged(Damage::Missing, "it is not there".to_owned())),
-        Err(Errno::OPNOTSUPP) => return Err(cannot_check(format!("opening {DIRECTORY}/{NAME}: {}", Errno::OPNOTSUPP))),
+        Err(Errno::OPNOTSUPP) => return Err(cannot_check(format!("opening {NAME}: {}", Errno::OPNOTSUPP))),
         Err(Errno::IO) => return Ok(damaged(Damage::Changed, "the kernel refuses to open it".to_owned())),
-        Err(errno) => return Err(errno).with_context(|| format!("opening {DIRECTORY}/{NAME}")),
+        Err(errno) => return Err(errno).with_context(|| format!("opening {NAME}")),
     };
     let mut bytes = Vec::new();
     if let Err(error) = (&file).take(MAX).read_to_end(&mut bytes) {
@@ -65,7 +59,7 @@ pub fn check_metadata(physical_root: impl AsFd) -> Result<Metadata> {
                 "it is a directory; move it away by hand",
                 Remedy::None,
             ))),
-            _ => Err(error).with_context(|| format!("reading {DIRECTORY}/{NAME}")),
+            _ => Err(error).with_context(|| format!("reading {NAME}")),
         };
     }
     let metadata = match RepoMetadata::from_json(&bytes) {
@@ -91,25 +85,22 @@ pub fn check_metadata(physical_root: impl AsFd) -> Result<Metadata> {
 /// # Errors
 ///
 /// [`FailureKind::StoreMismatch`] where the repository requires fs-verity and a new file cannot have it; any other where it cannot be written to.
-pub fn require_repairable(physical_root: impl AsFd, sealed: bool) -> Result<()> {
-    let Some(directory) = dir::open_optional(physical_root, DIRECTORY).with_context(|| format!("opening {DIRECTORY}"))? else {
-        return Ok(());
-    };
+pub fn require_repairable(directory: impl AsFd, sealed: bool) -> Result<()> {
     let evidence = Evidence::gather(&directory)?;
-    let temporary = format!("{}{PROBE}", dir::TEMPORARY);
-    let probed = probe(&directory, &temporary, evidence.sealed || evidence.metadata_sealed || sealed);
-    let removed = dir::optional(rustix::fs::unlinkat(&directory, &temporary, AtFlags::empty()));
-    probed.and(removed.map(drop).context("removing the probe"))
+    probe(&directory, evidence.sealed || evidence.metadata_sealed || sealed)
 }
 
-fn probe(directory: &OwnedFd, temporary: &str, sealed: bool) -> Result<()> {
-    write(directory, temporary, PROBE.as_bytes()).context("writing to the repository")?;
+/// Writes a file without a name, so that nobody else's can be in its place and nobody can take it away.
+fn probe(directory: impl AsFd, sealed: bool) -> Result<()> {
+    let mut file = nameless::create(directory, 0o600).context("writing to the repository")?;
+    file.write_all(PROBE).and_then(|()| file.sync_all()).context("writing to the repository")?;
     if !sealed {
         return Ok(());
     }
-    seal::<Sha256HashValue>(directory, temporary, PROBE.as_bytes()).map_err(|error| {
-        let message =
-            format!("repairing {DIRECTORY}: it requires fs-verity, which this kernel or file system does not give a new file: {error:#}");
+    nameless::reopen(file).context("opening it again").and_then(|file| seal_open::<Sha256HashValue>(&file, PROBE)).map_err(|error| {
+        let message = format!(
+            "repairing the repository: it requires fs-verity, which this kernel or file system does not give a new file: {error:#}"
+        );
         let hint = "boot a kernel with CONFIG_FS_VERITY, such as that of the machine itself, and repair there; nothing was changed";
         Failure::new(FailureKind::StoreMismatch, message).hint(hint).into()
     })
@@ -120,8 +111,7 @@ fn probe(directory: &OwnedFd, temporary: &str, sealed: bool) -> Result<()> {
 /// # Errors
 ///
 /// The objects do not say what it has to be: there are none, or their names are of several algorithms.
-pub fn restore_metadata(physical_root: impl AsFd) -> Result<()> {
-    let directory = dir::open(physical_root, DIRECTORY).with_context(|| format!("opening {DIRECTORY}"))?;
+pub fn restore_metadata(directory: impl AsFd) -> Result<()> {
     let evidence = Evidence::gather(&directory)?;
     let Some(algorithm) = evidence.algorithm else {
         bail!("the objects do not say which algorithm the repository is of (expected names of one length)");
@@ -132,32 +122,36 @@ pub fn restore_metadata(physical_root: impl AsFd) -> Result<()> {
     }
 }
 
-fn restore<H: FsVerityHashValue>(directory: &OwnedFd, sealed: bool) -> Result<()> {
+fn restore<H: FsVerityHashValue>(directory: impl AsFd, sealed: bool) -> Result<()> {
     let bytes = RepoMetadata::new_with_formats(H::ALGORITHM, &FormatConfig::single(FormatVersion::V1)).to_json()?;
     let temporary = format!("{}{NAME}", dir::TEMPORARY);
-    write(directory, &temporary, &bytes)?;
+    write(&directory, &temporary, &bytes)?;
     if sealed {
-        seal::<H>(directory, &temporary, &bytes)?;
+        seal::<H>(&directory, &temporary, &bytes)?;
     }
-    rustix::fs::renameat(directory, &temporary, directory, NAME).with_context(|| format!("putting {NAME} in place"))?;
+    rustix::fs::renameat(&directory, &temporary, &directory, NAME).with_context(|| format!("putting {NAME} in place"))?;
     dir::sync(directory).context("syncing the repository's directory")
 }
 
 /// Writes a temporary file and syncs it. Not by `Pending`: a file gets fs-verity after its last byte and before its name.
-fn write(directory: &OwnedFd, temporary: &str, bytes: &[u8]) -> Result<()> {
-    dir::optional(rustix::fs::unlinkat(directory, temporary, AtFlags::empty())).with_context(|| format!("removing {temporary}"))?;
+fn write(directory: impl AsFd, temporary: &str, bytes: &[u8]) -> Result<()> {
+    dir::optional(rustix::fs::unlinkat(&directory, temporary, AtFlags::empty())).with_context(|| format!("removing {temporary}"))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, temporary, flags, Mode::from_raw_mode(0o644));
     let mut file = File::from(file.with_context(|| format!("creating {temporary}"))?);
     file.write_all(bytes).and_then(|()| file.sync_all()).with_context(|| format!("writing {temporary}"))
 }
 
-fn seal<H: FsVerityHashValue>(directory: &OwnedFd, name: &str, bytes: &[u8]) -> Result<()> {
+fn seal<H: FsVerityHashValue>(directory: impl AsFd, name: &str, bytes: &[u8]) -> Result<()> {
     let file = rustix::fs::openat(directory, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context("opening it again")?;
-    enable_verity_with_retry::<H>(&file).map_err(Error::new)?;
-    let found: H = measure_verity(&file).map_err(Error::new)?;
+    seal_open::<H>(&file, bytes)
+}
+
+fn seal_open<H: FsVerityHashValue>(file: &OwnedFd, bytes: &[u8]) -> Result<()> {
+    enable_verity_with_retry::<H>(file).map_err(Error::new)?;
+    let found: H = measure_verity(file).map_err(Error::new)?;
     ensure!(found == compute_verity::<H>(bytes), "the kernel measures {}", found.to_hex());
-    rustix::fs::fsync(&file).context("syncing it")
+    rustix::fs::fsync(file).context("syncing it")
 }
 
 /// What the files of a repository say about it.
@@ -171,18 +165,18 @@ struct Evidence {
 }
 
 impl Evidence {
-    fn gather(directory: &OwnedFd) -> Result<Self> {
-        let metadata_sealed = match open(directory, NAME) {
+    fn gather(directory: impl AsFd) -> Result<Self> {
+        let metadata_sealed = match open(&directory, NAME) {
             Ok(file) => is_sealed(&file),
-            Err(Errno::OPNOTSUPP) => return Err(cannot_check(format!("opening {DIRECTORY}/{NAME}: {}", Errno::OPNOTSUPP))),
+            Err(Errno::OPNOTSUPP) => return Err(cannot_check(format!("opening {NAME}: {}", Errno::OPNOTSUPP))),
             Err(_) => false,
         };
         let (mut lengths, mut sealed) = ([false; 2], false);
-        for path in sample(directory)? {
+        for path in sample(&directory)? {
             let digits = path.len() - "objects//".len();
             lengths[0] |= digits == 64;
             lengths[1] |= digits == 128;
-            match open(directory, &path) {
+            match open(&directory, &path) {
                 Ok(file) => sealed |= is_sealed(&file),
                 Err(Errno::OPNOTSUPP) => return Err(cannot_check(format!("opening {path}: {}", Errno::OPNOTSUPP))),
                 Err(_) => {}
@@ -198,7 +192,7 @@ impl Evidence {
 }
 
 /// Some objects, of as many directories.
-fn sample(directory: &OwnedFd) -> Result<Vec<String>> {
+fn sample(directory: impl AsFd) -> Result<Vec<String>> {
     let mut paths = Vec::new();
     let Some(objects) = dir::open_optional(directory, "objects").context("opening objects")? else { return Ok(paths) };
     for prefix in dir::names(&objects).context("listing objects")? {
@@ -219,7 +213,7 @@ fn is_sealed(file: &File) -> bool {
     !matches!(measure_verity::<Sha512HashValue>(file), Err(VerityMissing | FilesystemNotSupported))
 }
 
-fn open(directory: &OwnedFd, path: &str) -> rustix::io::Result<File> {
+fn open(directory: impl AsFd, path: &str) -> rustix::io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     rustix::fs::openat(directory, path, flags, Mode::empty()).map(File::from)
 }
@@ -228,5 +222,21 @@ fn of(algorithm: composefs::fsverity::Algorithm) -> Algorithm {
     match algorithm {
         composefs::fsverity::Algorithm::Sha256 { .. } => Algorithm::Sha256,
         composefs::fsverity::Algorithm::Sha512 { .. } => Algorithm::Sha512,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_touches_nothing_that_is_there() {
+        let temp = tempfile::tempdir().unwrap();
+        // What another check is just writing.
+        std::fs::write(temp.path().join(".selkie-tmp-fsck-probe"), "another's").unwrap();
+        let directory = dir::open_path(temp.path()).unwrap();
+        require_repairable(&directory, false).unwrap();
+        assert_eq!(dir::read_optional(&directory, ".selkie-tmp-fsck-probe").unwrap().as_deref(), Some(b"another's".as_slice()));
+        assert_eq!(dir::names(&directory).unwrap(), [".selkie-tmp-fsck-probe"]);
     }
 }

@@ -4,6 +4,7 @@
 //! What is read may be damaged or hostile: tables and contents are read with bounds ([`stream`]), and the library parses an image only when
 //! its bytes are those of its name.
 
+mod collect;
 mod contents;
 mod covered;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,12 +27,14 @@ use anyhow::{Context, Error, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 
+pub use collect::Collected;
+pub(super) use leftovers::is_temporary;
 pub(super) use links::links;
 pub(super) use lost::remove_lost;
 pub use metadata::{Metadata, check_metadata, require_repairable, restore_metadata};
 pub use restore::{DamagedFile, Restore, Writer};
 
-use self::graph::Graph;
+use self::graph::{Graph, Known};
 use super::objects::ObjectId;
 use super::{Store, StoredImage, hash, place, with_repository};
 use crate::error::{Failure, FailureKind};
@@ -44,10 +47,22 @@ use crate::progress::{Event, Progress, Unit};
 pub struct Inspect {
     /// Digests of manifests that are needed whether a tag leads to them or not.
     pub manifests: Vec<String>,
-    /// Tags that begin so are kept: what they lead to is needed, and comes back.
-    pub own_tags: &'static str,
+    /// Tags that are kept: what they lead to is needed, and comes back.
+    pub kept: Kept,
     /// Whether everything that is needed is known: only then is anything else not needed.
     pub all_known: bool,
+}
+
+/// Which tags stay where they lead nowhere. Others go.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// None.
+    #[default]
+    None,
+    /// Those that begin so: a machine's own.
+    Prefix(&'static str),
+    /// All that are names of images: they are all that the repository is there for.
+    Tags,
 }
 
 /// What a check found, and what is wanted to make it whole.
@@ -159,10 +174,11 @@ fn inspect<H: FsVerityHashValue>(
     let advance = |done, total| {
         progress.event(Event::Advance { item: "objects".to_owned(), done, total, unit: Unit::Items });
     };
-    let mut scan = objects::scan(repository, &known, &advance)?;
+    let mut scan = objects::scan(repository, &|id| known.contains(id), &advance)?;
     let mut findings = leftovers::leftovers(repository)?;
     findings.append(&mut scan.findings);
-    let graph = Graph::load(repository, &scan, options, before.map(|b| &b.hashed))?;
+    let hashed = |name: &str| before.is_some_and(|before| before.hashed.contains(name));
+    let graph = Graph::load(repository, &scan, options, Known { hashed: &hashed, covers: true })?;
     let mut judged = verdict::judge(&graph, &scan, options);
     judged.findings.append(&mut findings);
     let good = scan.health.keys().filter(|id| scan.is_good(id)).map(ObjectId::of).collect();

@@ -1,6 +1,6 @@
 //! Every object against its name, on all processors.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,14 +53,14 @@ struct Item<H> {
     path: String,
 }
 
-/// Reads all objects but those of which `known` says that they are good.
+/// Reads all objects but those that are `known`, which count as good.
 ///
 /// # Errors
 ///
 /// A directory cannot be listed; the kernel cannot read files with fs-verity at all.
 pub(super) fn scan<H: FsVerityHashValue>(
     repository: &Repository<H>,
-    known: &HashSet<H>,
+    known: &dyn Fn(&H) -> bool,
     seen: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<Scan<H>> {
     let mut scan = Scan { health: HashMap::new(), findings: Vec::new(), objects: 0, bytes: 0 };
@@ -86,7 +86,7 @@ pub(super) fn scan<H: FsVerityHashValue>(
 }
 
 /// The objects that have to be read, by their names. What has no name of an object is a finding.
-fn list<H: FsVerityHashValue>(objects: &OwnedFd, known: &HashSet<H>, scan: &mut Scan<H>) -> Result<Vec<Item<H>>> {
+fn list<H: FsVerityHashValue>(objects: &OwnedFd, known: &dyn Fn(&H) -> bool, scan: &mut Scan<H>) -> Result<Vec<Item<H>>> {
     let (mut items, findings) = (Vec::new(), &mut scan.findings);
     for prefix in dir::names(objects).context("listing objects")? {
         let shown = prefix.to_string_lossy().into_owned();
@@ -104,7 +104,7 @@ fn list<H: FsVerityHashValue>(objects: &OwnedFd, known: &HashSet<H>, scan: &mut 
         for name in dir::names(&below).with_context(|| format!("listing objects/{shown}"))? {
             let path = format!("{shown}/{}", name.to_string_lossy());
             match H::from_object_pathname(path.as_bytes()) {
-                Ok(id) if id.to_object_pathname() == path => match known.contains(&id) {
+                Ok(id) if id.to_object_pathname() == path => match known(&id) {
                     true => _ = scan.health.insert(id, Health::Good),
                     false => items.push(Item { id, path }),
                 },

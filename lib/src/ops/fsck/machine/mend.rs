@@ -210,7 +210,7 @@ impl Mend<'_> {
     }
 
     fn sync(&self) -> Result<()> {
-        dir::sync_filesystem(self.target.sysroot()).context("syncing the physical root")?;
+        dir::sync_filesystem(self.target.sysroot()?).context("syncing the physical root")?;
         self.progress.step("sync root");
         Ok(())
     }
