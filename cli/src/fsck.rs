@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use selkie::ops::fsck::{self, Fetched, Finding, Means, Options, Outcome, Report, Target, Verdict};
 use selkie::ops::host::{Access, Host};
+use selkie::ops::standalone::{Standalone, Verb};
 use selkie::reference::ImageReference;
 
 use crate::output::{Answer, Output, bytes};
@@ -23,6 +24,9 @@ pub struct Arguments {
     /// Fetch from this image; it must be the damaged one, wherever it is kept now, or share layers with it.
     #[arg(long, value_name = "IMAGE", requires = "repair")]
     image: Option<ImageReference>,
+    /// Check a repository that is no machine's, as `selkie pull --repo DIR` makes it, on any machine.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["sysroot", "esp"])]
+    repo: Option<PathBuf>,
     /// Check a machine that does not run: the directory where its root file system is mounted.
     #[arg(long, value_name = "DIR")]
     sysroot: Option<PathBuf>,
@@ -37,9 +41,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
-    let target = match &arguments.sysroot {
-        Some(sysroot) => Target::outside(sysroot, arguments.esp.as_deref())?,
-        None => Target::running(Host::running(if arguments.repair { Access::Write } else { Access::Read })?),
+    let target = match (&arguments.repo, &arguments.sysroot) {
+        (Some(repo), _) => Target::standalone(Standalone::open(repo, Verb::Fsck)?),
+        (None, Some(sysroot)) => Target::outside(sysroot, arguments.esp.as_deref())?,
+        (None, None) => Target::running(Host::running(if arguments.repair { Access::Write } else { Access::Read })?),
     };
     let options = Options {
         repair: arguments.repair,
@@ -48,7 +53,7 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         scratch: arguments.scratch.clone(),
     };
     let report = fsck::run(&target, &options, &renderer(output))?;
-    output.print(&report, human)?;
+    output.print(&report, |report| human(report, target.is_machine()))?;
     Ok(match report.verdict {
         Verdict::Clean => Answer::Done,
         Verdict::Repaired => Answer::Repaired,
@@ -56,20 +61,19 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
     })
 }
 
-fn human(report: &Report) -> String {
+fn human(report: &Report, of_machine: bool) -> String {
     let mut text: String = report.findings.iter().map(finding).collect();
     text.extend(report.unchecked.iter().map(|reason| format!("not checked: {reason}\n")));
     text.extend(report.fetched.iter().map(fetched));
     let checked = &report.checked;
+    let machine = if of_machine { format!(", {} deployments, {} entries", checked.deployments, checked.entries) } else { String::new() };
     text.push_str(&format!(
-        "Checked {} objects ({}), {} images, {} streams, {} tags, {} deployments, {} entries.\n",
+        "Checked {} objects ({}), {} images, {} streams, {} tags{machine}.\n",
         checked.objects,
         bytes(checked.bytes),
         checked.images,
         checked.streams,
-        checked.tags,
-        checked.deployments,
-        checked.entries
+        checked.tags
     ));
     let left = report.findings.iter().filter(|finding| finding.outcome != Outcome::Repaired).count();
     text.push_str(&match report.verdict {

@@ -27,6 +27,7 @@ mod signals;
 mod source;
 mod status;
 mod switch;
+mod untag;
 mod upgrade;
 mod usage;
 mod verify;
@@ -70,6 +71,7 @@ enum Verb {
     Config(config::Arguments),
     Health(health::Arguments),
     Pull(pull::Arguments),
+    Untag(untag::Arguments),
     Seal(seal::Arguments),
     Rechunk(rechunk::Arguments),
     Delta(delta::Arguments),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Verb::Config(verb) => config::run(verb, output),
         Verb::Health(verb) => health::run(verb, output),
         Verb::Pull(verb) => pull::run(verb, output),
+        Verb::Untag(verb) => untag::run(verb, output),
         Verb::Seal(verb) => seal::run(verb, output),
         Verb::Rechunk(verb) => rechunk::run(verb, output),
         Verb::Delta(verb) => delta::run(verb, output),
