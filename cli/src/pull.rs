@@ -26,7 +26,7 @@ pub struct Arguments {
     /// fs-verity algorithm of a new repository: sha256 or sha512 (default: the one of a sealed image, else sha256).
     #[arg(long, requires = "repo")]
     algorithm: Option<Algorithm>,
-    /// Name to keep the image under (default: the reference).
+    /// Name to keep the image under (default: the reference); with --repo, `selkie untag` takes it away.
     #[arg(long, value_parser = parse_tag)]
     tag: Option<String>,
     /// Fail where the file system has no fs-verity, instead of keeping an unsealed repository.

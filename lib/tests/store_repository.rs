@@ -132,6 +132,22 @@ fn other_directories_are_not_taken_over() {
 }
 
 #[test]
+fn a_repository_that_has_lost_its_metadata_is_told_as_one() {
+    let temp = temporary();
+    drop(store(&repository(&temp), &os("1"), Some("os")).unwrap());
+    let metadata = temp.path().join("repository/meta.json");
+    for (spoil, expected) in [(Some("{"), FailureKind::Corrupt), (None, FailureKind::StoreMismatch)] {
+        match spoil {
+            Some(bytes) => std::fs::write(&metadata, bytes).unwrap(),
+            None => std::fs::remove_file(&metadata).unwrap(),
+        }
+        let found = failure(&open(&temp, None, Verity::IfPossible).unwrap_err());
+        assert_eq!(found.kind, expected, "{found}");
+        assert!(found.hint.unwrap().contains("selkie fsck --repair"));
+    }
+}
+
+#[test]
 fn there_is_none() {
     let temp = temporary();
     let found = Store::open(selkie::sys::dir::open_path(temp.path()).unwrap(), "no/where");

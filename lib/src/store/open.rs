@@ -17,6 +17,9 @@ use crate::error::{Failure, FailureKind};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
 
+/// What makes `meta.json` again.
+const MADE_AGAIN: &str = "`selkie fsck --repair` makes it again; for a repository that is no machine's, with --repo DIR";
+
 /// Whether a repository has to be sealed with fs-verity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verity {
@@ -91,8 +94,13 @@ fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
         dir::open_optional(parent, path).map_err(|errno| dir::unusable(format!("opening repository {}", path.display()), errno))?;
     let Some(directory) = opened else { return Ok(None) };
     let Some(bytes) = dir::read_optional(directory, REPO_METADATA_FILENAME)? else { return Ok(None) };
-    let metadata = RepoMetadata::from_json(&bytes).with_context(|| format!("reading {}/{REPO_METADATA_FILENAME}", path.display()))?;
-    Ok(Some(metadata))
+    match RepoMetadata::from_json(&bytes) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) => {
+            let message = format!("reading {}/{REPO_METADATA_FILENAME}: {:#}", path.display(), error.root_cause());
+            Err(Failure::new(FailureKind::Corrupt, message).hint(MADE_AGAIN).into())
+        }
+    }
 }
 
 fn open_as(parent: impl AsFd, path: &Path, metadata: &RepoMetadata) -> Result<Store> {
@@ -144,7 +152,9 @@ fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
     if let Some(name) = names.iter().find(|name| *name != "lost+found") {
         let message =
             format!("making repository {}: it has {:?} and no {REPO_METADATA_FILENAME}", path.display(), name.display().to_string());
-        return Err(mismatch(message, "name an empty directory, or one that does not exist").into());
+        // One that has lost it.
+        let lost = names.iter().any(|name| name == "objects") && names.iter().any(|name| name == "streams");
+        return Err(mismatch(message, if lost { MADE_AGAIN } else { "name an empty directory, or one that does not exist" }).into());
     }
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o700))
         .with_context(|| format!("closing repository {} to others", path.display()))?;
