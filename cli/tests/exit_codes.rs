@@ -41,6 +41,10 @@ fn words_that_are_off_are_usage() {
         &["gc", "--keep", "-1"],
         &["fsck", "--image", "quay.io/acme/os:stable"],
         &["fsck", "--esp", "/"],
+        &["fsck", "--repo", "/nowhere", "--sysroot", "/"],
+        &["gc", "--repo", "/nowhere", "--keep", "1"],
+        &["untag", "os"],
+        &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", ".tmp-os"],
         &["lint", "oci:/x", "--rootfs", "/"],
         &["lint", "--rootfs", "/", "--skip", "no-such-check"],
         &["pull", "oci:/nowhere", "--repo", "/nowhere", "--tag", ""],
@@ -312,6 +316,36 @@ fn fsck_says_in_its_exit_code_what_it_found() {
         let output = selkie(&["fsck", "--sysroot", &path(sysroot)]);
         assert_eq!(code(&output), Some(expected), "{sysroot}: {}", stderr(&output));
         assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn repositories_in_directories_are_looked_after_on_any_machine() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name).display().to_string();
+    let repo = at("repo");
+    // It is made before the image turns out not to be there.
+    selkie(&["pull", &format!("oci:{}", at("none")), "--algorithm", "sha256", "--repo", &repo]);
+    let answers = |args: &[&str], expected: i32| {
+        let output = selkie(&[args, &["--repo", &repo]].concat());
+        assert_eq!(code(&output), Some(expected), "{args:?}: {}", stderr(&output));
+        stderr(&output)
+    };
+    for args in [&["fsck"][..], &["fsck", "--repair"], &["gc", "--dry-run"], &["gc"]] {
+        answers(args, 0);
+    }
+    assert!(answers(&["untag", "os"], 3).contains("there are none"));
+    answers(&["untag", ".tmp-os"], 2);
+    std::fs::write(temp.path().join("repo/meta.json"), "{").unwrap();
+    for args in [&["gc"][..], &["untag", "os"], &["pull", &format!("oci:{}", at("none"))]] {
+        assert!(answers(args, 6).contains("selkie fsck --repair"), "{args:?}");
+    }
+    answers(&["fsck"], 1);
+    for verb in [&["fsck"][..], &["gc"], &["untag", "os"]] {
+        for (path, expected) in [(at("nowhere"), 3), (at("repo/meta.json"), 2), (at("."), 3)] {
+            let output = selkie(&[verb, &["--repo", &path]].concat());
+            assert_eq!(code(&output), Some(expected), "{verb:?} {path}: {}", stderr(&output));
+        }
     }
 }
 

@@ -235,7 +235,7 @@ impl Sick {
                 std::fs::write(path.canonicalize().unwrap(), "changed").unwrap();
             } else if name.starts_with("streams") && name.to_str().unwrap().contains("oci-layer") {
                 std::fs::remove_file(path.canonicalize().unwrap()).unwrap();
-            } else if name.starts_with("streams") && name.to_str().unwrap().contains("oci-config") {
+            } else if name.starts_with("streams") && name.to_str().unwrap().contains("oci-manifest") {
                 std::fs::remove_file(path).unwrap();
             }
         }

@@ -180,7 +180,17 @@ fn a_repository_that_is_well_is_clean_and_untouched() {
 #[test]
 fn what_is_damaged_comes_back_from_where_the_tag_says() {
     type Spoil = fn(&Made);
-    let table: [(&str, Spoil); 8] = [
+    let table: [(&str, Spoil); 10] = [
+        ("a manifest has no name, and a layer is gone", |made| {
+            std::fs::remove_file(made.stream("manifest")).unwrap();
+            remove_object(&made.stream("layer"));
+        }),
+        ("a manifest is gone, a layer has no name, and files of it were changed", |made| {
+            remove_object(&made.stream("manifest"));
+            std::fs::remove_file(made.stream("layer")).unwrap();
+            change(&made.file());
+            change(&std::fs::canonicalize(made.image()).unwrap());
+        }),
         ("a file was changed", |made| change(&made.file())),
         ("a file is gone", |made| std::fs::remove_file(made.file()).unwrap()),
         ("an image was changed", |made| change(&std::fs::canonicalize(made.image()).unwrap())),

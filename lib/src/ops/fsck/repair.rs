@@ -149,12 +149,17 @@ async fn fetch(
     let source = Source::open(&candidate.reference, &options.source, progress.as_ref()).await?;
     let resolved = source.resolved();
     let (digest, manifest) = resolved.oci_manifest()?;
-    let mut useful = false;
-    if open.wants.documents.remove(&digest) {
+    let useful_document = open.wants.documents.remove(&digest);
+    if useful_document {
         documents.insert(digest.clone(), (manifest, resolved.config.clone()));
-        useful = true;
     }
+    let mut useful = useful_document;
     for (index, layer) in resolved.layers.iter().enumerate() {
+        if useful_document && restore.lacks(&layer.diff_id) && !open.wants.layers.contains_key(&layer.diff_id) {
+            // Without the manifest nobody knew that it is needed, and the images are made of it.
+            open.wants.layers.insert(layer.diff_id.clone(), LayerWants { stream: true, all: true, ..LayerWants::default() });
+            open.layers.insert(layer.diff_id.clone());
+        }
         if !open.layers.remove(&layer.diff_id) {
             continue;
         }

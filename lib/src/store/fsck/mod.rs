@@ -115,6 +115,8 @@ pub struct LayerWants {
     pub objects: BTreeSet<ObjectId>,
     /// Whether its stream is.
     pub stream: bool,
+    /// Whether it is not known what else of it is: all is put back that is not well.
+    pub all: bool,
 }
 
 impl Store {

@@ -32,6 +32,8 @@ pub struct Restore {
     /// The sizes of the damaged objects, as far as an image says them.
     sizes: HashMap<ObjectId, u64>,
     good: HashSet<ObjectId>,
+    /// Streams that are well with all that is in them.
+    hashed: HashSet<String>,
 }
 
 /// Puts back single objects.
@@ -76,7 +78,7 @@ impl Restore {
             with_repository!(store, repository => sizes(repository, found, &wanted)).context("reading the sizes of damaged objects")?
         };
         let scratch = Scratch::new(within, store.algorithm())?;
-        Ok(Self { store: store.clone(), scratch, sizes, good: found.good.clone() })
+        Ok(Self { store: store.clone(), scratch, sizes, good: found.good.clone(), hashed: found.hashed.clone() })
     }
 
     /// Reads a layer, as [`Store::import_layer`] does, and puts back what is wanted of it.
@@ -86,10 +88,15 @@ impl Restore {
     /// Those of reading it; what is damaged is then as it was.
     pub fn layer(&self, diff_id: &str, tar: impl BufRead, wants: &LayerWants, progress: &dyn Progress) -> Result<()> {
         let sizes: Option<BTreeSet<u64>> = wants.objects.iter().map(|id| self.sizes.get(id).copied()).collect();
-        let keep = sizes.map_or(Keep::Names(|_| true), Keep::Sizes);
+        let keep = sizes.filter(|_| !wants.all).map_or(Keep::Names(|_| true), Keep::Sizes);
         self.scratch.measure_layer(diff_id, tar, keep)?;
-        with_both!(self, real, scratch => take_layer(real, scratch, diff_id, wants, progress))
+        with_both!(self, real, scratch => take_layer(real, scratch, diff_id, wants, &|id| self.good.contains(&id), progress))
             .with_context(|| format!("restoring layer {diff_id}"))
+    }
+
+    /// Whether a layer is not here with all that is in it.
+    pub fn lacks(&self, diff_id: &str) -> bool {
+        !self.hashed.contains(&format!("{LAYER}{diff_id}"))
     }
 
     /// The damaged files of a layer whose stream is well: each with its path in the archive and its size. Nothing where the stream is not.
@@ -144,17 +151,22 @@ fn take_layer<H: FsVerityHashValue>(
     scratch: &Repository<H>,
     diff_id: &str,
     wants: &LayerWants,
+    is_good: &dyn Fn(ObjectId) -> bool,
     progress: &dyn Progress,
 ) -> Result<()> {
-    for object in &wants.objects {
-        let id: H = hash(object.hex())?;
+    let name = format!("{LAYER}{diff_id}");
+    let mut objects: Vec<H> = wants.objects.iter().map(|object| hash(object.hex())).collect::<Result<_>>()?;
+    if wants.all {
+        let id = scratch.has_stream(&name)?.context("looking for the stream that was just made")?;
+        objects.extend(Stream::<H>::read(contents::open(scratch, &id)?)?.objects.into_iter().filter(|id| !is_good(ObjectId::of(id))));
+    }
+    for id in objects {
         if crate::store::objects::exists(scratch, &id)? {
             place(real, &id, contents::open(scratch, &id)?)?;
             progress.step("restore object");
         }
     }
     if wants.stream {
-        let name = format!("{LAYER}{diff_id}");
         let id = scratch.has_stream(&name)?.context("looking for the stream that was just made")?;
         put_stream(real, scratch, &name, &id, progress)?;
     }
