@@ -11,6 +11,7 @@ use crate::{
     lab::Lab,
     packages,
     registry::{self, Registry},
+    room::{self, GB},
     selkie::{self, Nobody, Status},
     story::{Story, Teller},
     vm::{Accel, Machine},
@@ -19,9 +20,13 @@ use crate::{
 /// The repository and tag that the demo's machine follows.
 const TAG: &str = "os:stable";
 
+/// Room below the clone: a release build, three images and the disks of one machine.
+const NEEDED: u64 = 8 * GB;
+
 /// Tells the story.
 pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     let lab = Lab::open()?;
+    room::check(&lab, "telling the story", NEEDED)?;
     let options = &options.lab;
     let mut story = Story::new("From a Containerfile to a machine that boots, upgrades itself from a registry, and goes back");
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;

@@ -18,6 +18,7 @@ mod packages;
 mod registry;
 mod relay;
 mod replay;
+mod room;
 mod scenarios;
 mod selkie;
 mod story;

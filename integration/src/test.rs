@@ -25,16 +25,30 @@ use crate::{
     lab::Lab,
     memory, packages,
     registry::{self, Registry},
+    room::{self, GB},
     scenarios::{self, Bench, Scenario, TAG},
     story::{self, Story},
     vm::Accel,
 };
+
+/// Room below the clone: a whole run takes about 24 GB of it, a quarter of that for what cargo builds.
+pub(crate) const NEEDED: u64 = 30 * GB;
+/// Of cargo's tests alone.
+const NEEDED_UNIT: u64 = 10 * GB;
+/// Of the images and scenarios alone.
+const NEEDED_VM: u64 = 20 * GB;
 
 /// Runs the tests.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     let lab = Lab::open()?;
     let selected = scenarios::select(&options.scenario)?;
     let suite = if options.scenario.is_empty() { options.suite } else { Suite::Vm };
+    let needed = match suite {
+        Suite::All => NEEDED,
+        Suite::Unit => NEEDED_UNIT,
+        Suite::Vm => NEEDED_VM,
+    };
+    room::check_beside_build(&lab, "testing selkie", needed)?;
     let mut story = Story::new("Testing selkie");
     let mut tally = Tally::default();
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;

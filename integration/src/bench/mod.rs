@@ -24,6 +24,7 @@ use crate::{
     lab::Lab,
     packages, registry,
     registry::Registry,
+    room::{self, GB},
     story::{self, Story, Teller},
 };
 use contest::Contest;
@@ -32,6 +33,11 @@ use meter::{Meter, Sample};
 use pair::Size;
 use report::Figures;
 use tools::Bench;
+
+/// Room below the clone: images in every form, and what all contestants write in all runs, of which nothing is removed before the last one.
+const NEEDED: u64 = 30 * GB;
+/// Of the small images.
+const NEEDED_SMALL: u64 = 8 * GB;
 
 /// What takes part and was built here.
 #[derive(Debug)]
@@ -66,6 +72,7 @@ pub(crate) fn run(options: &BenchOptions) -> Result<()> {
         bail!("measuring: --write with --small (expected one of them: figures of small images say little)");
     }
     let lab = Lab::open()?;
+    room::check(&lab, "measuring", if options.small { NEEDED_SMALL } else { NEEDED })?;
     let mut story = Story::new("selkie beside its peers");
     story.step("installing what is missing", |tell| packages::install_missing(&lab, tell))?;
     let contestants = Contestants::release(&lab, options.no_build, &mut story)?;
