@@ -208,7 +208,7 @@ impl Source {
         let scratch = tempfile::Builder::new().prefix(".selkie-base-").tempdir_in(scratch).context("making a scratch directory")?;
         let argv = skopeo::copy_from(reference, &format!("oci:{COPY}:{COPY}"), options)?;
         let copied = skopeo::run_in(scratch.path(), argv).await;
-        copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), e))?;
+        copied.map_err(|e| proxy_error::explain_command(&format!("resolving {reference}"), reference.transport(), e))?;
         let (layout, resolved) = Layout::open(&scratch.path().join(COPY), Some(COPY), reference, &options.architecture())?;
         Ok(Source::new(resolved, From::Layout(layout), options, Some(scratch)))
     }

@@ -181,7 +181,7 @@ async fn copy_staged(
 ) -> Result<()> {
     let doing = format!("writing {output}");
     let argv = skopeo::copy_to(&format!("oci:{STAGED}:{STAGED}"), &output.skopeo(), options)?;
-    skopeo::run_in(directory, argv).await.map_err(|e| proxy_error::explain_command(&doing, e))?;
+    skopeo::run_in(directory, argv).await.map_err(|e| proxy_error::explain_command(&doing, output.transport(), e))?;
     progress.step("push image");
     check_pushed(image, output, options).await
 }

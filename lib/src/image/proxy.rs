@@ -32,12 +32,12 @@ pub(super) struct Proxy {
     tasks: Mutex<JoinSet<()>>,
     /// Counts the readers that are still in somebody's hands.
     readers: Token,
-    transport: Transport,
 }
 
 struct Open {
     proxy: ImageProxy,
     image: OpenedImage,
+    transport: Transport,
 }
 
 impl Proxy {
@@ -55,7 +55,8 @@ impl Proxy {
     async fn try_open(reference: &ImageReference, options: &SourceOptions, architecture: &str) -> Result<(Self, Resolved)> {
         let doing = format!("resolving {reference}");
         let config = skopeo::proxy_config(options)?;
-        let proxy = ImageProxy::new_with_config(config).await.map_err(|e| proxy_error::explain("starting skopeo", &e))?;
+        let proxy =
+            ImageProxy::new_with_config(config).await.map_err(|e| proxy_error::explain("starting skopeo", reference.transport(), &e))?;
         let version = proxy.protocol_version();
         if !policy::is_applied_by_skopeo((version.major, version.minor, version.patch)) {
             policy::check(&policy::places(process::home().as_deref()))?;
@@ -69,13 +70,12 @@ impl Proxy {
         let (opened, top) = tokio::join!(opened, top(reference, options));
         let (image, (manifest_digest, manifest)) = match opened {
             Ok(opened) => opened,
-            Err(e) => return Err(better(reference, options, architecture, proxy_error::explain(&doing, &e)).await),
+            Err(e) => return Err(better(reference, options, architecture, proxy_error::explain(&doing, reference.transport(), &e)).await),
         };
         let this = Self {
-            open: Arc::new(Open { proxy, image }),
+            open: Arc::new(Open { proxy, image, transport: reference.transport() }),
             tasks: Mutex::default(),
             readers: Token::default(),
-            transport: reference.transport(),
         };
         let (index_digest, manifest) = originals(reference, options, top, (&manifest_digest, manifest)).await?;
         let config = this.config(&manifest::config_descriptor(&manifest_digest, &manifest)?).await?;
@@ -86,7 +86,7 @@ impl Proxy {
     /// Opens the blob of `layer`. May be called again while other layers are being read.
     pub(super) async fn open_layer(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
         // This storage keeps layers unpacked and makes the plain tar anew; only the diff_id leads to it, and says what it must be.
-        let expected = if self.transport == Transport::ContainersStorage {
+        let expected = if self.open.transport == Transport::ContainersStorage {
             Expected { digest: layer.diff_id.clone(), size: None }
         } else {
             Expected::of(layer)
@@ -97,7 +97,7 @@ impl Proxy {
 
     /// Opens the blob of `layer` as it is.
     pub(super) async fn open_blob(&self, layer: &Layer, progress: Arc<dyn Progress>) -> Result<LayerReader> {
-        if unpacks(self.transport) {
+        if unpacks(self.open.transport) {
             bail!("reading layer {}: this source has no blobs (expected an image opened to be copied)", layer.digest);
         }
         let (source, sender) = self.blob(&format!("reading layer {}", layer.digest), &Expected::of(layer)).await?;
@@ -112,7 +112,8 @@ impl Proxy {
         let mut tasks = self.tasks.into_inner().unwrap_or_else(PoisonError::into_inner);
         while tasks.join_next().await.is_some() {}
         let Some(open) = Arc::into_inner(self.open) else { bail!("closing skopeo: a blob is still being fetched") };
-        let explain = |e| proxy_error::explain("closing skopeo", &e);
+        let transport = open.transport;
+        let explain = |e| proxy_error::explain("closing skopeo", transport, &e);
         open.proxy.close_image(&open.image).await.map_err(explain)?;
         open.proxy.finalize().await.map_err(explain)
     }
@@ -160,7 +161,7 @@ type Opened = tokio::sync::oneshot::Sender<Result<Reader>>;
 impl Open {
     /// Hands a reader of the blob to `opened` and waits until it was read or dropped; why it ended early, where known.
     async fn send(&self, doing: &str, expected: &Expected, opened: Opened) -> Option<Failure> {
-        let explain = |e: &containers_image_proxy::Error| proxy_error::failure(doing, e);
+        let explain = |e: &containers_image_proxy::Error| proxy_error::failure(doing, self.transport, e);
         let digest = match expected.digest.parse() {
             Ok(digest) => digest,
             Err(e) => {
@@ -171,7 +172,7 @@ impl Open {
         if self.proxy.supports_get_raw_blob() {
             let (file, end) = match self.proxy.get_raw_blob(&self.image, &digest).await {
                 Ok((_, file, end)) => (file, end),
-                Err(e) => return refuse(opened, doing, &e),
+                Err(e) => return self.refuse(opened, doing, &e),
             };
             // The pipe ends by itself, and is read where it is needed.
             let _ = opened.send(Ok(Box::new(file.into_std().await)));
@@ -179,17 +180,17 @@ impl Open {
         }
         let (pipe, finish) = match self.proxy.get_blob(&self.image, &digest, expected.size.unwrap_or(0)).await {
             Ok(blob) => blob,
-            Err(e) => return refuse(opened, doing, &e),
+            Err(e) => return self.refuse(opened, doing, &e),
         };
         let (pump, reader) = Pump::new(pipe, expected.size);
         let _ = opened.send(Ok(Box::new(reader)));
         pump.run(finish).await.err().and_then(|e| explain(&e))
     }
-}
 
-fn refuse(opened: Opened, doing: &str, error: &containers_image_proxy::Error) -> Option<Failure> {
-    let _ = opened.send(Err(proxy_error::explain(doing, error)));
-    None
+    fn refuse(&self, opened: Opened, doing: &str, error: &containers_image_proxy::Error) -> Option<Failure> {
+        let _ = opened.send(Err(proxy_error::explain(doing, self.transport, error)));
+        None
+    }
 }
 
 /// The digest of the index that led to the manifest, and the manifest's own bytes; all checked.
@@ -254,14 +255,14 @@ async fn raw_manifest(reference: &ImageReference, options: &SourceOptions, manif
 
 /// The manifest or index that a reference names, as it is, while `doing` something.
 pub(super) async fn raw(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Vec<u8>> {
-    inspect(reference, options).await?.map_err(|e| proxy_error::explain_command(doing, e))
+    inspect(reference, options).await?.map_err(|e| proxy_error::explain_command(doing, reference.transport(), e))
 }
 
 /// Like [`raw`]; `None` where there is nothing of this name.
 pub(super) async fn raw_optional(doing: &str, reference: &ImageReference, options: &SourceOptions) -> Result<Option<Vec<u8>>> {
     match inspect(reference, options).await? {
         Err(error) if proxy_error::is_absent(&error) => Ok(None),
-        found => found.map(Some).map_err(|e| proxy_error::explain_command(doing, e)),
+        found => found.map(Some).map_err(|e| proxy_error::explain_command(doing, reference.transport(), e)),
     }
 }
 

@@ -1,9 +1,10 @@
 //! What skopeo says when it cannot, and what that means for the caller. Skopeo reports text only, so this is the one place that
-//! reads it; the fixtures below are what skopeo 1.9 and later really say.
+//! reads it; the fixtures below are what skopeo 1.9 and later really say. The same words mean an outage of a registry, and damage of a file.
 
 use containers_image_proxy::{Error, GetBlobError};
 
 use crate::error::{AGAIN_LATER, Failure, FailureKind};
+use crate::reference::Transport;
 
 const SIGNATURES: &str =
     "policy.json, in /etc/containers or ~/.config/containers, does not accept this image; see containers-policy.json(5)";
@@ -16,6 +17,25 @@ const AGAIN: &str = "check the registry's name, the network and the mirrors, the
 const BLOCKED: &str = "registries.conf, in /etc/containers or ~/.config/containers, blocks this registry";
 const CONFIGURATION: &str = "mend registries.conf, in /etc/containers or ~/.config/containers; see containers-registries.conf(5)";
 const REPULL: &str = "the copy at the source is damaged: push the image again";
+
+const ARCHIVE: &str = "fetch the file again, or write it again from the image that it was made of";
+const STORED: &str = "pull the image into the storage of podman again";
+
+/// Texts, in lowercase, about files on this machine that ended early, or are nothing that an image is kept in. Where an archive begins well and has no list of
+/// what is in it, it was cut, too, or is another kind of file.
+const DAMAGED: &[&str] = &[
+    "unexpected eof",
+    ": eof",
+    "archive/tar:",
+    "gzip: ",
+    "zlib: ",
+    "flate: ",
+    "magic number mismatch",
+    "invalid character ",
+    "unexpected end of json input",
+    "/index.json: no such file or directory",
+    "loading tar component manifest.json: file does not exist",
+];
 
 /// Texts of registries and storages that have nothing of the name that they were asked for.
 const ABSENT: &[&str] = &[
@@ -107,34 +127,31 @@ const MEANINGS: &[Meaning] = &[
     (FailureKind::NotFound, None, &["no such file or directory", "file does not exist"]),
 ];
 
-/// An error of the proxy while `doing` something.
-pub(super) fn explain(doing: &str, error: &Error) -> anyhow::Error {
-    match failure(doing, error) {
+/// An error of the proxy while `doing` something with an image of this transport.
+pub(super) fn explain(doing: &str, transport: Transport, error: &Error) -> anyhow::Error {
+    match failure(doing, transport, error) {
         Some(failure) => failure.into(),
         None => anyhow::anyhow!("{doing}: skopeo says: {}", said(error)),
     }
 }
 
 /// The failure that an error of the proxy means, where it means one.
-pub(super) fn failure(doing: &str, error: &Error) -> Option<Failure> {
+pub(super) fn failure(doing: &str, transport: Transport, error: &Error) -> Option<Failure> {
     if let Error::SkopeoSpawnError(e) = error {
         return (e.kind() == std::io::ErrorKind::NotFound).then(not_installed);
     }
-    let kind_by_skopeo = error.is_retryable().then_some((FailureKind::Unreachable, Some(AGAIN)));
-    let (kind, hint) = meaning(&said(error)).or(kind_by_skopeo)?;
-    Some(with_hint(Failure::new(kind, format!("{doing}: {}", said(error))), hint))
+    let may_pass = transport == Transport::Registry && error.is_retryable();
+    let by_words = of_words(doing, transport, &said(error));
+    by_words.or_else(|| may_pass.then(|| Failure::new(FailureKind::Unreachable, format!("{doing}: {}", said(error))).hint(AGAIN)))
 }
 
 /// What the text of a failed `skopeo` command means, for an error that has that text.
-pub(super) fn explain_command(doing: &str, error: anyhow::Error) -> anyhow::Error {
+pub(super) fn explain_command(doing: &str, transport: Transport, error: anyhow::Error) -> anyhow::Error {
     if let Some(found) = Failure::find(&error) {
         return if found.kind == FailureKind::NotFound { not_installed().into() } else { error };
     }
     let said = logged(&error.to_string());
-    match meaning(&said) {
-        Some((kind, hint)) => with_hint(Failure::new(kind, format!("{doing}: {said}")), hint).into(),
-        None => error.context(doing.to_owned()),
-    }
+    of_words(doing, transport, &said).map_or_else(|| error.context(doing.to_owned()), anyhow::Error::from)
 }
 
 /// Statuses of a registry that starts anew. One that is busy (429) was asked several times by skopeo itself.
@@ -183,8 +200,25 @@ fn with_hint(failure: Failure, hint: Option<&str>) -> Failure {
     }
 }
 
-fn meaning(said: &str) -> Option<(FailureKind, Option<&'static str>)> {
-    row(said).map(|(kind, hint, _)| (*kind, *hint))
+/// The failure that skopeo's words mean, where they mean one. No network is asked for what is on this machine: there, nothing passes by itself.
+fn of_words(doing: &str, transport: Transport, said: &str) -> Option<Failure> {
+    let found = row(said).filter(|(kind, ..)| transport == Transport::Registry || *kind != FailureKind::Unreachable);
+    let (damaged, hint) = match transport {
+        Transport::Registry => return found.map(|(kind, hint, _)| with_hint(Failure::new(*kind, format!("{doing}: {said}")), *hint)),
+        Transport::Oci | Transport::ContainersStorage => ("the image is damaged", STORED),
+        Transport::OciArchive | Transport::DockerArchive => ("the file is damaged, ends early, or is no archive of an image", ARCHIVE),
+    };
+    match found {
+        Some((kind, hint, _)) if *kind != FailureKind::NotFound || !is_damaged(said) => {
+            Some(with_hint(Failure::new(*kind, format!("{doing}: {said}")), *hint))
+        }
+        _ => is_damaged(said).then(|| Failure::new(FailureKind::Corrupt, format!("{doing}: {damaged}: {said}")).hint(hint)),
+    }
+}
+
+fn is_damaged(said: &str) -> bool {
+    let said = said.to_lowercase();
+    DAMAGED.iter().any(|text| said.contains(text))
 }
 
 /// A row of the table.
@@ -219,8 +253,11 @@ mod tests {
     #[test]
     fn what_may_pass_is_asked_again_and_what_will_not_is_told_at_once() {
         let passing = |said: &str| {
-            let error =
-                explain("resolving r.io/os:v1", &Error::RequestInitiationFailure { method: "OpenImage".into(), error: said.into() });
+            let error = explain(
+                "resolving r.io/os:v1",
+                Transport::Registry,
+                &Error::RequestInitiationFailure { method: "OpenImage".into(), error: said.into() },
+            );
             (is_passing(&error), Failure::find(&error).map(|failure| failure.kind))
         };
         let table = [
@@ -241,7 +278,11 @@ mod tests {
             assert!(!passing(said).0, "{said}");
         }
         let failure = Failure::find(&in_a_row(
-            explain("resolving os", &Error::RequestInitiationFailure { method: "OpenImage".into(), error: table[0].0.into() }),
+            explain(
+                "resolving os",
+                Transport::Registry,
+                &Error::RequestInitiationFailure { method: "OpenImage".into(), error: table[0].0.into() },
+            ),
             3,
         ))
         .unwrap();
@@ -307,34 +348,70 @@ mod tests {
         ];
         for (kind, text) in table {
             let error = Error::RequestInitiationFailure { method: "OpenImage".into(), error: text.into() };
-            let failure = failure("resolving r.io/os:v1", &error).unwrap_or_else(|| panic!("{text}"));
+            let failure = failure("resolving r.io/os:v1", Transport::Registry, &error).unwrap_or_else(|| panic!("{text}"));
             assert_eq!((failure.kind, failure.message), (kind, format!("resolving r.io/os:v1: {text}")));
         }
     }
 
     #[test]
+    fn what_is_on_this_machine_is_damaged_and_never_out_of_reach() {
+        use Transport::{ContainersStorage, DockerArchive, OciArchive};
+        let archive = (FailureKind::Corrupt, Some(ARCHIVE), "the file is damaged, ends early, or is no archive of an image: ");
+        let stored = (FailureKind::Corrupt, Some(STORED), "the image is damaged: ");
+        let not_found = (FailureKind::NotFound, None, "");
+        let table = [
+            (OciArchive, "creating temp directory: untarring file \"/var/tmp/oci1\": unexpected EOF", archive),
+            (OciArchive, "creating temp directory: untarring file \"/var/tmp/oci1\": archive/tar: invalid tar header", archive),
+            // It has the length of nothing, or of some whole files.
+            (OciArchive, "open /var/tmp/oci3635704819/index.json: no such file or directory", archive),
+            (OciArchive, "creating temp directory: open /none.tar: no such file or directory", not_found),
+            (OciArchive, "no descriptor found for reference \"two\"", not_found),
+            (DockerArchive, "loading tar component manifest.json: unexpected EOF", archive),
+            (DockerArchive, "loading tar component manifest.json: archive/tar: invalid tar header", archive),
+            (DockerArchive, "loading tar component manifest.json: file does not exist", archive),
+            (DockerArchive, "copying contents to temporary file \"/var/tmp/docker-tar40\": unexpected EOF", archive),
+            (DockerArchive, "Tag \"localhost/os:two\" not found", not_found),
+            (ContainersStorage, "reading the layer: unexpected EOF", stored),
+            (ContainersStorage, "reference \"localhost/os\" does not resolve to an image ID: identifier is not an image", not_found),
+            (DockerArchive, "write /var/tmp/x: no space left on device", (FailureKind::NoSpace, Some(ROOM), "")),
+        ];
+        for (transport, text, (kind, hint, before)) in table {
+            let request = Error::RequestInitiationFailure { method: "OpenImage".into(), error: text.into() };
+            let found = failure("resolving x", transport, &request).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!((found.kind, found.hint.as_deref(), found.message), (kind, hint, format!("resolving x: {before}{text}")));
+            let command = anyhow::anyhow!("running skopeo: exit status: 1: level=fatal msg=\"{}\"", text.replace('"', "\\\""));
+            let error = explain_command("resolving x", transport, command);
+            assert!(Failure::is(&error, kind) && !is_passing(&error), "{error:#}");
+        }
+        let retryable = Error::RetryableRequestFailure { method: "OpenImage".into(), error: "the moon is full".into() };
+        assert_eq!(failure("resolving x", OciArchive, &retryable), None);
+        let refused = Error::RequestInitiationFailure { method: "OpenImage".into(), error: "dial tcp: connection refused".into() };
+        assert_eq!(failure("resolving x", OciArchive, &refused), None);
+    }
+
+    #[test]
     fn hints_say_what_to_do() {
-        let hint = |text| meaning(text).and_then(|(_, hint)| hint);
+        let hint = |text| row(text).and_then(|(_, hint, _)| *hint);
         assert_eq!(hint("unauthorized: authentication required"), Some(CREDENTIALS));
         assert_eq!(hint("Running image x is rejected by policy."), Some(SIGNATURES));
         assert_eq!(hint("http: server gave HTTP response to HTTPS client"), Some(PLAIN_HTTP));
         assert_eq!(hint("reading manifest v1 in r.io/os: too many requests to registry"), Some(AGAIN_LATER));
-        let config = |text| meaning(text).map(|(kind, hint)| (kind.exit_code(), hint));
+        let config = |text| row(text).map(|(kind, hint, _)| (kind.exit_code(), *hint));
         let blocked = "registry r.io is blocked in /etc/containers/registries.conf or /etc/containers/registries.conf.d";
         assert_eq!(config(blocked), Some((4, Some(BLOCKED))));
         let odd = "loading registries configuration \"/etc/containers/registries.conf\": toml: line 2: expected '.' or '='";
         assert_eq!(config(odd), Some((2, Some(CONFIGURATION))));
         let missing = Error::SkopeoSpawnError(std::io::ErrorKind::NotFound.into());
-        assert_eq!(failure("x", &missing), Some(not_installed()));
+        assert_eq!(failure("x", Transport::Registry, &missing), Some(not_installed()));
     }
 
     #[test]
     fn what_is_not_understood_is_passed_on() {
         let odd = Error::RequestInitiationFailure { method: "OpenImage".into(), error: "the moon is full".into() };
-        assert_eq!(failure("resolving x", &odd), None);
-        assert_eq!(explain("resolving x", &odd).to_string(), "resolving x: skopeo says: the moon is full");
+        assert_eq!(failure("resolving x", Transport::Registry, &odd), None);
+        assert_eq!(explain("resolving x", Transport::Registry, &odd).to_string(), "resolving x: skopeo says: the moon is full");
         let odd = Error::RetryableRequestFailure { method: "OpenImage".into(), error: "the moon is full".into() };
-        assert_eq!(failure("resolving x", &odd).map(|f| f.kind), Some(FailureKind::Unreachable));
+        assert_eq!(failure("resolving x", Transport::Registry, &odd).map(|f| f.kind), Some(FailureKind::Unreachable));
     }
 
     #[test]
@@ -365,7 +442,7 @@ mod tests {
             "running skopeo inspect: exit status: 1: time=\"2026-11-22T04:52:46Z\" level=fatal msg=\"Error parsing image name \
              \\\"docker://127.0.0.1:5931/os:nope\\\": reading manifest nope in 127.0.0.1:5931/os: manifest unknown\""
         );
-        let failure = Failure::find(&explain_command("resolving x", error)).unwrap();
+        let failure = Failure::find(&explain_command("resolving x", Transport::Registry, error)).unwrap();
         assert_eq!(failure.kind, FailureKind::NotFound);
         let said =
             "Error parsing image name \"docker://127.0.0.1:5931/os:nope\": reading manifest nope in 127.0.0.1:5931/os: manifest unknown";
