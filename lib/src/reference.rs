@@ -4,6 +4,7 @@
 //! guessed at: a name without a registry is an error that says how to write it.
 
 use std::fmt;
+use std::path::{Component, Path};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,40 @@ impl ImageReference {
             }
             _ => None,
         }
+    }
+
+    /// Whether it is a path that begins at the working directory.
+    pub fn is_from_here(&self) -> bool {
+        matches!(&self.0, Place::File { path, .. } if !Path::new(path).is_absolute())
+    }
+
+    /// The same with a path that begins at the root, where it is one that begins at the working directory `here`. Links in it stay: what is above `here` is
+    /// known, and what is above a name in the path, only the disk knows.
+    ///
+    /// # Errors
+    ///
+    /// No reference can have that path, because of what is in `here`.
+    pub fn from_root(&self, here: &Path) -> Result<ImageReference, ReferenceError> {
+        let Place::File { transport, path, tag } = &self.0 else { return Ok(self.clone()) };
+        if !self.is_from_here() {
+            return Ok(self.clone());
+        }
+        let (mut whole, mut named) = (here.to_owned(), false);
+        for part in Path::new(path).components() {
+            match part {
+                Component::CurDir => {}
+                Component::ParentDir if !named => _ = whole.pop(),
+                part => {
+                    whole.push(part);
+                    named = true;
+                }
+            }
+        }
+        let fits = |path: &&str| !path.contains(|c: char| c == ':' || c.is_control());
+        let Some(path) = whole.to_str().filter(fits) else {
+            return Err(ReferenceError { reference: self.to_string(), problem: Problem::Here });
+        };
+        Ok(Self(Place::File { transport: *transport, path: path.to_owned(), tag: tag.clone() }))
     }
 }
 
@@ -277,6 +312,11 @@ enum Problem {
     Tag,
     #[error("the digest is off (expected sha256: with 64 or sha512: with 128 lowercase hexadecimal digits)")]
     Digest,
+    #[error(
+        "its path has to be kept, and the one from the root cannot be written in a reference: the working directory has a colon, a control character or no UTF-8 in \
+         its name (expected another working directory)"
+    )]
+    Here,
     #[error("the path or name is off (expected at least one character, and no control characters)")]
     Path,
     #[error(
@@ -342,6 +382,35 @@ mod tests {
             assert_eq!(json, format!("{shown:?}"));
             assert_eq!(serde_json::from_str::<ImageReference>(&json).unwrap(), reference);
         }
+    }
+
+    #[test]
+    fn paths_begin_at_the_root_where_they_are_kept() {
+        let table = [
+            ("oci:os:v1", "oci:/srv/images/os:v1"),
+            ("oci:./os", "oci:/srv/images/os"),
+            ("oci:.", "oci:/srv/images"),
+            ("oci-archive:a/./b.tar:r.io/os:v1", "oci-archive:/srv/images/a/b.tar:r.io/os:v1"),
+            ("docker-archive:../os.tar", "docker-archive:/srv/os.tar"),
+            ("oci:./../../../../os", "oci:/os"),
+            // `a` may be a link to elsewhere.
+            ("oci:../a/../os", "oci:/srv/a/../os"),
+            ("oci:/a/../os/:v1", "oci:/a/../os/:v1"),
+            ("r.io/os", "r.io/os:latest"),
+            ("containers-storage:localhost/os", "containers-storage:localhost/os"),
+        ];
+        for (written, expected) in table {
+            let reference: ImageReference = written.parse().unwrap();
+            let kept = reference.from_root(Path::new("/srv/images")).unwrap();
+            assert_eq!(kept.to_string(), expected, "{written}");
+            assert_eq!(expected.parse().as_ref(), Ok(&kept), "round trip of {expected}");
+            assert_eq!((reference.is_from_here(), kept.is_from_here()), (kept != reference, false), "{written}");
+        }
+        let reference: ImageReference = "oci:os".parse().unwrap();
+        for here in ["/srv/a:b", "/srv/a\nb"] {
+            assert!(reference.from_root(Path::new(here)).unwrap_err().to_string().contains("working directory"), "{here:?}");
+        }
+        assert!("oci:/os".parse::<ImageReference>().unwrap().from_root(Path::new("/srv/a:b")).is_ok());
     }
 
     #[test]

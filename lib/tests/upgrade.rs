@@ -114,6 +114,49 @@ fn switch_follows_another_tag_from_then_on() {
     assert_eq!((after.image, after.id, after.serial), (Some(same), before.id, before.serial));
 }
 
+/// The reference of a tag with a path from the working directory of this test.
+fn from_here(machine: &Machine, tag: &str) -> String {
+    let up = "../".repeat(std::env::current_dir().unwrap().components().count() - 1);
+    machine.reference(tag).replacen("oci:/", &format!("oci:{up}"), 1)
+}
+
+#[test]
+fn paths_are_kept_from_the_root() {
+    let (_temp, machine, first) = installed();
+    let before = machine.snapshot();
+    let same = machine.upgrade(&first, Some(&from_here(&machine, "stable")), Until::Stage).unwrap();
+    assert_eq!((same.outcome, same.image), (Outcome::UpToDate, machine.reference("stable")));
+    assert_eq!(machine.snapshot(), before);
+    machine.release("next", &layout::bootable("2"));
+    let report = machine.upgrade(&first, Some(&from_here(&machine, "next")), Until::Stage).unwrap();
+    assert_eq!((report.outcome, report.image), (Outcome::Staged, machine.reference("next")));
+    assert_eq!(status_of(&machine, &first).staged.unwrap().image, Some(machine.reference("next")));
+}
+
+/// As selkie kept them once.
+#[test]
+fn a_path_that_was_kept_from_a_working_directory_is_mended_or_told() {
+    let (_temp, machine, first) = installed();
+    let follow = |image: String| {
+        let host = machine.host(&first);
+        let origin = host.system().unwrap().origin(&first).unwrap().clone();
+        host.deployments().unwrap().create(&first, &selkie::origin::Origin { image, ..origin }).unwrap();
+    };
+    follow(from_here(&machine, "stable"));
+    assert_eq!(machine.upgrade(&first, None, Until::Check).unwrap().outcome, Outcome::UpToDate);
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::Followed);
+    assert_eq!(status_of(&machine, &first).booted.image, Some(machine.reference("stable")));
+    assert_eq!(machine.upgrade(&first, None, Until::Stage).unwrap().outcome, Outcome::UpToDate);
+    follow("oci:nowhere/images:stable".into());
+    let error = machine.upgrade(&first, None, Until::Stage).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NotFound, "{error:#}");
+    let words = "this machine follows oci:nowhere/images:stable, a path that does not begin at the root";
+    assert!(failure.message.contains(words) && failure.hint.unwrap().contains("selkie switch oci:/"), "{error:#}");
+    let report = machine.upgrade(&first, Some(&machine.reference("stable")), Until::Stage).unwrap();
+    assert_eq!(report.outcome, Outcome::Followed);
+}
+
 #[test]
 fn three_roots_are_kept_and_the_booted_one_always() {
     let (_temp, machine, first) = installed();

@@ -16,6 +16,7 @@ pub mod fsck;
 pub mod gc;
 pub mod health;
 pub mod host;
+mod lasting;
 pub mod lint;
 pub mod list;
 pub mod loader;

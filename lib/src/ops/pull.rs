@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::host::Host;
 use super::runtime::block_on_kept;
-use super::{prune, seal, upgrade};
+use super::{lasting, prune, seal, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
@@ -33,7 +33,8 @@ pub struct Options {
     pub image: ImageReference,
     /// How to reach it.
     pub source: SourceOptions,
-    /// Name to keep it under; it lives in the repository as long as this does. The reference itself by default.
+    /// Name to keep it under; it lives in the repository as long as this does. The reference itself by default,
+    /// with a path from the root.
     pub tag: Option<String>,
 }
 
@@ -255,7 +256,9 @@ fn report(store: &Store, resolved: &Resolved, stored: StoredImage, fetched: Fetc
     }
 }
 
-/// A tag made of a reference. `@` is reserved in composefs repositories.
+/// A tag made of a reference; `@` is reserved in composefs repositories. Where it cannot be one with its path from the root, only a repair loses by it.
 fn tag_of(image: &ImageReference) -> String {
-    image.to_string().replace('@', "_")
+    let tag = |image: &ImageReference| image.to_string().replace('@', "_");
+    let from_root = lasting::from_root(image).ok().map(|image| tag(&image));
+    from_root.filter(|tag| check_tag(tag).is_ok()).unwrap_or_else(|| tag(image))
 }

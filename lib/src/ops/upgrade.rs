@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::catch_up;
 use super::health;
 use super::host::Host;
+use super::lasting;
 use super::preview::{self, Preview};
 use super::prune;
 use super::pull::{self, Pulled};
@@ -186,7 +187,7 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
         catch_up::begin(host, progress.as_ref())?;
     }
     let system = host.system()?;
-    let image = match &options.image {
+    let reference = match &options.image {
         Some(image) => image.clone(),
         None => {
             let followed =
@@ -194,11 +195,15 @@ pub(super) fn locked(host: &Host, options: &Options, progress: &Arc<dyn Progress
             followed.parse().with_context(|| format!("reading the followed reference {followed:?}"))?
         }
     };
+    let image = lasting::from_root(&reference)?;
     let work = async {
         if let Some(report) = news::none(&system, &image, options).await {
             return Ok(report);
         }
-        let source = Source::open(&image, &options.source, progress.as_ref()).await?;
+        let source = Source::open(&image, &options.source, progress.as_ref()).await.map_err(|error| match &options.image {
+            None if reference.is_from_here() => lasting::not_found_from_here(error, &reference),
+            _ => error,
+        })?;
         let report = upgrade(host, &system, &source, options, progress).await?;
         source.close().await?;
         Ok(report)

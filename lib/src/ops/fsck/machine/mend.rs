@@ -13,7 +13,7 @@ use crate::image_id::ImageId;
 use crate::ops::fsck::Options;
 use crate::ops::fsck::target::Target;
 use crate::ops::stage::{self, Bootable};
-use crate::ops::{arguments, firmware, prune};
+use crate::ops::{arguments, firmware, lasting, prune};
 use crate::origin::Origin;
 use crate::progress::Progress;
 use crate::store::{Store, StoredImage};
@@ -173,7 +173,7 @@ impl Mend<'_> {
     /// The reference that a root followed: as the call says, as a record of its failure says, or as its neighbour does.
     fn reference(&self, id: &ImageId, neighbour: Option<&Origin>) -> Result<String> {
         if let Some(image) = &self.options.image {
-            return Ok(image.to_string());
+            return Ok(lasting::from_root(image)?.to_string());
         }
         let failed = self.facts.state.iter().flat_map(|state| &state.failed).find(|failed| failed.id == *id);
         if let Some(image) = failed.and_then(|failed| failed.image.clone()) {
