@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::repository::Look;
 use super::target::Target;
-use crate::ops::prune;
+use crate::ops::{lasting, prune};
 use crate::reference::ImageReference;
 use crate::store::Store;
 
@@ -27,20 +27,19 @@ pub(super) fn candidates(target: &Target, store: &Store, asked: Option<&ImageRef
     let mut found = Vec::new();
     if let Ok(listing) = target.deployments().and_then(|deployments| deployments.list()) {
         let origins = listing.found.into_iter().filter_map(|deployment| deployment.origin.ok());
-        found.extend(origins.filter_map(|origin| candidate(&origin.image, origin.manifest_digest)));
+        found.extend(origins.filter_map(|origin| Some(candidate(origin.image.parse().ok()?, origin.manifest_digest))));
     }
     let others = store.tags().unwrap_or_default().into_iter().filter(|(tag, _)| !tag.starts_with(prune::TAG));
-    found.extend(others.filter_map(|(tag, manifest)| candidate(&tag.replacen('_', "@", usize::from(tag.contains("_sha256:"))), manifest)));
+    found.extend(others.filter_map(|(tag, manifest)| Some(candidate(lasting::reference_of(&tag)?, manifest))));
     let mut seen = BTreeSet::new();
     // A reference that cannot be pinned may be that of several deployments, and name any one of their manifests now.
     found.retain(|candidate: &Candidate| seen.insert((candidate.reference.to_string(), candidate.manifest.clone())));
     Ok(found)
 }
 
-fn candidate(image: &str, manifest: String) -> Option<Candidate> {
-    let reference: ImageReference = image.parse().ok()?;
+fn candidate(reference: ImageReference, manifest: String) -> Candidate {
     let reference = reference.pinned(&manifest).unwrap_or(reference);
-    Some(Candidate { reference, manifest: Some(manifest) })
+    Candidate { reference, manifest: Some(manifest) }
 }
 
 impl Candidate {
