@@ -132,19 +132,43 @@ fn other_directories_are_not_taken_over() {
 }
 
 #[test]
-fn a_repository_that_has_lost_its_metadata_is_told_as_one() {
+fn a_damaged_repository_is_told_with_what_to_do() {
     let temp = temporary();
-    drop(store(&repository(&temp), &os("1"), Some("os")).unwrap());
-    let metadata = temp.path().join("repository/meta.json");
-    for (spoil, expected) in [(Some("{"), FailureKind::Corrupt), (None, FailureKind::StoreMismatch)] {
-        match spoil {
-            Some(bytes) => std::fs::write(&metadata, bytes).unwrap(),
-            None => std::fs::remove_file(&metadata).unwrap(),
+    let repository = repository(&temp);
+    let stored = store(&repository, &os("1"), Some("os")).unwrap();
+    let objects = repository.objects().unwrap();
+    let tree = repository.tree(&stored.boot_image).unwrap();
+    let shared = tree.file("/usr/lib/shared").unwrap().unwrap();
+    let Content::Object(object) = &shared.content else { panic!("not an object") };
+    let told = |error: anyhow::Error, words: &str| {
+        let failure = Failure::find(&error).unwrap_or_else(|| panic!("not a failure: {error:#}"));
+        assert_eq!((failure.kind, failure.kind.exit_code()), (FailureKind::Corrupt, 6), "{error:#}");
+        assert!(failure.message.contains(words) && failure.hint.is_some_and(|hint| hint.contains("selkie fsck --repair")), "{error:#}");
+    };
+    std::fs::remove_file(temp.path().join("repository/objects").join(object.path())).unwrap();
+    told(tree.read(&shared).unwrap_err(), &format!("opening object {object}"));
+    told(tree.digest(&shared).unwrap_err(), &format!("opening object {object}"));
+    told(repository.check_objects(&stored.boot_image).unwrap_err(), " is missing");
+    drop((tree, repository));
+    let meta = temp.path().join("repository/meta.json");
+    let whole = std::fs::read(&meta).unwrap();
+    let open_only = || Store::open(selkie::sys::dir::open_path(temp.path()).unwrap(), "repository");
+    let spoiled = [&b""[..], b"{", &whole[..whole.len() / 2], b"[]", b"{}", b"\0\0\0\0", br#"{"version":1,"algorithm":"moon"}"#];
+    for bytes in spoiled {
+        std::fs::write(&meta, bytes).unwrap();
+        for error in [open(&temp, None, Verity::IfPossible).unwrap_err(), open_only().unwrap_err()] {
+            told(error, "opening repository repository: its meta.json is damaged: ");
         }
-        let found = failure(&open(&temp, None, Verity::IfPossible).unwrap_err());
-        assert_eq!(found.kind, expected, "{found}");
-        assert!(found.hint.unwrap().contains("selkie fsck --repair"));
+        assert_eq!(std::fs::read(&meta).unwrap(), bytes, "nothing is changed");
     }
+    std::fs::write(&meta, r#"{"version":2,"algorithm":{"moon":1}}"#).unwrap();
+    assert_eq!(kind(open_only()), Some(FailureKind::StoreMismatch), "it is newer");
+    std::fs::remove_file(&meta).unwrap();
+    for error in [open(&temp, None, Verity::IfPossible).unwrap_err(), open_only().unwrap_err()] {
+        told(error, "its meta.json is gone");
+    }
+    std::fs::write(&meta, whole).unwrap();
+    assert_eq!(open_only().unwrap().objects().unwrap().len(), objects.len() - 1);
 }
 
 #[test]

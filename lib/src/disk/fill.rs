@@ -14,7 +14,7 @@ use super::blocks::Extent;
 use super::size::FileSize;
 use super::tree::{Content, Seal};
 use super::verity::{BLOCK, Sealer};
-use crate::error::{Failure, FailureKind};
+use crate::error::{AGAIN, Failure, FailureKind};
 use crate::progress::{Event, Progress, Unit};
 
 /// What is read at a time. A multiple of the block.
@@ -102,7 +102,7 @@ impl Shared<'_> {
         let sealed = sealer.finish();
         if let Some(expected) = seal.expected.as_ref().filter(|expected| **expected != sealed.digest) {
             let message = format!("sealing {}: fs-verity digest {} (expected {expected})", job.path.display(), sealed.digest);
-            return Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into());
+            return Err(Failure::new(FailureKind::Corrupt, message).hint(AGAIN).into());
         }
         self.put(job, job.size.trailer_at() * BLOCK as u64, &sealed.trailer())
     }

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use composefs::fsverity::{FsVerityHashValue, Sha256HashValue, Sha512HashValue};
 use composefs::repository::Repository;
+use rustix::io::Errno;
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{Failure, FailureKind, REPAIR};
 use crate::image_id::{Algorithm, ImageId};
 use crate::progress::Progress;
 
@@ -192,6 +193,24 @@ fn digest<H: FsVerityHashValue>(bytes: &[u8]) -> Result<H> {
     H::read_from_bytes(bytes).ok().with_context(|| format!("reading a digest of {} bytes as {}", bytes.len(), H::ALGORITHM))
 }
 
+/// Bytes of the repository that are others than they must be.
+fn corrupt(message: impl Into<String>) -> Failure {
+    Failure::new(FailureKind::Corrupt, message).hint(REPAIR)
+}
+
+/// An error of reading what the repository must have: where it is not there, or where the kernel does not give it out, that is damage. A kernel that finds other
+/// bytes than fs-verity says, and a disk that cannot read them, both say so in the same way.
+fn damaged(error: anyhow::Error) -> anyhow::Error {
+    let errno = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<Errno>().copied().or_else(|| Errno::from_io_error(cause.downcast_ref::<std::io::Error>()?))
+    };
+    match error.chain().find_map(errno) {
+        Some(Errno::NOENT) => corrupt(format!("{error:#}")).into(),
+        Some(Errno::IO) => corrupt(format!("{error:#}: the kernel does not let it through; see its messages (`dmesg`)")).into(),
+        _ => error,
+    }
+}
+
 fn unsuitable(message: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Unsuitable, message)
 }
@@ -199,4 +218,23 @@ fn unsuitable(message: impl Into<String>) -> Failure {
 /// Whether an error came from the operating system rather than from what was read.
 fn is_io(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| cause.is::<std::io::Error>() || cause.is::<rustix::io::Errno>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_or_not_let_through_is_damage_and_nothing_else_is() {
+        for (errno, kind) in
+            [(Errno::IO, FailureKind::Corrupt), (Errno::NOENT, FailureKind::Corrupt), (Errno::ACCESS, FailureKind::NotPermitted)]
+        {
+            for error in [anyhow::Error::new(errno), anyhow::Error::new(std::io::Error::from(errno))] {
+                let failure = Failure::find(&damaged(error.context("opening object 12"))).unwrap();
+                assert_eq!((failure.kind, failure.hint.as_deref()), (kind, (kind == FailureKind::Corrupt).then_some(REPAIR)), "{failure}");
+                assert!(kind != FailureKind::Corrupt || failure.message.starts_with("opening object 12: "), "{failure}");
+            }
+        }
+        assert_eq!(damaged(anyhow::anyhow!("the moon is full")).to_string(), "the moon is full");
+    }
 }

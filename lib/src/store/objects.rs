@@ -10,8 +10,8 @@ use rustix::fs::AtFlags;
 use serde::Serialize;
 use sha2::{Digest, Sha256, Sha512};
 
-use super::{Store, hash, with_repository};
-use crate::error::{Failure, FailureKind};
+use super::{Store, corrupt, damaged, hash, with_repository};
+use crate::error::Failure;
 use crate::image_id::{Algorithm, ImageId};
 use crate::sys::dir;
 
@@ -93,15 +93,16 @@ impl Store {
 
     /// Hashes an object again, in bounded memory, by another implementation of fs-verity than the one that named it.
     fn check_object(&self, id: &ObjectId) -> Result<()> {
-        let file = with_repository!(self, repository => repository.open_object(&hash(id.hex())?))?.into();
+        let file = with_repository!(self, repository => repository.open_object(&hash(id.hex())?)).map_err(damaged)?.into();
         let found = match self.algorithm() {
-            Algorithm::Sha256 => rehash::<Sha256>(file)?,
-            Algorithm::Sha512 => rehash::<Sha512>(file)?,
+            Algorithm::Sha256 => rehash::<Sha256>(file),
+            Algorithm::Sha512 => rehash::<Sha512>(file),
         };
+        let found = found.map_err(damaged)?;
         if found == id.hex() {
             return Ok(());
         }
-        Err(Failure::new(FailureKind::Corrupt, format!("its digest is {found} (expected its name)")).hint("pull the image again").into())
+        Err(corrupt(format!("its digest is {found} (expected its name)")).into())
     }
 
     /// Bytes of the EROFS file of `image`; `None` where it is not here.
@@ -145,7 +146,7 @@ fn rehash<D: InnerHash>(mut file: std::fs::File) -> Result<String> {
 }
 
 fn missing<H: FsVerityHashValue>(id: &H) -> Failure {
-    Failure::new(FailureKind::Corrupt, format!("object {} is missing", id.to_hex())).hint("pull the image again")
+    corrupt(format!("object {} is missing", id.to_hex()))
 }
 
 /// Whether the object is there.

@@ -8,17 +8,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use composefs::erofs::format::{FormatConfig, FormatVersion};
 use composefs::fsverity::{EnableVerityError, FsVerityHashValue};
-use composefs::repository::{REPO_METADATA_FILENAME, RepoMetadata, Repository, RepositoryConfig, RepositoryOpenError};
+use composefs::repository::{REPO_FORMAT_VERSION, REPO_METADATA_FILENAME, RepoMetadata, Repository, RepositoryConfig, RepositoryOpenError};
 use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
 
-use super::{Handle, Store, with_repository};
+use super::{Handle, Store, corrupt, damaged, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
-
-/// What makes `meta.json` again.
-const MADE_AGAIN: &str = "`selkie fsck --repair` makes it again; for a repository that is no machine's, with --repo DIR";
 
 /// Whether a repository has to be sealed with fs-verity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,11 +33,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`FailureKind::NotFound`] where there is none; [`FailureKind::StoreMismatch`] where its format is not ours.
+    /// [`FailureKind::NotFound`] where there is none; [`FailureKind::StoreMismatch`] where its format is not ours; [`FailureKind::Corrupt`] where it is damaged.
     pub fn open(parent: impl AsFd, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         match metadata(&parent, path)? {
             Some(metadata) => open_as(parent, path, &metadata),
+            None if has_objects(&parent, path) => Err(without_metadata(path).into()),
             None => Err(Failure::new(FailureKind::NotFound, format!("opening repository {}: there is none", path.display()))
                 .hint("pull an image first, or name the directory of an existing repository")
                 .into()),
@@ -58,6 +56,7 @@ impl Store {
         let path = path.as_ref();
         let store = match metadata(&parent, path)? {
             Some(metadata) => open_as(&parent, path, &metadata)?,
+            None if has_objects(&parent, path) => return Err(without_metadata(path).into()),
             None => init(&parent, path, algorithm.unwrap_or(Algorithm::Sha256), verity)?,
         };
         if let Some(wanted) = algorithm.filter(|wanted| *wanted != store.algorithm()) {
@@ -93,14 +92,35 @@ fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
     let opened =
         dir::open_optional(parent, path).map_err(|errno| dir::unusable(format!("opening repository {}", path.display()), errno))?;
     let Some(directory) = opened else { return Ok(None) };
-    let Some(bytes) = dir::read_optional(directory, REPO_METADATA_FILENAME)? else { return Ok(None) };
-    match RepoMetadata::from_json(&bytes) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(error) => {
-            let message = format!("reading {}/{REPO_METADATA_FILENAME}: {:#}", path.display(), error.root_cause());
-            Err(Failure::new(FailureKind::Corrupt, message).hint(MADE_AGAIN).into())
-        }
+    let doing = || format!("opening repository {}", path.display());
+    let read = dir::read_optional(directory, REPO_METADATA_FILENAME).with_context(doing);
+    let Some(bytes) = read.map_err(damaged)? else { return Ok(None) };
+    RepoMetadata::from_json(&bytes).map(Some).map_err(|error| unreadable(&doing(), &bytes, &error).into())
+}
+
+/// A newer tool may write anything, but for the number that says so.
+fn unreadable(doing: &str, bytes: &[u8], error: &anyhow::Error) -> Failure {
+    let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|metadata| metadata["version"].as_u64());
+    match version.filter(|version| *version > REPO_FORMAT_VERSION.into()) {
+        Some(version) => mismatch(
+            format!("{doing}: its format has version {version} (expected at most {REPO_FORMAT_VERSION})"),
+            "another tool made it: use another directory, or a newer selkie",
+        ),
+        None => corrupt(format!(
+            "{doing}: its {REPO_METADATA_FILENAME} is damaged: {} (expected what says how the repository is to be read)",
+            error.root_cause()
+        )),
     }
+}
+
+/// Whether it was a repository once.
+fn has_objects(parent: impl AsFd, path: &Path) -> bool {
+    let names = dir::open_optional(parent, path.join("objects")).ok().flatten().and_then(|objects| dir::names(objects).ok());
+    names.is_some_and(|names| !names.is_empty())
+}
+
+fn without_metadata(path: &Path) -> Failure {
+    corrupt(format!("opening repository {}: it has objects, and its {REPO_METADATA_FILENAME} is gone", path.display()))
 }
 
 fn open_as(parent: impl AsFd, path: &Path, metadata: &RepoMetadata) -> Result<Store> {
@@ -152,9 +172,7 @@ fn prepare(parent: impl AsFd, path: &Path) -> Result<bool> {
     if let Some(name) = names.iter().find(|name| *name != "lost+found") {
         let message =
             format!("making repository {}: it has {:?} and no {REPO_METADATA_FILENAME}", path.display(), name.display().to_string());
-        // One that has lost it.
-        let lost = names.iter().any(|name| name == "objects") && names.iter().any(|name| name == "streams");
-        return Err(mismatch(message, if lost { MADE_AGAIN } else { "name an empty directory, or one that does not exist" }).into());
+        return Err(mismatch(message, "name an empty directory, or one that does not exist").into());
     }
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(0o700))
         .with_context(|| format!("closing repository {} to others", path.display()))?;

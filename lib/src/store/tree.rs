@@ -14,8 +14,7 @@ use super::content::{self, ContentDigest};
 use super::merkle::{PIECE, measure};
 use super::names::parts;
 use super::objects::ObjectId;
-use super::{Store, hash, with_repository};
-use crate::error::{Failure, FailureKind};
+use super::{Store, corrupt, damaged, hash, with_repository};
 
 /// The kernel follows this many symbolic links in one path.
 const MAX_LINKS: usize = 40;
@@ -166,7 +165,7 @@ impl Tree {
     /// The bytes of a file. They are compared with the object's digest, also where the kernel does not do that.
     pub fn read(&self, file: &File) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        self.open(file)?.read_to_end(&mut bytes).context("reading a file of the image")?;
+        self.open(file)?.read_to_end(&mut bytes).context("reading a file of the image").map_err(damaged)?;
         if let Content::Object(object) = &file.content {
             with_repository!(self.store, repository => verify(repository, object, &bytes))?;
         }
@@ -179,7 +178,7 @@ impl Tree {
         if let Content::Object(object) = &file.content {
             with_repository!(self.store, repository => measured(repository, object, self.open(file)?, &mut piece))?;
         }
-        Ok(content::digest(self.open(file)?, &mut piece).context("reading a file of the image")?.0)
+        Ok(content::digest(self.open(file)?, &mut piece).context("reading a file of the image").map_err(damaged)?.0)
     }
 
     /// Opens a file. In an unsealed repository nothing checks its bytes: use [`Tree::read`] for what gets executed.
@@ -188,7 +187,7 @@ impl Tree {
             Content::Inline(bytes) => Ok(Bytes::Inline(std::io::Cursor::new(bytes.clone()))),
             Content::Object(object) => {
                 let fd = with_repository!(self.store, repository => repository.open_object(&hash(object.hex())?));
-                Ok(Bytes::Object(fd.with_context(|| format!("opening object {object}"))?.into()))
+                Ok(Bytes::Object(fd.with_context(|| format!("opening object {object}")).map_err(damaged)?.into()))
             }
         }
     }
@@ -263,7 +262,7 @@ fn verify<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, bytes: &[u
 
 /// The same for bytes that are read piece by piece.
 fn measured<H: FsVerityHashValue>(_: &Repository<H>, object: &ObjectId, from: Bytes, piece: &mut [u8]) -> Result<()> {
-    named(object, &measure::<H>(from, piece).with_context(|| format!("reading object {object}"))?.0)
+    named(object, &measure::<H>(from, piece).with_context(|| format!("reading object {object}")).map_err(damaged)?.0)
 }
 
 /// Refuses an object of another digest than its name.
@@ -272,5 +271,5 @@ fn named<H: FsVerityHashValue>(object: &ObjectId, found: &H) -> Result<()> {
         return Ok(());
     }
     let message = format!("object {object} has the digest {} (expected its name)", found.to_hex());
-    Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into())
+    Err(corrupt(message).into())
 }

@@ -9,7 +9,7 @@ use composefs::tree::{FileSystem, RegularFile};
 
 use super::objects::ObjectId;
 use super::tree::{Content, Dir, Entry, File, Node, NodeKind, Tree};
-use super::{Store, hash, with_repository};
+use super::{Store, corrupt, damaged, hash, with_repository};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::sys::dir;
@@ -53,13 +53,13 @@ fn tree<H: FsVerityHashValue>(store: &Store, repository: &Repository<H>, image: 
 /// The bytes of an image, which are those of its id.
 fn read<H: FsVerityHashValue>(repository: &Repository<H>, image: &ImageId) -> Result<Vec<u8>> {
     let id: H = hash(image.hex())?;
-    let Some(bytes) = dir::read_optional(repository.repo_fd(), format!("images/{image}"))? else {
+    let Some(bytes) = dir::read_optional(repository.repo_fd(), format!("images/{image}")).map_err(damaged)? else {
         return Err(Failure::new(FailureKind::NotFound, "there is no such image in the repository").hint("pull it first").into());
     };
     let found: H = compute_verity(&bytes);
     if found != id {
         let message = format!("its bytes have the digest {} (expected its id)", found.to_hex());
-        return Err(Failure::new(FailureKind::Corrupt, message).hint("pull the image again").into());
+        return Err(corrupt(message).into());
     }
     Ok(bytes)
 }
