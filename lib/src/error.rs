@@ -118,17 +118,17 @@ impl Failure {
     /// The failure that decides the exit code of `error`: the outermost in its chain, else a full disk, one that is read-only, or a
     /// refused access.
     pub fn find(error: &anyhow::Error) -> Option<Failure> {
-        let causes = || error.chain().flat_map(with_inner);
-        if let Some(failure) = causes().find_map(|cause| cause.downcast_ref::<Failure>()) {
+        if let Some(failure) = stated(error) {
             return Some(failure.clone());
         }
+        if is_out_of_room(error) {
+            return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(FREE_SPACE));
+        }
+        let causes = || error.chain().flat_map(with_inner);
         let any = |of_io: fn(&std::io::Error) -> bool, of_errno: fn(rustix::io::Errno) -> bool| {
             causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(of_io)
                 || causes().filter_map(|cause| cause.downcast_ref::<rustix::io::Errno>()).any(|errno| of_errno(*errno))
         };
-        if any(is_full, is_full_errno) {
-            return Some(Failure::new(FailureKind::NoSpace, "a file system is full").hint(FREE_SPACE));
-        }
         if any(|e| e.kind() == std::io::ErrorKind::ReadOnlyFilesystem, |e| e == rustix::io::Errno::ROFS) {
             let hint = "mount it to be written (`mount -o remount,rw`), or name another place; where that does not work, the kernel may have found it damaged: see its \
                         messages (`dmesg`)";
@@ -137,6 +137,23 @@ impl Failure {
         any(|e| e.kind() == std::io::ErrorKind::PermissionDenied, is_denied_errno)
             .then(|| Failure::new(FailureKind::NotPermitted, "a file or directory is closed to this user"))
     }
+
+    /// Whether a file system was full, and nobody has said yet which and how much it lacks.
+    pub fn is_bare_no_space(error: &anyhow::Error) -> bool {
+        stated(error).is_none() && is_out_of_room(error)
+    }
+}
+
+/// The outermost failure in the chain.
+fn stated(error: &anyhow::Error) -> Option<&Failure> {
+    error.chain().flat_map(with_inner).find_map(|cause| cause.downcast_ref())
+}
+
+fn is_out_of_room(error: &anyhow::Error) -> bool {
+    let full = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref().is_some_and(is_full) || cause.downcast_ref().is_some_and(|errno| is_full_errno(*errno))
+    };
+    error.chain().flat_map(with_inner).any(full)
 }
 
 /// An error and what is packed into it. The `source` of an `io::Error` that was made from another error is the source of
@@ -210,6 +227,11 @@ mod tests {
     fn a_full_disk_is_a_failure_of_its_own() {
         let error = Err::<(), _>(std::io::Error::from(rustix::io::Errno::NOSPC)).context("writing").unwrap_err();
         assert_eq!(Failure::find(&error).map(|f| f.kind), Some(FailureKind::NoSpace));
+        assert!(Failure::is_bare_no_space(&error));
+        let inner = anyhow::Error::new(std::io::Error::other(std::io::Error::from(rustix::io::Errno::DQUOT)));
+        assert!(Failure::is_bare_no_space(&inner.context("importing")));
+        let told = anyhow::Error::new(Failure::new(FailureKind::NoSpace, "5 MiB free"));
+        assert!(!Failure::is_bare_no_space(&told.context("importing")));
         assert_eq!(Failure::find(&anyhow::anyhow!("else")), None);
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::host::Host;
 use super::runtime::block_on_kept;
-use super::{lasting, prune, seal, upgrade};
+use super::{lasting, prune, seal, space, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image::{Resolved, Source, SourceOptions};
 use crate::image_id::{Algorithm, ImageId};
@@ -182,7 +182,15 @@ fn keep(store: &Store, pulled: Pulled, tag: &str, progress: &Arc<dyn Progress>) 
 }
 
 /// Fetches the layers that are missing and commits the image, untagged: until it is tagged, the next garbage collection takes it.
+///
+/// # Errors
+///
+/// [`FailureKind::NoSpace`] with numbers where a full file system has cut it.
 pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    fetch_and_commit(store, source, progress).await.map_err(|error| space::cut_short(error, store, source.resolved()))
+}
+
+async fn fetch_and_commit(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let mut fetched = fetch_layers(store, source, progress).await?;
     let (unsynced, tag) = (fetched.unsynced.take(), fetched.tag.take());
     let resolved = source.resolved();

@@ -14,12 +14,34 @@ use crate::image_id::ImageId;
 use crate::progress::Progress;
 use crate::reference::ImageReference;
 use crate::store::Store;
+use crate::sys::dir;
 use crate::system::System;
+
+/// What to do about a pull that has begun. What it wrote stays until the next `gc`, so that is for before.
+const MORE_ROOM: &str = "make room: `selkie gc` removes what nothing needs, and also what this call has fetched; or enlarge the file system. Then run the same command again: it goes on from what is there";
 
 /// Compressed bytes of the layers that are not here.
 pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
     let layers = pull::known(store, resolved)?;
     Ok(layers.iter().filter(|layer| layer.way != Way::Here).map(|layer| layer.size).sum())
+}
+
+/// The error of a pull that a full file system has cut, with what is free and what is missing. One that says so already stays as it is.
+pub(super) fn cut_short(error: anyhow::Error, store: &Store, resolved: &Resolved) -> anyhow::Error {
+    if !Failure::is_bare_no_space(&error) {
+        return error;
+    }
+    let free = match dir::free_bytes(store.dir()) {
+        Ok(free) => format!("the file system of the repository has {} MiB free", free >> 20),
+        Err(error) => format!("how much is free is not known ({error:#})"),
+    };
+    let missing = match missing(store, resolved) {
+        // The images are what is made last.
+        Ok(0) => "all layers are here, and the images of the root file system are not".to_owned(),
+        Ok(bytes) => format!("{} MiB of layers, as they are fetched, are not here yet", bytes.div_ceil(1 << 20)),
+        Err(error) => format!("what is missing is not known ({error:#})"),
+    };
+    Failure::new(FailureKind::NoSpace, format!("pulling {}: {error:#}: {free}; {missing}", resolved.reference)).hint(MORE_ROOM).into()
 }
 
 /// Refuses when not even what is missing of the layers would fit beside what is there, with the two file system images that are made of them (about

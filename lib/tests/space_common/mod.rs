@@ -6,6 +6,8 @@ use std::path::Path;
 use rustix::mount::MountFlags;
 use selkie::image_id::ImageId;
 use selkie::ops::status;
+use selkie::store::{Store, Verity};
+use selkie::sys::dir;
 use selkie::sys::mount::enter_private_namespace;
 
 use crate::common::host::Machine;
@@ -41,4 +43,21 @@ pub fn free(directory: &Path) -> u64 {
 /// Leaves so many bytes free.
 pub fn fill(directory: &Path, leave: u64) {
     std::fs::write(directory.join("other"), vec![1; (free(directory) - leave) as usize]).unwrap();
+}
+
+/// A repository on a file system of this size.
+pub fn repository(place: &Path, size: &str) -> Store {
+    enter_private_namespace().expect("these tests mount file systems: run them as root");
+    mount(place, size, MountFlags::empty());
+    Store::open_or_init(dir::open_path(place).unwrap(), "r", None, Verity::IfPossible).unwrap()
+}
+
+/// Bytes that do not compress.
+pub fn noise(length: usize) -> String {
+    let mut state = length as u64;
+    let next = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b' ' + (state >> 33) as u8 % 90)
+    });
+    next.take(length).collect()
 }
