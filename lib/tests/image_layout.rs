@@ -96,7 +96,7 @@ async fn damaged_layers_never_reach_their_end() {
             damage();
             let failure = read(&source, 0, Arc::new(Silent)).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Corrupt);
-            assert!(failure.message.contains(expected) && failure.message.contains(&layer.digest), "{compression:?}: {failure}");
+            assert!(failure.message.contains(expected), "{compression:?}: {failure}");
         }
     }
 }

@@ -200,7 +200,7 @@ async fn blobs_that_the_registry_has_damaged_never_reach_their_end() {
             damage(&blob);
             let failure = read(&source, index, Arc::new(Silent)).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Corrupt, "{failure}");
-            assert!(failure.message.contains(expected) && failure.message.contains(&digest), "{failure}");
+            assert!(failure.message.contains(expected), "{failure}");
         }
         std::fs::write(&blob, &good).unwrap();
         assert_eq!(read(&source, index, Arc::new(Silent)).await.unwrap(), published.tars[index]);

@@ -219,7 +219,8 @@ async fn copy(source: &Source, image: &Image<'_>, sink: &mut impl Sink, progress
         let expected = Expected::of(layer);
         if !sink.has(&expected)? {
             let mut reader = source.open_blob(index, Arc::clone(progress)).await?;
-            written += tokio::task::block_in_place(|| sink.put(&expected, &mut reader))?;
+            let put = tokio::task::block_in_place(|| sink.put(&expected, &mut reader));
+            written += put.with_context(|| format!("copying layer {}", layer.digest))?;
         }
     }
     Ok(written + put_blobs(image, sink)?)

@@ -131,7 +131,9 @@ impl Proxy {
         let read = tokio::task::spawn_blocking(read).await.context("reading in a thread")?;
         let (bytes, answer) = read.with_context(|| format!("reading {what}"))?;
         match (digest::check(&what, &bytes, descriptor.digest()), answer) {
-            (Err(_), Some(failure)) if failure.kind != FailureKind::Corrupt => Err(failure.into()),
+            (Err(_), Some(failure)) if failure.kind != FailureKind::Corrupt => {
+                Err(anyhow::Error::new(failure).context(format!("reading {what}")))
+            }
             (checked, _) => checked.map(|()| bytes),
         }
     }
@@ -161,7 +163,7 @@ type Opened = tokio::sync::oneshot::Sender<Result<Reader>>;
 impl Open {
     /// Hands a reader of the blob to `opened` and waits until it was read or dropped; why it ended early, where known.
     async fn send(&self, doing: &str, expected: &Expected, opened: Opened) -> Option<Failure> {
-        let explain = |e: &containers_image_proxy::Error| proxy_error::failure(doing, self.transport, e);
+        let explain = |e: &containers_image_proxy::Error| proxy_error::failure("fetching the blob", self.transport, e);
         let digest = match expected.digest.parse() {
             Ok(digest) => digest,
             Err(e) => {

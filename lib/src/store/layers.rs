@@ -130,8 +130,7 @@ impl Store {
 
     fn take_in(&self, diff_id: &str, tar: impl LayerTar, known: Option<&Known>) -> Result<Arrival> {
         let digest = parse_digest(diff_id)?;
-        let doing = format!("importing layer {digest}");
-        with_repository!(self, repository => take_in(repository, digest, tar, known)).context(doing)
+        with_repository!(self, repository => take_in(repository, digest, tar, known))
     }
 }
 

@@ -100,12 +100,11 @@ impl Scratch {
     /// Those of [`Store::import_layer`].
     pub fn measure_layer(&self, diff_id: &str, tar: impl BufRead, keep: Keep) -> Result<()> {
         let digest = parse_digest(diff_id)?;
-        let measured = with_repository!(self.store, repository => {
+        with_repository!(self.store, repository => {
             // Without a sync: nothing here outlives this process.
             layers::take(repository, layers::AllBytes(tar), |name, size| keep.keeps(name, size), None)
                 .and_then(|(stream, ..)| layers::name(repository, &digest, &stream))
-        });
-        measured.with_context(|| format!("measuring layer {digest}"))
+        })
     }
 
     /// Makes the images of the layers that `config`, an image configuration, names; all were measured.

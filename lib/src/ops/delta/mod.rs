@@ -231,7 +231,8 @@ impl Making<'_> {
             return Ok(patch);
         }
         let mut reader = self.to.open_blob(index, Arc::clone(progress)).await?;
-        let whole = tokio::task::block_in_place(|| DeltaBlob::whole(self.scratch, layer, &mut reader))?;
+        let whole = tokio::task::block_in_place(|| DeltaBlob::whole(self.scratch, layer, &mut reader));
+        let whole = whole.with_context(|| format!("reading layer {}", layer.digest))?;
         let read =
             || image::apply_delta(whole.open(self.scratch)?, &whole.media_type, &self.known.files, &layer.diff_id, &mut std::io::sink());
         // Some readers know less of gzip and zstd than others.

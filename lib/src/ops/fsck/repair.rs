@@ -14,6 +14,7 @@ use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image::{Receiver, Source, Wanted, Way};
 use crate::ops::runtime::block_on_kept;
 use crate::progress::Progress;
+use crate::reference::ImageReference;
 use crate::store::fsck::{self, DamagedFile, LayerWants, Restore, Wants, Writer};
 use crate::store::{ObjectWriter, Store};
 
@@ -178,7 +179,7 @@ async fn fetch(
             Err(error) => {
                 // Another source may have it whole.
                 open.layers.insert(layer.diff_id.clone());
-                return Err(error.context(format!("fetching layer {} of {}", layer.digest, candidate.reference)));
+                return Err(in_layer(error, &layer.digest, &candidate.reference));
             }
         }
     }
@@ -186,6 +187,12 @@ async fn fetch(
     source.close().await?;
     anyhow::ensure!(useful, "{name} has nothing of what is damaged (expected the image that was pulled, or one that shares its layers)");
     Ok(())
+}
+
+/// An error of fetching a layer, which names it once.
+fn in_layer(error: anyhow::Error, digest: &str, reference: &ImageReference) -> anyhow::Error {
+    let layer = if format!("{error:#}").contains(digest) { "a layer".to_owned() } else { format!("layer {digest}") };
+    error.context(format!("fetching {layer} of {reference}"))
 }
 
 /// Fetches the damaged files of a layer, by ranges where that is possible: how many bytes that took, and why it was the whole layer.

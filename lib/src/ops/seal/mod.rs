@@ -153,7 +153,7 @@ impl Sealing<'_> {
 
     /// Takes the sealed image in as a machine would, before anyone else sees it: it must boot the root that it names.
     async fn prove(&self, derived: &Derived, made: &Made, root: &RootImage) -> Result<StoredImage> {
-        self.store.import_layer(&derived.layer.diff_id, made.tar.as_slice())?;
+        self.store.import_layer(&derived.layer.diff_id, made.tar.as_slice()).context("importing the layer with the kernel")?;
         let stored = self.store.commit(&derived.manifest, &derived.config, None)?;
         let bootable = Bootable::open(self.store, &stored).context("looking at the sealed image as a machine would")?;
         match bootable.seal() {

@@ -91,7 +91,6 @@ impl Restore {
         let keep = sizes.filter(|_| !wants.all).map_or(Keep::Names(|_| true), Keep::Sizes);
         self.scratch.measure_layer(diff_id, tar, keep)?;
         with_both!(self, real, scratch => take_layer(real, scratch, diff_id, wants, &|id| self.good.contains(&id), progress))
-            .with_context(|| format!("restoring layer {diff_id}"))
     }
 
     /// Whether a layer is not here with all that is in it.
