@@ -81,18 +81,41 @@ fn human(pulled: &Pulled) -> String {
     ]) + &layers(&pulled.fetched)
 }
 
-/// How the layers came: a line for those that were here, and one for each other, lowest first.
+/// How the layers came: a line for those that were here, one for those that came whole or otherwise than they could have for the same reason, and one for each
+/// other, lowest first.
 pub fn layers(fetched: &[FetchedLayer]) -> String {
-    let (here, fetched): (Vec<_>, Vec<_>) = fetched.iter().partition(|layer| layer.way == Way::Here);
-    let here = match here.len() {
+    let here = match fetched.iter().filter(|layer| layer.way == Way::Here).count() {
         0 => String::new(),
         1 => "1 layer: here\n".to_owned(),
         count => format!("{count} layers: here\n"),
     };
-    here + &fetched.into_iter().map(layer).collect::<String>()
+    let mut lines: Vec<(Vec<usize>, FetchedLayer)> = Vec::new();
+    for (number, layer) in (1..).zip(fetched).filter(|(_, layer)| layer.way != Way::Here) {
+        let shares = |of: &FetchedLayer| of.way == layer.way && of.reason == layer.reason && (of.reason.is_some() || of.way == Way::Whole);
+        match lines.iter_mut().find(|(_, of)| shares(of)) {
+            Some((numbers, of)) => {
+                numbers.push(number);
+                (of.bytes, of.size) = (of.bytes + layer.bytes, of.size + layer.size);
+            }
+            None => lines.push((vec![number], layer.clone())),
+        }
+    }
+    let line = |(numbers, layer): &(Vec<usize>, FetchedLayer)| match numbers[..] {
+        [_] => line(&format!("layer {}", layer.digest), layer),
+        _ => line(&format!("layers {} of {}", runs(numbers), fetched.len()), layer),
+    };
+    here + &lines.iter().map(line).collect::<String>()
 }
 
-fn layer(layer: &FetchedLayer) -> String {
+/// Ascending numbers for people: `1-3, 5`.
+fn runs(numbers: &[usize]) -> String {
+    let runs = numbers.chunk_by(|a, b| a + 1 == *b);
+    let shown: Vec<String> =
+        runs.map(|run| if run.len() == 1 { run[0].to_string() } else { format!("{}-{}", run[0], run[run.len() - 1]) }).collect();
+    shown.join(", ")
+}
+
+fn line(name: &str, layer: &FetchedLayer) -> String {
     let (fetched, size) = (bytes(layer.bytes), bytes(layer.size));
     let how = match layer.way {
         Way::Here => "here".to_owned(),
@@ -101,5 +124,49 @@ fn layer(layer: &FetchedLayer) -> String {
         Way::Whole => format!("whole, {fetched}"),
     };
     let why = layer.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    format!("layer {}: {how}{why}\n", layer.digest)
+    format!("{name}: {how}{why}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_came_so_for_the_same_reason_share_a_line() {
+        let layer = |number: u64, way, reason: Option<&str>| FetchedLayer {
+            digest: format!("sha256:{number:02x}"),
+            way,
+            bytes: number << 20,
+            size: 10 << 20,
+            reason: reason.map(str::to_owned),
+        };
+        let (small, odd) = (Some("it is small"), Some("its table is odd"));
+        let fetched = [
+            layer(1, Way::Whole, small),
+            layer(2, Way::Whole, small),
+            layer(0, Way::Here, None),
+            layer(4, Way::Whole, small),
+            layer(5, Way::Whole, odd),
+            layer(6, Way::Partial, None),
+            layer(7, Way::Partial, None),
+            layer(8, Way::Partial, odd),
+            layer(9, Way::Partial, odd),
+            layer(1, Way::Delta, None),
+            layer(2, Way::Whole, None),
+            layer(3, Way::Whole, None),
+        ];
+        let text = "\
+1 layer: here
+layers 1-2, 4 of 12: whole, 7.00 MiB: it is small
+layer sha256:05: whole, 5.00 MiB: its table is odd
+layer sha256:06: partial, 6.00 MiB of 10.00 MiB
+layer sha256:07: partial, 7.00 MiB of 10.00 MiB
+layers 8-9 of 12: partial, 17.00 MiB of 20.00 MiB: its table is odd
+layer sha256:01: delta, 1.00 MiB for 10.00 MiB
+layers 11-12 of 12: whole, 5.00 MiB
+";
+        assert_eq!(layers(&fetched), text);
+        assert_eq!(layers(&fetched[..1]), "layer sha256:01: whole, 1.00 MiB: it is small\n");
+        assert_eq!(layers(&[]), "");
+    }
 }
