@@ -71,7 +71,13 @@ fn human(report: &Report) -> String {
     let ran = count(&|check| check.kind == Kind::Required && check.outcome != Outcome::Skipped);
     let (skipped, bad) = (count(&|check| check.outcome == Outcome::Skipped), count(&Finding::is_bad));
     let beside = if skipped == 0 { String::new() } else { format!("; skipped, and so not counted: {skipped}") };
+    // What follows a boot is no check.
+    let none = count(&|check| matches!(check.kind, Kind::Required | Kind::Wanted) && check.outcome != Outcome::Skipped) == 0;
     text += &match report.verdict {
+        Verdict::Good if none && skipped == 0 => {
+            "No check ran: neither the image nor this machine has any. Nothing says that it is not well.\n".to_owned()
+        }
+        Verdict::Good if none => format!("No check ran{beside}. Nothing says that this machine is not well.\n"),
         Verdict::Good => format!("This machine is well (required checks: {ran}{beside}).\n"),
         Verdict::Bad => format!("This machine is not well: {bad} of {ran} required checks failed{beside}.\n"),
     };

@@ -231,8 +231,17 @@ fn health_by_hand_answers_by_its_exit_code_and_needs_no_host() {
     let folder = temp.path().join("etc/selkie/health.d");
     std::fs::create_dir_all(&folder).unwrap();
     let args = ["health", "--root", temp.path().to_str().unwrap(), "--progress", "none"];
-    assert_eq!(code(&selkie(&args)), Some(0));
+    let says = |words: &str| {
+        let output = selkie(&args);
+        let human = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.code() == Some(0) && human.contains(words), "{human}");
+    };
+    says("No check ran: neither the image nor this machine has any.");
+    std::fs::write(folder.join("05-notes"), "not a program").unwrap();
+    says("No check ran; skipped, and so not counted: 1.");
+    std::fs::remove_file(folder.join("05-notes")).unwrap();
     std::os::unix::fs::symlink("/bin/true", folder.join("10-good")).unwrap();
+    says("This machine is well (required checks: 1).");
     let check = "#!/bin/sh\necho no database\nexit 3\n";
     std::fs::write(folder.join("20-bad"), check).unwrap();
     std::fs::set_permissions(folder.join("20-bad"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
