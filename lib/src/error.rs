@@ -9,6 +9,8 @@ use serde::Serialize;
 
 /// What to do about what may be otherwise the next time.
 pub const AGAIN: &str = "run the same command again";
+/// What to do about bytes of an image that came otherwise than their digest says.
+pub const DAMAGED: &str = "run the same command again; if it happens again, the copy at the source is damaged: push the image again";
 /// What to do about what is damaged in a repository.
 pub const REPAIR: &str = "`selkie fsck --repair` fetches what is damaged, or makes it again, and puts it back; for a repository that is no machine's, with --repo DIR";
 /// What to do about a file system that is full.

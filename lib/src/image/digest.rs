@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use oci_spec::image::Digest;
 use openssl::hash::{Hasher as OpenSsl, MessageDigest};
 
-use crate::error::{Failure, FailureKind};
+use crate::error::{DAMAGED, Failure, FailureKind};
 
 /// A running digest of one algorithm.
 pub(super) struct Hasher {
@@ -60,7 +60,7 @@ pub(super) fn check(what: &str, bytes: &[u8], expected: &Digest) -> Result<()> {
     if found == expected.as_ref() {
         return Ok(());
     }
-    Err(Failure::new(FailureKind::Corrupt, format!("reading {what}: blob digest is {found} (expected {expected})")).into())
+    Err(Failure::new(FailureKind::Corrupt, format!("reading {what}: blob digest is {found} (expected {expected})")).hint(DAMAGED).into())
 }
 
 fn of(like: &str, bytes: &[u8]) -> Result<String> {

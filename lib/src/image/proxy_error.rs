@@ -3,7 +3,7 @@
 
 use containers_image_proxy::{Error, GetBlobError};
 
-use crate::error::{AGAIN_LATER, Failure, FailureKind};
+use crate::error::{AGAIN_LATER, DAMAGED, FREE_SPACE, Failure, FailureKind};
 use crate::reference::Transport;
 
 const SIGNATURES: &str =
@@ -11,19 +11,17 @@ const SIGNATURES: &str =
 const CREDENTIALS: &str = "log in with `skopeo login`, or name a file of credentials with --authfile";
 const PLAIN_HTTP: &str = "the registry speaks plain HTTP: allow it with --tls-verify=false, or as insecure in registries.conf";
 const CERTIFICATE: &str = "install the registry's certificate authority, see containers-certs.d(5)";
-const ROOM: &str = "free some space, then run the same command again";
 const STORAGE: &str = "use the storage of podman as root, or inside `podman unshare`";
 const AGAIN: &str = "check the registry's name, the network and the mirrors, then run the same command again";
 const BLOCKED: &str = "registries.conf, in /etc/containers or ~/.config/containers, blocks this registry";
 const CONFIGURATION: &str = "mend registries.conf, in /etc/containers or ~/.config/containers; see containers-registries.conf(5)";
-const REPULL: &str = "the copy at the source is damaged: push the image again";
 
 const ARCHIVE: &str = "fetch the file again, or write it again from the image that it was made of";
 const STORED: &str = "pull the image into the storage of podman again";
 
 /// Texts, in lowercase, about files on this machine that ended early, or are nothing that an image is kept in. Where an archive begins well and has no list of
 /// what is in it, it was cut, too, or is another kind of file.
-const DAMAGED: &[&str] = &[
+const SPOILED: &[&str] = &[
     "unexpected eof",
     ": eof",
     "archive/tar:",
@@ -72,15 +70,15 @@ const MEANINGS: &[Meaning] = &[
         Some("build the image for this architecture, or name another"),
         &["no image found in manifest list for architecture", "no image found in image index for architecture"],
     ),
-    (FailureKind::NoSpace, Some(ROOM), &["no space left on device", "disk quota exceeded"]),
+    (FailureKind::NoSpace, Some(FREE_SPACE), &["no space left on device", "disk quota exceeded"]),
     (FailureKind::NotPermitted, None, &["permission denied", "read-only file system"]),
     (FailureKind::NotPermitted, Some(STORAGE), &["operation not permitted"]),
     (
         FailureKind::Corrupt,
-        Some(REPULL),
+        Some(DAMAGED),
         &["corrupted blob", "bytes in blob, got", "does not match provided manifest digest", "blob unknown", "locating item named"],
     ),
-    (FailureKind::Corrupt, Some(REPULL), &["fetching blob: invalid status code from registry 404", "fetching blob: statuscode: 404"]),
+    (FailureKind::Corrupt, Some(DAMAGED), &["fetching blob: invalid status code from registry 404", "fetching blob: statuscode: 404"]),
     (
         FailureKind::Denied,
         Some(CREDENTIALS),
@@ -218,7 +216,7 @@ fn of_words(doing: &str, transport: Transport, said: &str) -> Option<Failure> {
 
 fn is_damaged(said: &str) -> bool {
     let said = said.to_lowercase();
-    DAMAGED.iter().any(|text| said.contains(text))
+    SPOILED.iter().any(|text| said.contains(text))
 }
 
 /// A row of the table.
@@ -373,7 +371,7 @@ mod tests {
             (DockerArchive, "Tag \"localhost/os:two\" not found", not_found),
             (ContainersStorage, "reading the layer: unexpected EOF", stored),
             (ContainersStorage, "reference \"localhost/os\" does not resolve to an image ID: identifier is not an image", not_found),
-            (DockerArchive, "write /var/tmp/x: no space left on device", (FailureKind::NoSpace, Some(ROOM), "")),
+            (DockerArchive, "write /var/tmp/x: no space left on device", (FailureKind::NoSpace, Some(FREE_SPACE), "")),
         ];
         for (transport, text, (kind, hint, before)) in table {
             let request = Error::RequestInitiationFailure { method: "OpenImage".into(), error: text.into() };
