@@ -11,7 +11,7 @@ use crate::record::Record;
 pub struct Origin {
     /// Version of this format.
     pub version: u32,
-    /// The reference that is followed, as the user wrote it, e.g. `quay.io/acme/os:stable`.
+    /// The reference that is followed, as the user wrote it, e.g. `quay.io/acme/os:stable`; a path in it begins at the root.
     pub image: String,
     /// Digest of the manifest of this architecture (`sha256:…`).
     pub manifest_digest: String,
