@@ -55,8 +55,10 @@ pub(crate) fn derive(source: &Source) -> Derived {
     Derived::new(source.resolved(), &layer, &[(ANNOTATION.to_owned(), "1".to_owned())], Some(1_700_000_000)).unwrap()
 }
 
+/// The failure in an error, with all that is told of it.
 pub(crate) fn failure(error: &anyhow::Error) -> Failure {
-    Failure::find(error).unwrap_or_else(|| panic!("not a failure: {error:?}"))
+    let found = Failure::find(error).unwrap_or_else(|| panic!("not a failure: {error:?}"));
+    Failure { message: format!("{error:#}"), ..found }
 }
 
 pub(crate) async fn open(reference: &str) -> Source {
