@@ -13,7 +13,7 @@ use crate::progress::renderer;
 /// Remove a tag from a repository that is no machine's. What no other tag leads to goes with the next `selkie gc --repo DIR`.
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The name that the image was pulled under: `--tag`, or the reference.
+    /// The name that the image was pulled under (`--tag`), or the reference that was pulled.
     tag: String,
     /// The repository, as `selkie pull --repo DIR` makes it.
     #[arg(long, value_name = "DIR")]

@@ -265,7 +265,7 @@ impl Lying {
         let recorder = std::sync::Arc::<Recorder>::default();
         let pulled = self.machine.pull_with(&self.desk.tag("v2"), &recorder).unwrap();
         self.machine.store.untag("v2").unwrap();
-        self.machine.store.gc(&[], &Silent).unwrap();
+        self.machine.store.alone(&Silent).unwrap().gc(&[]).unwrap();
         (pulled, notes(&recorder))
     }
 }

@@ -159,12 +159,12 @@ fn an_index_forgets_what_was_removed_and_nothing_else() {
     let index = |machine: &Machine| std::fs::read(machine.index()).unwrap();
     assert!(index(&both).len() > index(&second).len());
     let untouched = index(&both);
-    assert_eq!(both.store.gc(&[], &Silent).unwrap().objects, 0);
-    assert!(!both.store.forget_what_is_gone().unwrap());
+    assert_eq!(both.store.alone(&Silent).unwrap().gc(&[]).unwrap().objects, 0);
+    assert!(!both.store.alone(&Silent).unwrap().forget_what_is_gone().unwrap());
     assert!(index(&both) == untouched);
     both.store.untag("v1").unwrap();
-    assert!(both.store.gc(&[], &Silent).unwrap().objects > 0);
-    assert!(both.store.forget_what_is_gone().unwrap());
+    assert!(both.store.alone(&Silent).unwrap().gc(&[]).unwrap().objects > 0);
+    assert!(both.store.alone(&Silent).unwrap().forget_what_is_gone().unwrap());
     assert!(index(&both) == index(&second));
 }
 
@@ -221,7 +221,7 @@ fn all_of_a_whole_pull_is_equal_for_every_form_of_the_layer() {
         assert_eq!(way(&machine.pull(&layout.reference(Some("v2")))).0, Way::Partial);
         // What the first release leaves when it is gone; another form of the layer has another manifest.
         machine.store.untag("v1").unwrap();
-        machine.store.gc(&[], &Silent).unwrap();
+        machine.store.alone(&Silent).unwrap().gc(&[]).unwrap();
         let found = machine.everything();
         let layers = |all: &BTreeMap<PathBuf, Vec<u8>>| -> Vec<(PathBuf, Vec<u8>)> {
             all.iter()
@@ -278,12 +278,12 @@ fn the_index_is_written_after_the_layers_and_may_name_what_is_gone() {
     let steps = ["mark unsynced", "import layer", "name layers", "write content index", "commit image", "tag image"];
     assert_eq!(recorder.steps(), steps[usize::from(machine.store.is_sealed())..]);
     machine.store.untag("v1").unwrap();
-    assert!(machine.store.gc(&[], &Silent).unwrap().objects > 40);
+    assert!(machine.store.alone(&Silent).unwrap().gc(&[]).unwrap().objects > 40);
     // The index still names what is gone.
     assert!(!machine.store.contents().unwrap().is_empty());
     let second = machine.pull(&layout.reference(Some("v2")));
     assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("nearly all of it is missing here")));
-    assert!(machine.store.forget_what_is_gone().unwrap());
+    assert!(machine.store.alone(&Silent).unwrap().forget_what_is_gone().unwrap());
     let fresh = Machine::new();
     fresh.pull(&layout.reference(Some("v2")));
     assert!(std::fs::read(machine.index()).unwrap() == std::fs::read(fresh.index()).unwrap());

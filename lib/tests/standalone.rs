@@ -1,170 +1,27 @@
 //! Repositories of no machine: checked, repaired, collected, untagged; and those of machines are refused.
 
 mod common;
+mod standalone_common;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::host::{Machine, silent};
-use common::layout;
 use composefs::fsverity::Sha256HashValue;
 use composefs::repository::Repository as Library;
-use selkie::error::{Failure, FailureKind};
+use selkie::error::FailureKind;
 use selkie::image::SourceOptions;
-use selkie::ops::fsck::{self, Damage, Kind, Options, Outcome, Report, Target, Verdict};
+use selkie::ops::fsck::{self, Damage, Kind, Options, Outcome, Target, Verdict};
 use selkie::ops::gc::{self, Swept};
-use selkie::ops::pull::{self, Pulled, Repository};
+use selkie::ops::pull::{self, Repository};
 use selkie::ops::standalone::{Standalone, Verb};
-use selkie::ops::untag;
-use selkie::progress::{Event, Recorder, Silent};
-use selkie::store::{Store, Verity};
-use selkie::sys::dir;
-
-/// A repository with two images that share files, pulled under their references.
-struct Made {
-    temp: tempfile::TempDir,
-    one: Pulled,
-    two: Pulled,
-}
-
-/// What only one version has, too long to be inline.
-fn own(version: &str) -> String {
-    version.repeat(10_000)
-}
-
-impl Made {
-    fn new() -> Self {
-        let temp = tempfile::tempdir().unwrap();
-        for version in ["1", "2"] {
-            let files = layout::with(layout::bootable(version), "usr/own", &own(version));
-            layout::write(&temp.path().join("images"), version, &files);
-        }
-        let [one, two] = ["1", "2"].map(|version| pull_into(temp.path(), version, None));
-        Self { temp, one, two }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.temp.path().join("repo")
-    }
-
-    fn tag(&self, version: &str) -> String {
-        reference(self.temp.path(), version)
-    }
-
-    fn open(&self, verb: Verb) -> anyhow::Result<Standalone> {
-        Standalone::open(&self.path(), verb)
-    }
-
-    fn store(&self) -> Store {
-        Store::open(dir::open_path(self.temp.path()).unwrap(), "repo").unwrap()
-    }
-
-    fn fsck(&self, repair: bool) -> Report {
-        let options = Options { repair, image: None, source: SourceOptions::default(), scratch: self.temp.path().to_owned() };
-        fsck::run(&Target::standalone(self.open(Verb::Fsck).unwrap()), &options, &silent()).unwrap()
-    }
-
-    fn gc(&self, dry_run: bool) -> anyhow::Result<Swept> {
-        gc::run_in(&self.open(Verb::Gc)?, dry_run, &Silent)
-    }
-
-    fn untag(&self, tag: &str) -> anyhow::Result<untag::Report> {
-        untag::run(&self.open(Verb::Untag)?, tag, &Silent)
-    }
-
-    /// The stream of a kind of image one: no other has it.
-    fn stream(&self, kind: &str) -> PathBuf {
-        let digest = match kind {
-            "config" => self.one.config_digest.clone(),
-            "manifest" => self.one.stored_manifest.clone(),
-            _ => {
-                let config = self.temp.path().join("images/blobs").join(self.one.config_digest.replace(':', "/"));
-                let config: serde_json::Value = serde_json::from_slice(&std::fs::read(config).unwrap()).unwrap();
-                config["rootfs"]["diff_ids"][0].as_str().unwrap().to_owned()
-            }
-        };
-        self.path().join(format!("streams/oci-{kind}-{digest}"))
-    }
-
-    fn image(&self) -> PathBuf {
-        self.path().join("images").join(self.one.boot_image.hex())
-    }
-
-    /// The object of the file that only image one has.
-    fn file(&self) -> PathBuf {
-        self.object(&own("1"))
-    }
-
-    fn object(&self, content: &str) -> PathBuf {
-        let files = content_of(&self.path());
-        let (path, _) = files.into_iter().find(|(path, bytes)| path.starts_with("objects") && bytes == content.as_bytes()).unwrap();
-        self.path().join(path)
-    }
-
-    fn is_clean(&self) {
-        let report = self.fsck(false);
-        assert_eq!((report.verdict, report.findings, report.unchecked), (Verdict::Clean, vec![], vec![]));
-        let library = Library::<Sha256HashValue>::open_path(rustix::fs::CWD, self.path()).unwrap();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let errors: Vec<_> = runtime.block_on(library.fsck()).unwrap().errors().iter().map(|error| format!("{error:?}")).collect();
-        assert!(errors.is_empty(), "{errors:?}");
-    }
-}
-
-fn reference(directory: &Path, version: &str) -> String {
-    format!("oci:{}:{version}", directory.join("images").display())
-}
-
-fn pull_into(directory: &Path, version: &str, tag: Option<&str>) -> Pulled {
-    let repository = Repository { path: directory.join("repo"), algorithm: None, verity: Verity::IfPossible };
-    let image = reference(directory, version).parse().unwrap();
-    let options = pull::Options { image, source: SourceOptions::default(), tag: tag.map(str::to_owned) };
-    pull::run_into(&repository, &options, &silent()).unwrap()
-}
-
-/// Every file by its path with its bytes, and every link with where it leads.
-fn content_of(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let (mut found, mut open) = (BTreeMap::new(), vec![root.to_owned()]);
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let (path, kind) = entry.map(|e| (e.path(), e.file_type().unwrap())).unwrap();
-            let name = path.strip_prefix(root).unwrap().to_owned();
-            if kind.is_dir() {
-                open.push(path);
-            } else if kind.is_symlink() {
-                found.insert(name, std::fs::read_link(path).unwrap().into_os_string().into_encoded_bytes());
-            } else {
-                found.insert(name, std::fs::read(path).unwrap());
-            }
-        }
-    }
-    found
-}
-
-/// The same of what is there for images.
-fn images_of(root: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    content_of(root).into_iter().filter(|(path, _)| ["objects", "streams", "images"].iter().any(|part| path.starts_with(part))).collect()
-}
-
-fn failure<T: std::fmt::Debug>(result: anyhow::Result<T>) -> (FailureKind, String, String) {
-    let error = result.unwrap_err();
-    let failure = Failure::find(&error).unwrap();
-    (failure.kind, format!("{error:#}"), failure.hint.unwrap_or_default())
-}
-
-fn remove_object(link: &Path) {
-    std::fs::remove_file(std::fs::canonicalize(link).unwrap()).unwrap();
-}
-
-fn change(path: &Path) {
-    let mut bytes = std::fs::read(path).unwrap();
-    *bytes.last_mut().unwrap() ^= 1;
-    std::fs::write(path, bytes).unwrap();
-}
+use selkie::progress::{Event, Recorder};
+use selkie::store::Verity;
+use standalone_common::*;
 
 #[test]
 fn a_repository_that_is_well_is_clean_and_untouched() {
@@ -332,7 +189,7 @@ fn damaged_metadata_is_no_reason_to_remove_anything() {
     for result in [made.gc(false).map(drop), made.gc(true).map(drop), made.untag(&made.tag("1")).map(drop)] {
         let (kind, message, hint) = failure(result);
         assert_eq!(kind, FailureKind::Corrupt, "{message}");
-        assert!(message.contains("meta.json") && hint.contains("selkie fsck --repair --repo"), "{message}: {hint}");
+        assert!(message.contains("meta.json") && hint.contains("selkie fsck --repair") && hint.contains("--repo DIR"), "{message}: {hint}");
     }
     assert_eq!(content_of(&made.path()), before);
 }
@@ -366,6 +223,22 @@ fn an_unknown_tag_is_told_with_those_that_are_there() {
         made.untag(&made.tag(version)).unwrap();
     }
     assert!(failure(made.untag("three")).1.contains("there are none"));
+}
+
+#[test]
+fn a_tag_goes_by_the_reference_that_was_pulled_too() {
+    let made = Made::new();
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let table = [
+        ("quay.io/acme/os", "quay.io/acme/os:latest".to_owned()),
+        (&format!("quay.io/my_app@{digest}"), format!("quay.io/my_app_{digest}")),
+        (&made.tag("1"), made.tag("1")),
+    ];
+    for (reference, tag) in table {
+        made.store().tag(&made.one.stored_manifest, &tag).unwrap();
+        assert_eq!(made.untag(reference).unwrap().tag, tag);
+    }
+    assert_eq!(made.store().tags_named().unwrap().len(), 1);
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn what_is_kept_is_what_the_library_keeps_that_is_told_of_every_image() {
         for keep in [&one[..1], &one[..], &[]] {
             let expected = made[0].by_library(keep);
             let planned = made[1].store().garbage(&[], keep).ok();
-            let swept = made[1].store().gc(keep, &Silent).ok();
+            let swept = made[1].store().alone(&Silent).unwrap().gc(keep).ok();
             assert_eq!(swept.map(|swept| (swept.objects, swept.bytes)), expected, "{what}");
             assert_eq!(made[1].files(), made[0].files(), "{what}");
             if let (Some(planned), Some(swept)) = (planned, swept) {
@@ -142,7 +142,7 @@ fn what_is_kept_is_what_the_library_keeps_that_is_told_of_every_image() {
             removed += swept.map_or(0, |swept| swept.objects);
         }
         // The file that only image one has, however it is kept.
-        let kept = made[2].store().gc(&one, &Silent).is_ok();
+        let kept = made[2].store().alone(&Silent).unwrap().gc(&one).is_ok();
         let object = made[2].path.join("objects").join(compute_verity::<Sha256HashValue>(own("1").as_bytes()).to_object_pathname());
         assert!(object.exists(), "{what}");
         assert!(kept || made[2].files() == before, "{what}: what fails changes nothing");
@@ -159,11 +159,11 @@ fn images_that_tags_keep_are_not_read() {
         std::fs::write(made.image(), "no image").unwrap();
     }
     assert_eq!(made.by_library(&keep), None);
-    let swept = spoiled.store().gc(&keep, &Silent).unwrap();
+    let swept = spoiled.store().alone(&Silent).unwrap().gc(&keep).unwrap();
     assert_eq!(spoiled.store().garbage(&[], &keep).unwrap().objects, 0);
     assert_eq!(swept.objects, 2, "the stray layer and its file");
     assert!(spoiled.store().untag("one").unwrap());
-    spoiled.store().gc(&keep, &Silent).unwrap_err();
+    spoiled.store().alone(&Silent).unwrap().gc(&keep).unwrap_err();
     spoiled.store().garbage(&["two".to_owned()], &keep[1..]).unwrap();
 }
 
@@ -172,7 +172,7 @@ fn what_a_stopped_write_has_left_beside_the_objects_goes() {
     let made = Made::new();
     let left = made.path.join(format!("{}ab", selkie::sys::dir::TEMPORARY));
     std::fs::write(&left, "an object").unwrap();
-    made.store().gc(&[&made.one.boot_image, &made.two.boot_image], &Silent).unwrap();
+    made.store().alone(&Silent).unwrap().gc(&[&made.one.boot_image, &made.two.boot_image]).unwrap();
     assert!(!left.exists());
 }
 
@@ -185,7 +185,7 @@ fn a_plan_knows_which_tags_go() {
         let keep = &keep[..if keep_one { 2 } else { 1 }];
         let planned = made.store().garbage(&["one".to_owned()], keep).unwrap();
         assert!(made.store().untag("one").unwrap());
-        let swept = made.store().gc(keep, &Silent).unwrap();
+        let swept = made.store().alone(&Silent).unwrap().gc(keep).unwrap();
         assert_eq!((planned.objects, planned.bytes), (swept.objects, swept.bytes), "{keep_one}");
         made.store().check_objects(&made.two.boot_image).unwrap();
         assert_eq!(made.store().check_objects(&made.one.boot_image).is_ok(), keep_one);

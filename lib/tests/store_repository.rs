@@ -200,15 +200,15 @@ fn garbage_collection_keeps_what_a_tag_leads_to() {
     let tags =
         [("acme/os:one", &one), ("acme/os:two", &two), ("pin", &one)].map(|(tag, image)| (tag.to_owned(), image.manifest_digest.clone()));
     assert_eq!(repository.tags().unwrap(), tags);
-    assert_eq!(repository.gc(&[], &Silent).unwrap(), Default::default());
+    assert_eq!(repository.alone(&Silent).unwrap().gc(&[]).unwrap(), Default::default());
 
     assert!(repository.untag("acme/os:one").unwrap());
     assert!(!repository.untag("acme/os:one").unwrap());
-    assert_eq!(repository.gc(&[], &Silent).unwrap(), Default::default());
+    assert_eq!(repository.alone(&Silent).unwrap().gc(&[]).unwrap(), Default::default());
     let before = flatten(&repository.tree(&two.boot_image).unwrap());
     assert!(repository.untag("pin").unwrap());
     // Its file, its upper layer, its configuration and manifest with their streams, its two images.
-    let swept = repository.gc(&[], &Silent).unwrap();
+    let swept = repository.alone(&Silent).unwrap().gc(&[]).unwrap();
     assert_eq!((swept.objects, swept.images, swept.streams), (8, 2, 3));
     assert_eq!(repository.find(&one.manifest_digest).unwrap(), None);
     assert_eq!(kind(repository.tree(&one.image)), Some(FailureKind::NotFound));

@@ -103,7 +103,7 @@ pub fn run_in(repository: &Standalone, dry_run: bool, progress: &dyn Progress) -
         let alone = store.alone(progress)?;
         let collected = alone.collect(progress);
         if collected.as_ref().is_ok_and(|collected| collected.objects > 0) {
-            tell_of_index(store.forget_what_is_gone(), progress);
+            tell_of_index(alone.forget_what_is_gone(), progress);
         }
         collected
     };

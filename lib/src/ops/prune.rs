@@ -84,11 +84,13 @@ pub fn apply(plan: &Plan, host: &Host, store: &Store, progress: &dyn Progress) -
 /// Removes the objects that neither a tag nor a root with a role leads to. Layers of a pull that was cut short are among them: call it
 /// when nothing is going to be resumed.
 pub fn collect(system: &System, host: &Host, store: &Store, keep: usize, progress: &dyn Progress) -> Result<GcStats> {
-    let collected = store.gc(&system.kept(keep), progress)?;
+    // Nobody may take a tag away between the question what tags keep and the removal.
+    let alone = store.alone(progress)?;
+    let collected = alone.gc(&system.kept(keep))?;
     host.sync()?;
     progress.step("collect objects");
     if collected.objects > 0 {
-        tell_of_index(store.forget_what_is_gone(), progress);
+        tell_of_index(alone.forget_what_is_gone(), progress);
     }
     Ok(collected)
 }

@@ -265,7 +265,7 @@ fn report(store: &Store, resolved: &Resolved, stored: StoredImage, fetched: Fetc
 }
 
 /// A tag made of a reference. Where it cannot be one with its path from the root, only a repair loses by it.
-fn tag_of(image: &ImageReference) -> String {
+pub(super) fn tag_of(image: &ImageReference) -> String {
     let from_root = lasting::from_root(image).ok().map(|image| lasting::tag_of(&image));
     from_root.filter(|tag| check_tag(tag).is_ok()).unwrap_or_else(|| lasting::tag_of(image))
 }

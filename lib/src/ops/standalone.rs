@@ -12,7 +12,6 @@ use super::{prune, upgrade};
 use crate::error::{Failure, FailureKind};
 use crate::image_id::ImageId;
 use crate::progress::Progress;
-use crate::store::fsck::{self, Metadata};
 use crate::store::{Store, tag_names, wait_for_others};
 use crate::sys::dir;
 
@@ -20,8 +19,8 @@ use crate::sys::dir;
 const OF_THIS_MACHINE: &str = "/sysroot/composefs";
 /// Where its deployments are, seen from it.
 const DEPLOYMENTS: &str = "../state/deploy";
-/// What a repository has in it.
-const PARTS: [&str; 4] = ["meta.json", "objects", "streams", "images"];
+/// What says that a directory is a repository: each of these, where the first is lost.
+const PARTS: [&str; 2] = ["objects", "streams"];
 
 /// What is to be done with a repository. A machine has other verbs for that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +63,8 @@ impl Standalone {
             return Err(Failure::new(FailureKind::Usage, message).hint(instead(verb, machine)).into());
         }
         let names = dir::names(&directory).with_context(|| doing.clone())?;
-        if !PARTS.iter().any(|part| names.iter().any(|name| name == part)) {
+        let has = |part: &str| names.iter().any(|name| name == part);
+        if !has("meta.json") && !PARTS.into_iter().all(has) {
             let failure = Failure::new(FailureKind::NotFound, format!("{doing}: there is none"));
             return Err(failure.hint("name the directory of a repository; `selkie pull IMAGE --repo DIR` makes one").into());
         }
@@ -91,13 +91,8 @@ impl Standalone {
     ///
     /// [`FailureKind::Corrupt`] where its `meta.json` is damaged, [`FailureKind::StoreMismatch`] where its format is not ours.
     pub fn store(&self, progress: &dyn Progress) -> Result<Store> {
-        let doing = || format!("opening repository {}", self.path.display());
         wait_for_others(&self.directory, ".", progress)?;
-        if let Metadata::Damaged(finding) = fsck::check_metadata(&self.directory).with_context(doing)? {
-            let message = format!("{}: its {} is damaged: {}", doing(), finding.name, finding.message);
-            return Err(self.repairable(Failure::new(FailureKind::Corrupt, message)).into());
-        }
-        Store::open(&self.directory, ".").with_context(doing)
+        Store::open(dir::open_path(".").context("opening the working directory")?, &self.path)
     }
 
     /// A failure by damage, with what mends it.

@@ -1,8 +1,11 @@
 //! `selkie untag`: takes a name away from an image in a repository of no machine. What no other name leads to goes with the next collection.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use serde::Serialize;
 
+use super::pull;
 use super::standalone::Standalone;
 use crate::error::{Failure, FailureKind};
 use crate::progress::Progress;
@@ -20,7 +23,7 @@ pub struct Report {
     pub left: Vec<String>,
 }
 
-/// Removes a tag, wherever it leads.
+/// Removes a tag, wherever it leads: that of this name, else that of this reference.
 ///
 /// # Errors
 ///
@@ -28,13 +31,21 @@ pub struct Report {
 pub fn run(repository: &Standalone, tag: &str, progress: &dyn Progress) -> Result<Report> {
     check_tag(tag)?;
     let store = repository.store(progress)?;
-    let manifest_digest = store.tags()?.into_iter().find_map(|(name, manifest)| (name == tag).then_some(manifest));
-    if !store.untag(tag)? {
-        let there: Vec<String> = store.tags_named()?.into_iter().collect();
+    let there = store.tags_named()?;
+    let Some(tag) = meant(tag, &there) else {
+        let there: Vec<String> = there.into_iter().collect();
         let expected = if there.is_empty() { "there are none".to_owned() } else { format!("expected one of {}", there.join(", ")) };
         let message = format!("removing tag {tag} from {}: there is no such tag ({expected})", repository.path().display());
         return Err(Failure::new(FailureKind::NotFound, message).hint("name one of the tags that are there").into());
-    }
+    };
+    let manifest_digest = store.tags()?.into_iter().find_map(|(name, manifest)| (name == tag).then_some(manifest));
+    store.untag(&tag)?;
     progress.step("remove tag");
-    Ok(Report { tag: tag.to_owned(), manifest_digest, left: store.tags_named()?.into_iter().collect() })
+    Ok(Report { tag, manifest_digest, left: store.tags_named()?.into_iter().collect() })
+}
+
+/// The tag of this name, or the one that a pull of this reference makes where nobody names it.
+fn meant(tag: &str, there: &BTreeSet<String>) -> Option<String> {
+    let of_reference = || Some(pull::tag_of(&tag.parse().ok()?));
+    if there.contains(tag) { Some(tag.to_owned()) } else { of_reference().filter(|tag| there.contains(tag)) }
 }

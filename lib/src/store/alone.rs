@@ -51,16 +51,22 @@ impl<'w> Wait<'w> {
 pub struct Alone(Store);
 
 impl Store {
-    /// Waits until no other process has the repository open, and keeps them out. Whoever opens it meanwhile waits. What was seen before may be otherwise afterwards.
+    /// Waits until no other process has the repository open, and keeps them out. Whoever opens it meanwhile waits. While it waits, this handle has no lock: the kernel takes that
+    /// away before it gives another. So what was seen before may be otherwise afterwards.
     ///
     /// # Errors
     ///
     /// A signal calls off what is at work; the file system has no locks.
     pub fn alone(&self, progress: &dyn Progress) -> Result<Alone> {
         let mut wait = Wait::new("waiting until nobody else has the repository open, such as a pull", progress);
-        while !try_lock(self.dir(), FlockOperation::NonBlockingLockExclusive)? {
+        let mut locked = || loop {
+            if try_lock(self.dir(), FlockOperation::NonBlockingLockExclusive)? {
+                return Ok(());
+            }
             wait.again()?;
-        }
+        };
+        // Called off, it is one of many again, where nobody keeps it out.
+        locked().inspect_err(|_: &anyhow::Error| _ = try_lock(self.dir(), FlockOperation::NonBlockingLockShared))?;
         Ok(Alone(self.clone()))
     }
 }
@@ -69,6 +75,11 @@ impl Alone {
     /// The repository.
     pub fn store(&self) -> &Store {
         &self.0
+    }
+
+    /// Whether it is so still, without waiting for anybody: the library gives the lock up when it has collected.
+    pub(super) fn is_still(&self) -> Result<bool> {
+        try_lock(self.0.dir(), FlockOperation::NonBlockingLockExclusive)
     }
 }
 

@@ -14,7 +14,6 @@ use rustix::io::Errno;
 
 use crate::error::{Failure, FailureKind, REPAIR};
 use crate::image_id::{Algorithm, ImageId};
-use crate::progress::Progress;
 
 mod alone;
 mod boot_files;
@@ -132,14 +131,24 @@ impl Store {
         crate::sys::dir::sync_filesystem(self.dir()).context("syncing the repository")
     }
 
-    /// Removes what neither a tag nor `keep` leads to. Waits until no other process has the repository open.
-    pub fn gc(&self, keep: &[&ImageId], progress: &dyn Progress) -> Result<GcStats> {
-        // Nobody may take a tag away between the question what tags keep and the removal. The library keeps its exclusive lock when it fails: this gives that up, too.
-        let _alone = self.alone(progress)?;
+    /// The manifests that tags lead to; none where the tags cannot be read.
+    fn manifests(&self) -> Vec<String> {
+        self.tags().unwrap_or_default().into_iter().map(|(_, manifest)| manifest).collect()
+    }
+}
+
+impl Alone {
+    /// Removes what neither a tag nor `keep` leads to.
+    ///
+    /// # Errors
+    ///
+    /// What a tag leads to cannot be read; something cannot be removed.
+    pub fn gc(&self, keep: &[&ImageId]) -> Result<GcStats> {
+        let store = self.store();
         // What was to take the place of an object, and was stopped just before.
-        let swept = crate::sys::dir::sweep(self.dir()).and_then(|_| {
-            with_repository!(self, repository => {
-                let roots = covered::uncovered(repository, &self.manifests(), keep);
+        let swept = crate::sys::dir::sweep(store.dir()).and_then(|_| {
+            with_repository!(store, repository => {
+                let roots = covered::uncovered(repository, &store.manifests(), keep);
                 repository.gc(&roots.iter().map(|id| id.hex()).collect::<Vec<_>>())
             })
         });
@@ -150,11 +159,6 @@ impl Store {
             images: swept.images_pruned,
             streams: swept.streams_pruned,
         })
-    }
-
-    /// The manifests that tags lead to; none where the tags cannot be read.
-    fn manifests(&self) -> Vec<String> {
-        self.tags().unwrap_or_default().into_iter().map(|(_, manifest)| manifest).collect()
     }
 }
 

@@ -17,6 +17,9 @@ use crate::error::{Failure, FailureKind};
 use crate::image_id::Algorithm;
 use crate::sys::dir;
 
+/// What to do about a repository that has lost what says how it is to be read, and has nothing in it.
+pub(super) const NOTHING_LOST: &str = "there are no objects in it, so nothing is lost: remove its directory, and pull again";
+
 /// Whether a repository has to be sealed with fs-verity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verity {
@@ -90,33 +93,54 @@ impl Store {
 /// Reads `meta.json`; `None` where there is no directory or no such file in it.
 fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
     let opened =
-        dir::open_optional(parent, path).map_err(|errno| dir::unusable(format!("opening repository {}", path.display()), errno))?;
+        dir::open_optional(&parent, path).map_err(|errno| dir::unusable(format!("opening repository {}", path.display()), errno))?;
     let Some(directory) = opened else { return Ok(None) };
     let doing = || format!("opening repository {}", path.display());
     let read = dir::read_optional(directory, REPO_METADATA_FILENAME).with_context(doing);
     let Some(bytes) = read.map_err(damaged)? else { return Ok(None) };
-    RepoMetadata::from_json(&bytes).map(Some).map_err(|error| unreadable(&doing(), &bytes, &error).into())
+    match read_metadata(&bytes) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(Unreadable::Newer(failure)) => Err(Failure { message: format!("{}: {failure}", doing()), ..failure }.into()),
+        Err(Unreadable::Damaged(found)) => {
+            Err(gone(&parent, path, format!("{}: its {REPO_METADATA_FILENAME} is damaged: {found}", doing())).into())
+        }
+    }
 }
 
-/// A newer tool may write anything, but for the number that says so.
-fn unreadable(doing: &str, bytes: &[u8], error: &anyhow::Error) -> Failure {
-    let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|metadata| metadata["version"].as_u64());
-    match version.filter(|version| *version > REPO_FORMAT_VERSION.into()) {
-        Some(version) => mismatch(
-            format!("{doing}: its format has version {version} (expected at most {REPO_FORMAT_VERSION})"),
-            "another tool made it: use another directory, or a newer selkie",
-        ),
-        None => corrupt(format!(
-            "{doing}: its {REPO_METADATA_FILENAME} is damaged: {} (expected what says how the repository is to be read)",
-            error.root_cause()
-        )),
-    }
+/// Why a `meta.json` cannot be used.
+pub(super) enum Unreadable {
+    /// It is that of a newer tool.
+    Newer(Failure),
+    /// It is damaged: what was found.
+    Damaged(String),
+}
+
+/// Reads the bytes of `meta.json`. A newer tool may write anything, but for the number that says so.
+pub(super) fn read_metadata(bytes: &[u8]) -> Result<RepoMetadata, Unreadable> {
+    RepoMetadata::from_json(bytes).map_err(|error| {
+        let version = serde_json::from_slice::<serde_json::Value>(bytes).ok().and_then(|metadata| metadata["version"].as_u64());
+        match version.filter(|version| *version > REPO_FORMAT_VERSION.into()) {
+            Some(version) => Unreadable::Newer(mismatch(
+                format!("its format has version {version} (expected at most {REPO_FORMAT_VERSION})"),
+                "another tool made it: use another directory, or a newer selkie",
+            )),
+            None => Unreadable::Damaged(format!("{} (expected what says how the repository is to be read)", error.root_cause())),
+        }
+    })
 }
 
 /// Whether it was a repository once.
 fn has_objects(parent: impl AsFd, path: &Path) -> bool {
     let names = dir::open_optional(parent, path.join("objects")).ok().flatten().and_then(|objects| dir::names(objects).ok());
     names.is_some_and(|names| !names.is_empty())
+}
+
+/// The failure of a `meta.json` that is of no use: the objects say what it has to be, where there are any.
+fn gone(parent: impl AsFd, path: &Path, message: String) -> Failure {
+    if has_objects(parent, path) {
+        return corrupt(message);
+    }
+    Failure::new(FailureKind::Corrupt, message).hint(NOTHING_LOST)
 }
 
 fn without_metadata(path: &Path) -> Failure {

@@ -10,6 +10,7 @@ use super::repository::Look;
 use super::sources::{Candidate, candidates};
 use super::target::Target;
 use super::{Key, Options, key};
+use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image::{Receiver, Source, Wanted, Way};
 use crate::ops::runtime::block_on_kept;
@@ -31,7 +32,12 @@ pub(super) struct Done {
 pub(super) fn repair(target: &Target, look: &Look, plan: &[&Finding], options: &Options, progress: &Arc<dyn Progress>) -> Result<Done> {
     let mut done = Done::default();
     if let Some(metadata) = plan.iter().find(|finding| finding.kind == Kind::Repository) {
-        note(&mut done, metadata, restore_metadata(target, progress.as_ref()));
+        let restored = restore_metadata(target, look, progress.as_ref());
+        if restored.as_ref().is_err_and(|error| Failure::is(error, FailureKind::Busy)) {
+            restored?;
+        } else {
+            note(&mut done, metadata, restored);
+        }
         // All else is seen and repaired through a repository that was opened by the new file.
         return Ok(done);
     }
@@ -63,9 +69,10 @@ fn note(done: &mut Done, finding: &Finding, result: Result<()>) {
     }
 }
 
-fn restore_metadata(target: &Target, progress: &dyn Progress) -> Result<()> {
+fn restore_metadata(target: &Target, look: &Look, progress: &dyn Progress) -> Result<()> {
     let directory = target.repository()?.context("looking for the repository: there is none")?;
-    let _lock = target.lock_unreadable()?;
+    // Where it could be opened, nobody else has it open already.
+    let _lock = if look.alone.is_none() { target.lock_unreadable()? } else { None };
     fsck::restore_metadata(directory).context("making meta.json again")?;
     progress.step("restore meta.json");
     Ok(())
@@ -155,12 +162,15 @@ async fn fetch(
         documents.insert(digest.clone(), (manifest, resolved.config.clone()));
     }
     let mut useful = useful_document;
-    for (index, layer) in resolved.layers.iter().enumerate() {
-        if useful_document && restore.lacks(&layer.diff_id) && !open.wants.layers.contains_key(&layer.diff_id) {
-            // Without the manifest nobody knew that it is needed, and the images are made of it.
+    // Without the manifest nobody knew that they are needed, and the images are made of them. All of them are wanted before one fails: another source may have them, too.
+    let lacking = resolved.layers.iter().filter(|layer| useful_document && restore.lacks(&layer.diff_id));
+    for layer in lacking {
+        if !open.wants.layers.contains_key(&layer.diff_id) {
             open.wants.layers.insert(layer.diff_id.clone(), LayerWants { stream: true, all: true, ..LayerWants::default() });
             open.layers.insert(layer.diff_id.clone());
         }
+    }
+    for (index, layer) in resolved.layers.iter().enumerate() {
         if !open.layers.remove(&layer.diff_id) {
             continue;
         }

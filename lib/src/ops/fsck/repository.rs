@@ -22,6 +22,8 @@ pub(super) struct Look {
     pub(super) store: Option<Store>,
     /// While it is repaired, and is no machine's, which has a lock of its own.
     pub(super) alone: Option<Alone>,
+    /// Whether what says how it is to be read is not as it should be, wherever it could be opened all the same.
+    unreadable: bool,
     /// What the store says.
     pub(super) inspection: Inspection,
     /// What is damaged.
@@ -50,12 +52,17 @@ pub(super) fn require_repairable(target: &Target) -> Result<()> {
 /// There is no repository, it is of a format that is not ours, or the kernel cannot read it.
 pub(super) fn check(target: &Target, before: Option<Look>, repair: bool, progress: &Arc<dyn Progress>) -> Result<Look> {
     let mut look = Look::default();
+    // What says how it is to be read was made again: it is opened anew.
+    let before = before.filter(|before| !before.unreadable);
     let Some(directory) = target.repository()? else {
         let failure = Failure::new(FailureKind::NotFound, "checking the repository: there is none on the root file system");
         return Err(failure.hint("`selkie disk` makes a machine; without its repository there is nothing to repair").into());
     };
     match fsck::check_metadata(directory)? {
-        Metadata::Readable(findings) => look.findings = findings,
+        Metadata::Readable(findings) => {
+            look.unreadable = !findings.is_empty();
+            look.findings = findings;
+        }
         Metadata::Damaged(finding) => {
             look.unchecked.push(format!("the repository, as its {} is damaged", finding.name));
             look.findings.push(finding);

@@ -15,10 +15,9 @@ use anyhow::{Context, Result, ensure};
 use composefs::INLINE_CONTENT_MAX_V0;
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
-use rustix::fs::FlockOperation;
 
 use super::sha256::sha256;
-use super::{ObjectId, Store, objects, with_repository};
+use super::{Alone, ObjectId, Store, objects, with_repository};
 use crate::sys::dir;
 
 mod journal;
@@ -212,19 +211,17 @@ impl Store {
         journal::remove(self.dir())?;
         Ok(true)
     }
+}
 
-    /// Takes those files out of the content index whose objects are gone. Small files stay, which take little room, until newer ones need it. Durable when it returns. Whether it was written. Waits until no other process has the
-    /// repository open.
+impl Alone {
+    /// Takes those files out of the content index whose objects are gone. Small files stay, which take little room, until newer ones need it. Durable when it returns. Whether it was written: not where
+    /// somebody else has opened the repository since, who may add to it. What it still has then counts as absent.
     ///
     /// # Errors
     ///
     /// It cannot be read or written; the old one stays.
     pub fn forget_what_is_gone(&self) -> Result<bool> {
-        // What a pull adds meanwhile would be lost.
-        rustix::fs::flock(self.dir(), FlockOperation::LockExclusive).context("waiting until nobody else has the repository open")?;
-        let forgotten = forget(self);
-        rustix::fs::flock(self.dir(), FlockOperation::LockShared).context("giving up the exclusive lock")?;
-        forgotten
+        Ok(self.is_still()? && forget(self.store())?)
     }
 }
 

@@ -10,10 +10,12 @@ use anyhow::{Context, Result};
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::contents::{CONFIG, LAYER, MANIFEST};
 use super::graph::{Graph, Known, Place};
+use super::links::Links;
 use super::{Inspect, Kept, leftovers, links, objects, verdict};
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Finding, Kind, Remedy};
@@ -90,6 +92,7 @@ impl Plan {
         let options = Inspect { manifests: Vec::new(), kept: Kept::Tags, all_known: true };
         // What layers are made of is not read, nor is an image taken to have the files of layers: those may go that it does not keep itself.
         let graph = Graph::load(repository, &scan, &options, Known { hashed: &|name| name.starts_with(LAYER), covers: false })?;
+        require_links(&graph)?;
         let mut findings = verdict::judge(&graph, &scan, &options).findings;
         findings.append(&mut leftovers::leftovers(repository)?);
         findings.extend(scan.findings.iter().cloned());
@@ -124,7 +127,11 @@ impl Plan {
         if !self.objects.is_empty() {
             for object in &self.objects {
                 let path = format!("objects/{}", object.path());
-                rustix::fs::unlinkat(store.dir(), &path, AtFlags::empty()).with_context(|| format!("removing {path}"))?;
+                match rustix::fs::unlinkat(store.dir(), &path, AtFlags::empty()) {
+                    // Nobody has written that as an object.
+                    Ok(()) | Err(Errno::ISDIR) => {}
+                    Err(other) => return Err(other).with_context(|| format!("removing {path}")),
+                }
             }
             store.sync()?;
             progress.step("collect objects");
@@ -162,6 +169,17 @@ fn remove(store: &Store, directory: &str, names: &[String], step: &str, progress
     dir::sync(&opened).with_context(|| format!("syncing {directory}"))?;
     progress.step(step);
     Ok(())
+}
+
+/// Refuses where something has a name that is no link to an object: who made that, and what for, nobody knows.
+fn require_links<H: FsVerityHashValue>(graph: &Graph<H>) -> Result<()> {
+    let odd = |category: &str, links: &Links<H>| {
+        links.iter().find_map(|(name, link)| Some(format!("{category} {name}: {}", link.as_ref().err()?)))
+    };
+    match odd("stream", &graph.streams).or_else(|| odd("image", &graph.images)) {
+        Some(found) => Err(Failure::new(FailureKind::Corrupt, format!("{found}, so nothing was removed")).into()),
+        None => Ok(()),
+    }
 }
 
 /// Refuses where something that is needed is damaged. What lies among the objects and is none is needed by nobody, and stays.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use composefs::erofs::reader::collect_objects;
 use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
-use composefs_oci::LAYER_CONTENT_TYPE;
+use composefs_oci::{BLOB_CONTENT_TYPE, LAYER_CONTENT_TYPE};
 use rustix::fs::{Mode, OFlags};
 use sha2::{Digest, Sha256, Sha512};
 
@@ -22,7 +22,7 @@ use crate::store::commit::{CONFIG_CONTENT_TYPE, MANIFEST_CONTENT_TYPE};
 pub(super) const LAYER: &str = "oci-layer-";
 pub(super) const CONFIG: &str = "oci-config-";
 pub(super) const MANIFEST: &str = "oci-manifest-";
-const BLOB: &str = "oci-blob-";
+pub(super) const BLOB: &str = "oci-blob-";
 /// The most bytes of an EROFS image: its files are not in it.
 const MAX_IMAGE: u64 = 2 << 30;
 
@@ -64,8 +64,10 @@ pub(super) fn stream<H: FsVerityHashValue>(
         Ok(read) => read,
         Err(error) => return Ok(Facts::faulty(Damage::Unreadable, format!("{error:#}"))),
     };
-    let kinds = [(LAYER, LAYER_CONTENT_TYPE), (CONFIG, CONFIG_CONTENT_TYPE), (MANIFEST, MANIFEST_CONTENT_TYPE)];
-    if kinds.iter().any(|(kind, content_type)| name.starts_with(kind) && read.content_type != *content_type) {
+    // A layer that is no tar, such as a signature, is a blob by another name where `cfsctl` has pulled it.
+    let kinds: [(&str, &[u64]); 3] =
+        [(LAYER, &[LAYER_CONTENT_TYPE, BLOB_CONTENT_TYPE]), (CONFIG, &[CONFIG_CONTENT_TYPE]), (MANIFEST, &[MANIFEST_CONTENT_TYPE])];
+    if kinds.iter().any(|(kind, content_types)| name.starts_with(kind) && !content_types.contains(&read.content_type)) {
         return Ok(Facts::faulty(Damage::Changed, "it is a stream of another kind than its name says"));
     }
     let whole = read.objects.iter().all(|object| scan.is_good(object));

@@ -8,7 +8,7 @@ use composefs::fsverity::FsVerityHashValue;
 use composefs::repository::Repository;
 use composefs_oci::BOOT_IMAGE_REF_KEY_V1;
 
-use super::contents::{self, CONFIG, Facts, LAYER, MANIFEST};
+use super::contents::{self, BLOB, CONFIG, Facts, LAYER, MANIFEST};
 use super::covered::covered;
 use super::ids::{Ids, Numbers};
 use super::links::{Links, Reference, links, references};
@@ -123,7 +123,7 @@ impl<H: FsVerityHashValue> Graph<H> {
             facts.objects.iter().for_each(|number| reached.objects.insert(*number));
             reached.complete &= facts.fault.is_none();
             for (key, id) in &facts.named {
-                match place_of(key, id) {
+                match place_of(key, id).map(|place| self.blob_of(key).unwrap_or(place)) {
                     Some(place) => open.push((place, Some(id.clone()))),
                     // What another tool names in its own way: where it is, says the object.
                     None => {
@@ -137,6 +137,13 @@ impl<H: FsVerityHashValue> Graph<H> {
             reached.objects.insert(ids.number(id)?);
         }
         Ok(reached)
+    }
+
+    /// The stream of a layer that is no tar, and is here as a blob only.
+    fn blob_of(&self, key: &str) -> Option<Place> {
+        let blob = format!("{BLOB}{key}");
+        let only = is_digest(key) && self.streams.contains_key(&blob) && !self.streams.contains_key(&format!("{LAYER}{key}"));
+        only.then_some(Place::Stream(blob))
     }
 
     fn exists(&self, stream: bool, name: &str) -> bool {

@@ -40,6 +40,8 @@ pub(in crate::store) fn links<H: FsVerityHashValue>(repository: &Repository<H>, 
             Err(Errno::INVAL) => Err("it is no symbolic link".to_owned()),
             Err(errno) => return Err(errno).with_context(|| format!("reading {category}/{}", name.display())),
         };
+        // By a name that is made up, nobody finds it again.
+        let target = if name.to_str().is_some() { target } else { Err("its name is not UTF-8".to_owned()) };
         links.insert(name.to_string_lossy().into_owned(), target);
     }
     Ok(links)

@@ -16,6 +16,8 @@ use super::{cannot_check, finding};
 use crate::error::{Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image_id::Algorithm;
+use crate::store::merkle::{PIECE, measure};
+use crate::store::open::{NOTHING_LOST, Unreadable, read_metadata};
 use crate::sys::{dir, nameless};
 
 /// The most that anybody reads of it.
@@ -38,7 +40,7 @@ pub enum Metadata {
 ///
 /// # Errors
 ///
-/// [`FailureKind::StoreMismatch`] where the kernel cannot read files with fs-verity at all.
+/// [`FailureKind::StoreMismatch`] where the kernel cannot read files with fs-verity at all, and for the repository of a newer tool.
 pub fn check_metadata(directory: impl AsFd) -> Result<Metadata> {
     let damaged = |damage, message: String| Metadata::Damaged(finding(Kind::Repository, NAME, damage, message, Remedy::Rebuild));
     let file = match open(&directory, NAME) {
@@ -62,9 +64,12 @@ pub fn check_metadata(directory: impl AsFd) -> Result<Metadata> {
             _ => Err(error).with_context(|| format!("reading {NAME}")),
         };
     }
-    let metadata = match RepoMetadata::from_json(&bytes) {
+    let metadata = match read_metadata(&bytes) {
         Ok(metadata) => metadata,
-        Err(error) => return Ok(damaged(Damage::Unreadable, format!("{:#}", error.root_cause()))),
+        Err(Unreadable::Newer(failure)) => {
+            return Err(Failure { message: format!("checking the repository: {failure}"), ..failure }.into());
+        }
+        Err(Unreadable::Damaged(found)) => return Ok(damaged(Damage::Unreadable, found)),
     };
     let evidence = Evidence::gather(&directory)?;
     if evidence.algorithm.is_some_and(|found| found != of(metadata.algorithm)) {
@@ -110,10 +115,11 @@ fn probe(directory: impl AsFd, sealed: bool) -> Result<()> {
 ///
 /// # Errors
 ///
-/// The objects do not say what it has to be: there are none, or their names are of several algorithms.
+/// The objects do not say what it has to be: there are none, their names are of several algorithms, or none has the bytes of its name, so that it may be no repository.
 pub fn restore_metadata(directory: impl AsFd) -> Result<()> {
     let evidence = Evidence::gather(&directory)?;
     let Some(algorithm) = evidence.algorithm else {
+        ensure!(!sample(&directory)?.is_empty(), "{NOTHING_LOST}");
         bail!("the objects do not say which algorithm the repository is of (expected names of one length)");
     };
     match algorithm {
@@ -122,7 +128,24 @@ pub fn restore_metadata(directory: impl AsFd) -> Result<()> {
     }
 }
 
+/// Other tools have directories of files whose names are as long (git, for one): whether one of the objects is what its name says.
+fn has_genuine<H: FsVerityHashValue>(directory: impl AsFd) -> Result<bool> {
+    let mut piece = vec![0; PIECE];
+    for path in sample(&directory)? {
+        let name = path.trim_start_matches("objects/").replace('/', "");
+        let Ok(file) = open(&directory, &path) else { continue };
+        if measure::<H>(file, &mut piece).is_ok_and(|(found, _)| found.to_hex() == name) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn restore<H: FsVerityHashValue>(directory: impl AsFd, sealed: bool) -> Result<()> {
+    ensure!(
+        has_genuine::<H>(&directory)?,
+        "no object that was looked at has the bytes of its name, so this may be no repository (expected one that has)"
+    );
     let bytes = RepoMetadata::new_with_formats(H::ALGORITHM, &FormatConfig::single(FormatVersion::V1)).to_json()?;
     let temporary = format!("{}{NAME}", dir::TEMPORARY);
     write(&directory, &temporary, &bytes)?;

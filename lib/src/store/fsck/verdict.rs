@@ -135,16 +135,29 @@ impl<H: FsVerityHashValue> Judge<'_, H> {
         }
     }
 
-    /// Names that lead nowhere.
+    /// Names that lead nowhere, or to what is neither a stream nor an image.
     fn references(&mut self, options: &Inspect) {
-        for reference in self.graph.references.iter().filter(|reference| !reference.resolves) {
-            let Some(target) = &reference.target else {
-                let message = "it is no symbolic link (expected one to a stream or an image)";
+        for reference in &self.graph.references {
+            let mut foreign = |message: String| {
+                let message = format!("{message}; remove it by hand if nothing needs it");
                 self.findings.push(finding(Kind::Tag, tag_name(&reference.path), Damage::Unreadable, message, Remedy::None));
+            };
+            let Some(target) = &reference.target else {
+                foreign("it is no symbolic link (expected one to a stream or an image)".to_owned());
                 continue;
             };
+            let (category, names) = match reference.path.starts_with("streams/") {
+                true => ("stream", &self.graph.streams),
+                false => ("image", &self.graph.images),
+            };
             // One step further on the damage has its own finding, and this name leads there again when that is repaired.
-            let there = if reference.path.starts_with("streams/") { &self.graph.streams } else { &self.graph.images }.contains_key(target);
+            let there = names.contains_key(target);
+            if reference.resolves {
+                if !there {
+                    foreign(format!("it leads to {target}, which is no {category} (expected one)"));
+                }
+                continue;
+            }
             let remedy = if there || is_own(reference, options) { Remedy::Follows } else { Remedy::Remove };
             let message = format!("it leads to {target}, which is not there");
             self.findings.push(finding(Kind::Tag, tag_name(&reference.path), Damage::Dangling, message, remedy));
