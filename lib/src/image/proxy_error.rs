@@ -17,6 +17,7 @@ const BLOCKED: &str = "registries.conf, in /etc/containers or ~/.config/containe
 const CONFIGURATION: &str = "mend registries.conf, in /etc/containers or ~/.config/containers; see containers-registries.conf(5)";
 
 const ARCHIVE: &str = "fetch the file again, or write it again from the image that it was made of";
+const LAYOUT: &str = "write the image into this directory again";
 const STORED: &str = "pull the image into the storage of podman again";
 
 /// Texts, in lowercase, about files on this machine that ended early, or are nothing that an image is kept in. Where an archive begins well and has no list of
@@ -203,7 +204,8 @@ fn of_words(doing: &str, transport: Transport, said: &str) -> Option<Failure> {
     let found = row(said).filter(|(kind, ..)| transport == Transport::Registry || *kind != FailureKind::Unreachable);
     let (damaged, hint) = match transport {
         Transport::Registry => return found.map(|(kind, hint, _)| with_hint(Failure::new(*kind, format!("{doing}: {said}")), *hint)),
-        Transport::Oci | Transport::ContainersStorage => ("the image is damaged", STORED),
+        Transport::Oci => ("the image is damaged", LAYOUT),
+        Transport::ContainersStorage => ("the image is damaged", STORED),
         Transport::OciArchive | Transport::DockerArchive => ("the file is damaged, ends early, or is no archive of an image", ARCHIVE),
     };
     match found {

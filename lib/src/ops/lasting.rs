@@ -19,12 +19,14 @@ pub(super) fn from_root(reference: &ImageReference) -> Result<ImageReference> {
 }
 
 /// The error of resolving what a machine follows by a record with a path that does not begin at the root, as they were written once: it began at a working
-/// directory that nobody knows any more.
+/// directory that nobody knows any more. Where something is there, the error is of that.
 pub(super) fn not_found_from_here(error: anyhow::Error, recorded: &ImageReference) -> anyhow::Error {
-    let kind = Failure::find(&error).map_or(FailureKind::NotFound, |failure| failure.kind);
+    if !Failure::is(&error, FailureKind::NotFound) {
+        return error;
+    }
     let message = format!("{error:#}: this machine follows {recorded}, a path that does not begin at the root (expected one that does)");
     let hint = format!("follow it by its whole path: selkie switch {}/PATH[:TAG]", recorded.transport().prefix());
-    Failure::new(kind, message).hint(hint).into()
+    Failure::new(FailureKind::NotFound, message).hint(hint).into()
 }
 
 /// The name that an image gets in a repository where nobody names it: its reference. `@` is reserved there; before a digest it is an underscore, and elsewhere, in

@@ -18,7 +18,8 @@ use crate::sys::dir;
 use crate::system::System;
 
 /// What to do about a pull that has begun. What it wrote stays until the next `gc`, so that is for before.
-const MORE_ROOM: &str = "make room: `selkie gc` removes what nothing needs, and also what this call has fetched; or enlarge the file system. Then run the same command again: it goes on from what is there";
+const MORE_ROOM: &str = "make room, then run the same command again: it goes on from what is there. `selkie gc`, with --repo DIR for a repository in a directory, removes what nothing needs, but \
+                         also what this call has fetched";
 
 /// Compressed bytes of the layers that are not here.
 pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
@@ -41,7 +42,9 @@ pub(super) fn cut_short(error: anyhow::Error, store: &Store, resolved: &Resolved
         Ok(bytes) => format!("{} MiB of layers, as they are fetched, are not here yet", bytes.div_ceil(1 << 20)),
         Err(error) => format!("what is missing is not known ({error:#})"),
     };
-    Failure::new(FailureKind::NoSpace, format!("pulling {}: {error:#}: {free}; {missing}", resolved.reference)).hint(MORE_ROOM).into()
+    let (pulling, said) = (format!("pulling {}: ", resolved.reference), format!("{error:#}"));
+    let said = said.strip_prefix(&pulling).unwrap_or(&said);
+    Failure::new(FailureKind::NoSpace, format!("{pulling}{said}: {free}; {missing}")).hint(MORE_ROOM).into()
 }
 
 /// Refuses when not even what is missing of the layers would fit beside what is there, with the two file system images that are made of them (about

@@ -341,6 +341,24 @@ mod tests {
     }
 
     #[test]
+    fn what_went_wrong_with_a_piece_is_not_in_the_next_one() {
+        let good = zstd::encode_all(&[7; 300_000][..], 3).unwrap();
+        let chunk = |end: usize, size| Chunk { offset: 0, end: end as u64, size, zeros: false, digest: None };
+        let mut unpacker = Unpacker::new().unwrap();
+        // Cut in the middle of a frame, left with bytes in the decoder, no frame at all.
+        for (bytes, size) in [(&good[..good.len() / 2], 300_000), (&good, 1000), (b"no frame", 300_000)] {
+            assert!(unpacker.piece(&mut &bytes[..], &chunk(bytes.len(), size), &mut |_| Ok(())).is_err());
+            let mut content: Vec<u8> = Vec::new();
+            let mut out = |bytes: &[u8]| {
+                content.extend(bytes);
+                Ok(())
+            };
+            unpacker.piece(&mut &good[..], &chunk(good.len(), 300_000), &mut out).unwrap();
+            assert!(content == [7; 300_000]);
+        }
+    }
+
+    #[test]
     fn a_bomb_is_stopped_at_the_size_that_the_table_gives() {
         let (mut blob, mut file, _) = packed(&[(vec![0; 5_000_000], false)]);
         (file.size, file.chunks[0].size) = (1000, 1000);

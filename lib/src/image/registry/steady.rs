@@ -60,6 +60,8 @@ impl Steady {
 
 impl Read for Steady {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Whoever has given up does not wait for what still comes.
+        self.blob.together.failed().map_or(Ok(()), Err)?;
         loop {
             let most = usize::try_from(self.left.end - self.left.start).unwrap_or(usize::MAX).min(buffer.len());
             if self.left.is_empty() {

@@ -85,7 +85,8 @@ pub(in crate::ops) async fn fetch_layers(store: &Store, source: &Source, progres
         let delta = Delta::find(store, source, &missing, progress.as_ref()).await;
         let naming = Arc::new(Naming::new(store, unsynced, progress));
         let (looking, importing, names) = (JoinSet::new(), JoinSet::new(), Arc::clone(&naming));
-        let layers = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, looking, importing };
+        let again = VecDeque::new();
+        let layers = Layers { store, source, progress, here, delta, naming, fetched: &mut fetched, waiting, again, looking, importing };
         let taken = layers.run().await;
         // However it ended: what came in need not come again.
         let ended = taken.is_err();
@@ -137,8 +138,10 @@ struct Layers<'a> {
     delta: Option<Delta>,
     naming: Arc<Naming>,
     fetched: &'a mut Fetched,
-    /// Layers to import.
+    /// Layers to import, which were not looked at yet.
     waiting: VecDeque<Waiting>,
+    /// Those that did not come in one way, and are next.
+    again: VecDeque<Waiting>,
     /// Those that were looked at, or are, and not started yet.
     looking: JoinSet<Result<Looked>>,
     importing: JoinSet<Result<(Waiting, Imported)>>,
@@ -160,6 +163,12 @@ impl Layers<'_> {
     async fn import_all(&mut self) -> Result<Taken> {
         let mut taken = Taken::default();
         loop {
+            while self.importing.len() < TOGETHER
+                && let Some(waiting) = self.again.pop_front()
+            {
+                let looked = self.look(waiting).await?;
+                self.start(looked).await?;
+            }
             self.look_ahead();
             tokio::select! {
                 biased;
@@ -199,7 +208,7 @@ impl Layers<'_> {
             }
             Imported::NotSo(bytes) => {
                 layer.bytes += bytes;
-                self.waiting.push_front(waiting);
+                self.again.push_back(waiting);
             }
         }
     }
@@ -223,7 +232,7 @@ impl Layers<'_> {
         let by_delta = self.by_delta(&waiting);
         let plan = self.plan(&mut waiting, looked)?;
         if waiting.outage.is_some() {
-            self.waiting.push_front(waiting);
+            self.again.push_front(waiting);
             return Ok(());
         }
         let way = cheapest(by_delta, plan.as_ref().map(PartialPlan::cost));
@@ -252,7 +261,7 @@ impl Layers<'_> {
             Some(Partial::Whole { reason, bytes }) => {
                 self.fetched.layers[waiting.index].bytes += bytes;
                 waiting.fail(way, &reason).context(doing)?;
-                self.waiting.push_front(waiting);
+                self.again.push_front(waiting);
             }
             None => {
                 let reader = self.source.open_layer(waiting.index, Arc::clone(self.progress)).await?;
