@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use selkie::error::{Failure, FailureKind};
 use selkie::ops::diff::{self, Report, Side};
 use selkie::ops::host::{Access, Host};
 use selkie::ops::preview;
@@ -13,7 +14,7 @@ use crate::source::SourceArguments;
 
 /// Show what an update changes: packages, kernel, files. Without names, from the root that runs to the one that boots next.
 ///
-/// An image need not be here: its tables of contents tell what it would bring, and with how many bytes.
+/// For a machine that selkie installed. An image need not be here: its tables of contents tell what it would bring, and with how many bytes.
 /// Exit code 1 says that both roots have the same files.
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -35,6 +36,10 @@ pub fn run(arguments: &Arguments, output: &Output) -> Result<Answer> {
         None => (None, arguments.from.clone()),
         to => (arguments.from.clone(), to.clone()),
     };
+    if let Some(from) = from.as_deref().filter(|from| is_image(from)) {
+        let message = format!("comparing roots: {from} is an image (expected a root of this machine, as `selkie list` shows them)");
+        return Err(Failure::new(FailureKind::Usage, message).hint("only the second may be an image").into());
+    }
     let host = Host::running(Access::Read)?;
     let shown = if arguments.files { usize::MAX } else { SHOWN };
     let same = match to.as_deref().filter(|to| is_image(to)) {

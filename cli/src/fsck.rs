@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use selkie::ops::fsck::{self, Fetched, Finding, Means, Options, Outcome, Report, Target, Verdict};
+use selkie::ops::fsck::{self, Fetched, Finding, Means, Options, Outcome, Remedy, Report, Target, Verdict};
 use selkie::ops::host::{Access, Host};
 use selkie::ops::standalone::{Standalone, Verb};
 use selkie::reference::ImageReference;
@@ -80,6 +80,10 @@ fn human(report: &Report, of_machine: bool) -> String {
         Verdict::Clean => "clean: everything is there and is what its name says\n".to_owned(),
         Verdict::Repaired => format!("repaired: {} findings, none is left\n", report.findings.len()),
         Verdict::Unchecked => "not clean: a part could not be looked at\n".to_owned(),
+        // No repair was asked for.
+        Verdict::Damaged if report.findings.iter().all(|finding| finding.outcome == Outcome::Found) => {
+            format!("damaged: {} findings; `selkie fsck --repair`, with the same options, repairs what can be\n", report.findings.len())
+        }
         Verdict::Damaged => format!("damaged: {left} of {} findings are left\n", report.findings.len()),
     });
     text
@@ -89,7 +93,12 @@ fn finding(finding: &Finding) -> String {
     let line = format!("{} {}: {}: {}\n", word(&finding.kind), finding.name, word(&finding.damage), finding.message);
     line + &match &finding.outcome {
         Outcome::Found => String::new(),
-        Outcome::Repaired => "  repaired\n".to_owned(),
+        Outcome::Repaired => match finding.remedy {
+            Remedy::Fetch => "  repaired: fetched again\n".to_owned(),
+            Remedy::Rebuild => "  repaired: made again\n".to_owned(),
+            Remedy::Remove => "  repaired: removed, as nothing needs it\n".to_owned(),
+            Remedy::Follows | Remedy::None => "  repaired\n".to_owned(),
+        },
         Outcome::Left { reason } => format!("  left as it was: {reason}\n"),
     }
 }

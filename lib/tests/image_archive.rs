@@ -45,6 +45,34 @@ async fn what_ends_early_or_is_no_archive_is_damaged_and_told_at_once() {
     }
 }
 
+/// A process of its own, which has another place for temporary files. By itself it does nothing.
+#[tokio::test]
+async fn child() {
+    let Ok(reference) = std::env::var("SELKIE_TEST_ARCHIVE") else { return };
+    let _source = Source::open(&reference.parse().unwrap(), &SourceOptions::default(), &Silent).await.unwrap();
+    let unpacked = |directory: std::fs::DirEntry| std::fs::read_dir(directory.path()).unwrap().count();
+    assert!(std::fs::read_dir(std::env::var("TMPDIR").unwrap()).unwrap().map(|entry| unpacked(entry.unwrap())).sum::<usize>() > 0);
+    // It is not closed: as where the pull has failed.
+}
+
+#[test]
+fn nothing_is_left_of_an_archive_that_was_unpacked() {
+    let (temp, mut layout) = (tempfile::tempdir().unwrap(), Layout::new());
+    let image = layout.image(&selkie::image::host_architecture(), &[(Compression::None, tar(&noise(300_000)))]);
+    layout.publish(Some("v1"), &image);
+    let reference = format!("oci-archive:{}:v1", temp.path().join("os.tar").display());
+    archive(&layout, &reference);
+    let place = temp.path().join("temporary");
+    std::fs::create_dir(&place).unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child"])
+        .env("SELKIE_TEST_ARCHIVE", &reference)
+        .env("TMPDIR", &place)
+        .status();
+    assert!(status.unwrap().success());
+    assert_eq!(std::fs::read_dir(&place).unwrap().count(), 0);
+}
+
 /// With the pauses that a registry gets: none is made.
 async fn refused(reference: &str, file: &Path) -> Failure {
     let begin = Instant::now();

@@ -22,8 +22,9 @@ use oci::{Layout, plain_http};
 use registry::{Registry, push};
 use relay::{Odd, Relay};
 use selkie::error::{Failure, FailureKind};
-use selkie::ops::pull;
+use selkie::image::OutputOptions;
 use selkie::ops::upgrade::{Outcome, Until};
+use selkie::ops::{pull, rechunk};
 use selkie::progress::{Progress, Silent};
 use selkie::store::{Keep, Scratch, Unproven};
 use serde_json::Value;
@@ -71,6 +72,28 @@ fn a_disk_that_is_full_when_the_images_are_written_is_told() {
     assert!(failure.message.ends_with("; all layers are here, and the images of the root file system are not"), "{failure}");
     std::fs::remove_file(temp.path().join("other")).unwrap();
     assert_eq!(pull().unwrap().layers_new, 0);
+}
+
+#[test]
+fn a_scratch_directory_that_is_full_is_told_as_one() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(repository(temp.path(), "2m"));
+    let images = tempfile::tempdir().unwrap();
+    let files = (0..8).fold(layout::bootable("1"), |files, n| layout::with(files, &format!("usr/{n}"), &noise((1 << 20) + n)));
+    layout::write(images.path(), "v1", &files);
+    let options = rechunk::Options {
+        image: format!("oci:{}:v1", images.path().display()).parse().unwrap(),
+        output: format!("oci:{}:v2", images.path().display()).parse().unwrap(),
+        scratch: temp.path().to_owned(),
+        layers: rechunk::LAYERS,
+        source: plain_http(),
+        destination: OutputOptions::default(),
+    };
+    let error = rechunk::run(&options, &(Arc::new(Silent) as Arc<dyn Progress>)).unwrap_err();
+    let failure = Failure::find(&error).unwrap();
+    assert_eq!(failure.kind, FailureKind::NoSpace, "{error:#}");
+    assert!(failure.message.contains("the file system of the scratch directory has "), "{error:#}");
+    assert!(failure.hint.is_some_and(|hint| hint.contains("--scratch") && !hint.contains("selkie gc")));
 }
 
 #[test]

@@ -23,7 +23,10 @@ fn an_update_fetches_what_is_missing_and_the_repository_is_that_of_a_whole_pull(
     for machine in [&parts, &whole] {
         let first = machine.pull(&registry.name("acme/os:v1"));
         let (way, bytes, size, reason) = way(&first);
-        assert_eq!((way, bytes, reason), (Way::Whole, size, Some("no files are known here by their contents")));
+        assert_eq!(
+            (way, bytes, reason),
+            (Way::Whole, size, Some("no layer with a table of contents came before, so no files are known here by their contents"))
+        );
         assert!(machine.index().exists());
     }
     std::fs::remove_file(whole.index()).unwrap();
@@ -81,7 +84,10 @@ fn a_lost_or_torn_index_costs_a_whole_layer_and_fsck_makes_it_again() {
     // Without one, the next pull is as always.
     std::fs::write(machine.index(), &right[..right.len() - 1]).unwrap();
     let second = machine.pull(&registry.name("acme/os:v2"));
-    assert_eq!((way(&second).0, way(&second).3), (Way::Whole, Some("no files are known here by their contents")));
+    assert_eq!(
+        (way(&second).0, way(&second).3),
+        (Way::Whole, Some("no layer with a table of contents came before, so no files are known here by their contents"))
+    );
     assert!(!machine.store.contents().unwrap().is_empty());
 }
 

@@ -153,7 +153,9 @@ fn a_damaged_repository_is_told_with_what_to_do() {
     let meta = temp.path().join("repository/meta.json");
     let whole = std::fs::read(&meta).unwrap();
     let open_only = || Store::open(selkie::sys::dir::open_path(temp.path()).unwrap(), "repository");
-    let spoiled = [&b""[..], b"{", &whole[..whole.len() / 2], b"[]", b"{}", b"\0\0\0\0", br#"{"version":1,"algorithm":"moon"}"#];
+    let other = String::from_utf8(whole.clone()).unwrap().replace("sha256", "sha512").into_bytes();
+    assert_ne!(other, whole);
+    let spoiled = [&b""[..], b"{", &whole[..whole.len() / 2], b"[]", b"{}", b"\0\0\0\0", br#"{"version":1,"algorithm":"moon"}"#, &other];
     for bytes in spoiled {
         std::fs::write(&meta, bytes).unwrap();
         for error in [open(&temp, None, Verity::IfPossible).unwrap_err(), open_only().unwrap_err()] {

@@ -132,7 +132,9 @@ pub(super) fn config_descriptor(manifest_digest: &str, manifest: &[u8]) -> Resul
         MediaType::Other(name) if name == DOCKER_CONFIG => Ok(config),
         other => {
             let message = format!("reading manifest {manifest_digest}: the configuration is {other} (expected a container image)");
-            Err(Failure::new(FailureKind::Unsuitable, message).hint("this is an artifact such as a signature or a chart").into())
+            Err(Failure::new(FailureKind::Unsuitable, message)
+                .hint("this is an artifact, such as a signature, a chart, or a delta, which is found by itself where its image is pulled")
+                .into())
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::error::{AGAIN, Failure, FailureKind};
 use crate::progress::Progress;
 use crate::reference::{ImageReference, Transport};
 use crate::sys::process;
+use crate::sys::scratch::Scratch;
 
 use super::blob::{Expected, Reader};
 use super::layer::{LayerReader, Sender, Token};
@@ -38,6 +39,8 @@ struct Open {
     proxy: ImageProxy,
     image: OpenedImage,
     transport: Transport,
+    /// Goes when the program has gone.
+    _scratch: Option<Scratch>,
 }
 
 impl Proxy {
@@ -54,7 +57,8 @@ impl Proxy {
     /// Starts skopeo and resolves `reference`.
     async fn try_open(reference: &ImageReference, options: &SourceOptions, architecture: &str) -> Result<(Self, Resolved)> {
         let doing = format!("resolving {reference}");
-        let config = skopeo::proxy_config(options)?;
+        let scratch = skopeo::scratch(reference.transport())?;
+        let config = skopeo::proxy_config(options, scratch.as_ref().map(Scratch::path))?;
         let proxy =
             ImageProxy::new_with_config(config).await.map_err(|e| proxy_error::explain("starting skopeo", reference.transport(), &e))?;
         let version = proxy.protocol_version();
@@ -73,7 +77,7 @@ impl Proxy {
             Err(e) => return Err(better(reference, options, architecture, proxy_error::explain(&doing, reference.transport(), &e)).await),
         };
         let this = Self {
-            open: Arc::new(Open { proxy, image, transport: reference.transport() }),
+            open: Arc::new(Open { proxy, image, transport: reference.transport(), _scratch: scratch }),
             tasks: Mutex::default(),
             readers: Token::default(),
         };
@@ -269,8 +273,13 @@ pub(super) async fn raw_optional(doing: &str, reference: &ImageReference, option
 }
 
 async fn inspect(reference: &ImageReference, options: &SourceOptions) -> Result<Result<Vec<u8>>> {
-    let argv = skopeo::inspect_raw(&reference.skopeo(), options);
-    tokio::task::spawn_blocking(move || process::run(&argv, &[])).await.context("running skopeo")
+    let scratch = skopeo::scratch(reference.transport())?;
+    let argv = skopeo::with_temporary(skopeo::inspect_raw(&reference.skopeo(), options), scratch.as_ref().map(Scratch::path));
+    let run = move || {
+        let _scratch = scratch;
+        process::run(&argv, &[])
+    };
+    tokio::task::spawn_blocking(run).await.context("running skopeo")
 }
 
 /// Skopeo does not say for which architectures an image is; its index does.

@@ -8,15 +8,32 @@ use containers_image_proxy::ImageProxyConfig;
 
 use crate::reference::{ImageReference, Transport};
 use crate::sys::process;
+use crate::sys::scratch::Scratch;
 
 use super::{OutputOptions, SourceOptions, platform};
 
+/// A directory for what skopeo unpacks of an archive: gone when this is. It would take `/var/tmp` itself, and leave all there where it is stopped.
+pub(super) fn scratch(transport: Transport) -> Result<Option<Scratch>> {
+    match transport {
+        Transport::OciArchive | Transport::DockerArchive => Scratch::make(&process::temporary()).map(Some),
+        Transport::Registry | Transport::Oci | Transport::ContainersStorage => Ok(None),
+    }
+}
+
+/// The same command, with its temporary files in `directory`.
+pub(super) fn with_temporary(mut argv: Vec<OsString>, directory: Option<&Path>) -> Vec<OsString> {
+    if let Some(directory) = directory {
+        argv.splice(1..1, ["--tmpdir".into(), directory.into()]);
+    }
+    argv
+}
+
 /// How the proxy is started. The library adds the subcommand and what follows it.
-pub(super) fn proxy_config(options: &SourceOptions) -> Result<ImageProxyConfig> {
+pub(super) fn proxy_config(options: &SourceOptions, temporary: Option<&Path>) -> Result<ImageProxyConfig> {
     let mut config = ImageProxyConfig::default();
     config.authfile = options.authfile.clone();
     config.insecure_skip_tls_verification = options.tls_verify.map(|verify| !verify);
-    config.skopeo_cmd = Some(process::command(&global(options)).context("starting skopeo: empty command line")?);
+    config.skopeo_cmd = Some(process::command(&with_temporary(global(options), temporary)).context("starting skopeo: empty command line")?);
     Ok(config)
 }
 
@@ -67,10 +84,8 @@ pub(super) fn copy_to(layout: &str, reference: &str, options: &OutputOptions) ->
 /// from there.
 pub(super) async fn run_in(directory: &Path, argv: Vec<OsString>) -> Result<()> {
     let directory = std::path::absolute(directory).with_context(|| format!("reading path {}", directory.display()))?;
-    let run = move || {
-        let env = [("TMPDIR", directory.clone().into_os_string())];
-        process::call(process::Call { argv: &argv, env: &env, directory: Some(&directory), ..Default::default() })
-    };
+    let argv = with_temporary(argv, Some(&directory));
+    let run = move || process::call(process::Call { argv: &argv, directory: Some(&directory), ..Default::default() });
     tokio::task::spawn_blocking(run).await.context("running skopeo")??;
     Ok(())
 }

@@ -108,7 +108,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         let algorithm = seal::algorithm(&resolved, options.algorithm)?;
         // Never sealed: the objects get their seals as they move into the image, and a sealed file cannot be changed any more.
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, algorithm, Verity::Never)?;
-        let pulled = pull::fetch(&store, &source, progress).await?;
+        let pulled = pull::fetch_to_scratch(&store, &source, progress).await?;
         source.close().await?;
         anyhow::Ok((store, resolved, pulled))
     })?;

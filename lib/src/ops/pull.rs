@@ -190,6 +190,15 @@ pub(super) async fn fetch(store: &Store, source: &Source, progress: &Arc<dyn Pro
     fetch_and_commit(store, source, progress).await.map_err(|error| space::cut_short(error, store, source.resolved()))
 }
 
+/// The same into a repository in a scratch directory, which goes with the verb.
+///
+/// # Errors
+///
+/// [`FailureKind::NoSpace`] with numbers where that directory is full.
+pub(super) async fn fetch_to_scratch(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
+    fetch_and_commit(store, source, progress).await.map_err(|error| space::scratch_full(error, store, source.resolved()))
+}
+
 async fn fetch_and_commit(store: &Store, source: &Source, progress: &Arc<dyn Progress>) -> Result<Pulled> {
     let mut fetched = fetch_layers(store, source, progress).await?;
     let (unsynced, tag) = (fetched.unsynced.take(), fetched.tag.take());

@@ -21,6 +21,9 @@ use crate::system::System;
 const MORE_ROOM: &str = "make room, then run the same command again: it goes on from what is there. `selkie gc`, with --repo DIR for a repository in a directory, removes what nothing needs, but \
                          also what this call has fetched";
 
+/// What to do about a scratch directory without room.
+const OTHER_SCRATCH: &str = "make room there, or name a directory with more (--scratch or TMPDIR; `selkie disk` has it beside the output), then run the same command again";
+
 /// Compressed bytes of the layers that are not here.
 pub(super) fn missing(store: &Store, resolved: &Resolved) -> Result<u64> {
     let layers = pull::known(store, resolved)?;
@@ -32,19 +35,37 @@ pub(super) fn cut_short(error: anyhow::Error, store: &Store, resolved: &Resolved
     if !Failure::is_bare_no_space(&error) {
         return error;
     }
-    let free = match dir::free_bytes(store.dir()) {
-        Ok(free) => format!("the file system of the repository has {} MiB free", free >> 20),
-        Err(error) => format!("how much is free is not known ({error:#})"),
-    };
+    let free = free("the file system of the repository", store);
     let missing = match missing(store, resolved) {
         // The images are what is made last.
         Ok(0) => "all layers are here, and the images of the root file system are not".to_owned(),
         Ok(bytes) => format!("{} MiB of layers, as they are fetched, are not here yet", bytes.div_ceil(1 << 20)),
         Err(error) => format!("what is missing is not known ({error:#})"),
     };
+    let message = format!("{}: {free}; {missing}", pulling(&error, resolved));
+    Failure::new(FailureKind::NoSpace, message).hint(MORE_ROOM).into()
+}
+
+/// The same of a pull into a repository in a scratch directory.
+pub(super) fn scratch_full(error: anyhow::Error, store: &Store, resolved: &Resolved) -> anyhow::Error {
+    if !Failure::is_bare_no_space(&error) {
+        return error;
+    }
+    let message = format!("{}: {}", pulling(&error, resolved), free("the file system of the scratch directory", store));
+    Failure::new(FailureKind::NoSpace, message).hint(OTHER_SCRATCH).into()
+}
+
+/// What went wrong, with what was to be done before it, once.
+fn pulling(error: &anyhow::Error, resolved: &Resolved) -> String {
     let (pulling, said) = (format!("pulling {}: ", resolved.reference), format!("{error:#}"));
-    let said = said.strip_prefix(&pulling).unwrap_or(&said);
-    Failure::new(FailureKind::NoSpace, format!("{pulling}{said}: {free}; {missing}")).hint(MORE_ROOM).into()
+    if said.starts_with(&pulling) { said } else { pulling + &said }
+}
+
+fn free(place: &str, store: &Store) -> String {
+    match dir::free_bytes(store.dir()) {
+        Ok(free) => format!("{place} has {} MiB free", free >> 20),
+        Err(error) => format!("how much is free is not known ({error:#})"),
+    }
 }
 
 /// Refuses when not even what is missing of the layers would fit beside what is there, with the two file system images that are made of them (about

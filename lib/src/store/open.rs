@@ -99,7 +99,13 @@ fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
     let read = dir::read_optional(directory, REPO_METADATA_FILENAME).with_context(doing);
     let Some(bytes) = read.map_err(damaged)? else { return Ok(None) };
     match read_metadata(&bytes) {
-        Ok(metadata) => Ok(Some(metadata)),
+        Ok(metadata) => match digits_of_objects(&parent, path) {
+            Some(digits) if digits != digits_of(&metadata) => {
+                let message = format!("{}: its {REPO_METADATA_FILENAME} is damaged: it says {}", doing(), metadata.algorithm);
+                Err(corrupt(format!("{message} (expected the algorithm that the names of the objects have)")).into())
+            }
+            _ => Ok(Some(metadata)),
+        },
         Err(Unreadable::Newer(failure)) => Err(Failure { message: format!("{}: {failure}", doing()), ..failure }.into()),
         Err(Unreadable::Damaged(found)) => {
             Err(gone(&parent, path, format!("{}: its {REPO_METADATA_FILENAME} is damaged: {found}", doing())).into())
@@ -127,6 +133,26 @@ pub(super) fn read_metadata(bytes: &[u8]) -> Result<RepoMetadata, Unreadable> {
             None => Unreadable::Damaged(format!("{} (expected what says how the repository is to be read)", error.root_cause())),
         }
     })
+}
+
+/// How many digits the names of its objects must have.
+fn digits_of(metadata: &RepoMetadata) -> usize {
+    match metadata.algorithm {
+        composefs::fsverity::Algorithm::Sha256 { .. } => 64,
+        composefs::fsverity::Algorithm::Sha512 { .. } => 128,
+    }
+}
+
+/// How many digits the names of objects have, by the first that is one of either algorithm; `None` where there is none.
+fn digits_of_objects(parent: impl AsFd, path: &Path) -> Option<usize> {
+    let objects = dir::open_optional(parent, path.join("objects")).ok().flatten()?;
+    for prefix in dir::names(&objects).ok()? {
+        let names = dir::open(&objects, &prefix).and_then(dir::names).unwrap_or_default();
+        if let Some(digits) = names.iter().map(|name| prefix.len() + name.len()).find(|digits| matches!(digits, 64 | 128)) {
+            return Some(digits);
+        }
+    }
+    None
 }
 
 /// Whether it was a repository once.

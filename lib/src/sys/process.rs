@@ -117,6 +117,11 @@ pub fn end_children() {
     }
 }
 
+/// Where programs put temporary files that may be large: `TMPDIR`, else `/var/tmp`.
+pub fn temporary() -> std::path::PathBuf {
+    std::env::var_os("TMPDIR").filter(|directory| !directory.is_empty()).map_or_else(|| "/var/tmp".into(), Into::into)
+}
+
 /// The home directory, below which foreign programs keep the configuration of this user.
 pub fn home() -> Option<std::path::PathBuf> {
     std::env::home_dir().filter(|home| home.is_absolute())

@@ -257,7 +257,7 @@ fn worth_a_look(layer: &Layer, contents: &dyn Contents) -> Result<(), String> {
         return Err("the layer is small".to_owned());
     }
     if contents.is_empty() {
-        return Err("no files are known here by their contents".to_owned());
+        return Err("no layer with a table of contents came before, so no files are known here by their contents".to_owned());
     }
     Ok(())
 }

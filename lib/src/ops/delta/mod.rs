@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::pull;
 use super::runtime::{block_on, is_called_off};
+use super::space;
 use crate::error::{Failure, FailureKind};
 use crate::image::{self, Delta, DeltaBlob, DeltaLayer, OutputKind, OutputOptions, Resolved, Source, SourceOptions};
 use crate::image_id::Algorithm;
@@ -112,8 +113,9 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         let to = Source::open(&options.to, &options.source, progress.as_ref()).await?;
         check(from.resolved(), to.resolved())?;
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(Algorithm::Sha256), Verity::Never)?;
-        let stored = pull::fetch(&store, &from, progress).await?.stored();
-        pull::fetch_layers(&store, &to, progress).await?;
+        let stored = pull::fetch_to_scratch(&store, &from, progress).await?.stored();
+        let fetched = pull::fetch_layers(&store, &to, progress).await;
+        fetched.map_err(|error| space::scratch_full(error, &store, to.resolved()))?;
         let known = Arc::new(Known::list(store.tree(&stored.image)?)?);
         let report = Making { options, from: from.resolved(), to: &to, store, known, scratch: scratch.path() }.run(progress).await?;
         from.close().await?;

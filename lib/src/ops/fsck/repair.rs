@@ -10,7 +10,7 @@ use super::repository::Look;
 use super::sources::{Candidate, candidates};
 use super::target::Target;
 use super::{Key, Options, key};
-use crate::error::{Failure, FailureKind};
+use crate::error::{FREE_SPACE, Failure, FailureKind};
 use crate::finding::{Damage, Finding, Kind, Remedy};
 use crate::image::{Receiver, Source, Wanted, Way};
 use crate::ops::runtime::block_on_kept;
@@ -121,7 +121,13 @@ async fn restore(
         }
         let fetched = fetch(&restore, &candidate, &mut open, &mut documents, options, progress, done).await;
         if let Err(error) = fetched {
+            let full = Failure::is(&error, FailureKind::NoSpace);
             problems.push(format!("{error:#}"));
+            if full {
+                // Another source would not fit either, and this one has it.
+                problems.push(FREE_SPACE.to_owned());
+                return Ok(problems);
+            }
         }
     }
     problems.extend(open.layers.iter().map(|layer| format!("nothing that was asked has layer {layer}")));
@@ -273,8 +279,11 @@ fn explain(plan: &[&Finding], problems: &[String], way_out: &str, done: &mut Don
     if problems.is_empty() {
         return;
     }
-    let advice = "reach where the image came from, or name one that has it with --image, and repair again";
-    let reason = format!("{}; {advice}{way_out}", problems.join("; "));
+    let advice = match problems.last() {
+        Some(last) if last == FREE_SPACE => String::new(),
+        _ => format!("; reach where the image came from, or name one that has it with --image, and repair again{way_out}"),
+    };
+    let reason = format!("{}{advice}", problems.join("; "));
     let concerned = plan.iter().filter(|finding| matches!(finding.remedy, Remedy::Fetch | Remedy::Rebuild));
     for finding in concerned {
         done.reasons.entry(key(finding)).or_insert_with(|| reason.clone());

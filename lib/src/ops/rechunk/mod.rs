@@ -118,7 +118,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         let source = Source::open(&options.image, &options.source, progress.as_ref()).await?;
         let algorithm = seal::sealed_with(source.resolved())?.unwrap_or(Algorithm::Sha256);
         let store = Store::open_or_init(dir::open_path(scratch.path())?, store::DIRECTORY, Some(algorithm), Verity::Never)?;
-        let before = pull::fetch(&store, &source, progress).await?.stored();
+        let before = pull::fetch_to_scratch(&store, &source, progress).await?.stored();
         check_seal(&source, &before)?;
         let report = Rechunking { options, source: &source, store: &store, scratch: scratch.path(), before }.run(progress).await?;
         source.close().await?;

@@ -98,7 +98,7 @@ pub fn run(options: &Options, progress: &Arc<dyn Progress>) -> Result<Report> {
         image::check_named(&options.output, OutputKind::Image, &options.destination).await?;
         let source = Source::open_to_copy(&options.image, &options.source, scratch.path(), progress.as_ref()).await?;
         check_recipe(source.resolved())?;
-        let pulled = pull::fetch(&store, &source, progress).await?;
+        let pulled = pull::fetch_to_scratch(&store, &source, progress).await?;
         let sealing = Sealing { options, store: &store, source: &source, scratch: scratch.path(), base: pulled.stored() };
         let report = sealing.run(progress).await?;
         source.close().await?;
