@@ -11,7 +11,7 @@ use crate::lab::Lab;
 pub(crate) const GB: u64 = 1_000_000_000;
 /// What is taken off at most for what an earlier build has left. Some of that may be of no use any more, and nobody can tell from outside: so it is no more
 /// than what [`test::NEEDED`](crate::test::NEEDED) asks for beyond what a run takes.
-const REUSED: u64 = 6 * GB;
+const REUSED: u64 = 5 * GB;
 
 /// Fails where less than `needed` bytes are free below `target/lab`.
 pub(crate) fn check(lab: &Lab, doing: &str, needed: u64) -> Result<()> {

@@ -31,8 +31,8 @@ use crate::{
     vm::Accel,
 };
 
-/// Room below the clone: a whole run takes about 24 GB of it, a quarter of that for what cargo builds.
-pub(crate) const NEEDED: u64 = 30 * GB;
+/// Room below the clone: a whole run takes about 19 GB of it, most of that for what cargo builds.
+pub(crate) const NEEDED: u64 = 24 * GB;
 /// Of cargo's tests alone.
 const NEEDED_UNIT: u64 = 10 * GB;
 /// Of the images and scenarios alone.
