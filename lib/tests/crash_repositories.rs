@@ -1,6 +1,8 @@
 //! Verbs that write to a repository of no machine are stopped after every durable step. What the tags lead to is whole at any time, and the same command again ends the work.
 
 mod common;
+#[path = "crash_common/content.rs"]
+mod content;
 mod crash_common;
 #[path = "crash_common/host.rs"]
 mod crash_host;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 
 use common::host::silent;
 use common::layout;
+use content::{Files, assert_well_or_damaged, content};
 use crash_common::{Job, Scene, kill_at_every_step, killed, temporary};
 use crash_host::assert_whole;
 use selkie::finding::Remedy;
@@ -92,24 +95,6 @@ fn tags(directory: &Path, when: &str) -> Vec<String> {
     tags
 }
 
-/// Every file of the repository by path, and every link with where it leads.
-fn content(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let (mut found, mut open) = (BTreeMap::new(), vec![repository(directory)]);
-    while let Some(directory) = open.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let (path, kind) = entry.map(|e| (e.path(), e.file_type().unwrap())).unwrap();
-            if kind.is_dir() {
-                open.push(path);
-            } else if kind.is_symlink() {
-                found.insert(path.clone(), std::fs::read_link(path).unwrap().into_os_string().into_encoded_bytes());
-            } else {
-                found.insert(path.clone(), std::fs::read(path).unwrap());
-            }
-        }
-    }
-    found
-}
-
 /// A repository that has had the first of two images all along.
 struct Pull(PathBuf);
 
@@ -160,14 +145,14 @@ fn removing_a_tag_survives_a_stop_after_every_step() {
 /// A repository with an image that has lost its tag, and with what stopped pulls leave; and what has to be left of it.
 struct Garbage {
     directory: PathBuf,
-    clean: BTreeMap<PathBuf, Vec<u8>>,
+    clean: Files,
 }
 
 impl Garbage {
     fn new(directory: &Path) -> Self {
         release(directory);
         pull(directory, "new", &silent());
-        let clean = content(directory);
+        let clean = content(&repository(directory));
         pull(directory, "old", &silent());
         untag(directory, "old", &silent());
         for left in [".selkie-tmp-left", "streams/.symlink-left", "unsynced"] {
@@ -177,7 +162,7 @@ impl Garbage {
     }
 
     /// What is there but the content index, which may know more than it has to.
-    fn without_index(content: &BTreeMap<PathBuf, Vec<u8>>) -> BTreeMap<&PathBuf, &Vec<u8>> {
+    fn without_index(content: &Files) -> BTreeMap<&PathBuf, &Vec<u8>> {
         content.iter().filter(|(path, _)| !path.ends_with(CONTENT_INDEX)).collect()
     }
 }
@@ -191,7 +176,7 @@ impl Scene for Garbage {
     }
 
     fn check_end(&self, when: &str) {
-        assert_eq!(Self::without_index(&content(&self.directory)), Self::without_index(&self.clean), "{when}");
+        assert_eq!(Self::without_index(&content(&repository(&self.directory))), Self::without_index(&self.clean), "{when}");
         assert_eq!(check(&self.directory, false, &silent()).verdict, Verdict::Clean, "{when}");
     }
 }
@@ -220,15 +205,15 @@ fn a_pull_after_a_collection_that_was_stopped_brings_all() {
 /// A repository with something of every kind damaged, and as it was before.
 struct Sick {
     directory: PathBuf,
-    well: BTreeMap<PathBuf, Vec<u8>>,
-    damaged: BTreeMap<PathBuf, Vec<u8>>,
+    well: Files,
+    damaged: Files,
 }
 
 impl Sick {
     fn new(directory: &Path) -> Self {
         release(directory);
         pull(directory, "old", &silent());
-        let well = content(directory);
+        let well = content(&repository(directory));
         for (path, bytes) in &well {
             let name = path.strip_prefix(repository(directory)).unwrap();
             if name.starts_with("images") || (name.starts_with("objects") && bytes == "1".repeat(5000).as_bytes()) {
@@ -241,26 +226,17 @@ impl Sick {
         }
         std::fs::write(repository(directory).join("meta.json"), "{").unwrap();
         std::fs::write(repository(directory).join("objects/.tmp-object-x"), "half").unwrap();
-        Self { directory: directory.to_owned(), well, damaged: content(directory) }
+        Self { directory: directory.to_owned(), well, damaged: content(&repository(directory)) }
     }
 }
 
 impl Scene for Sick {
-    /// Every file is as it was when it was well, or as it was when it was damaged, or half of something under a temporary name.
     fn check(&self, when: &str) {
-        let now = content(&self.directory);
-        let temporary = |path: &Path| path.file_name().unwrap().to_str().unwrap().starts_with('.');
-        for (path, bytes) in &now {
-            let known = self.well.get(path) == Some(bytes) || self.damaged.get(path) == Some(bytes);
-            assert!(known || temporary(path), "{when}: {} is neither as it was nor well", path.display());
-        }
-        for path in self.damaged.keys().filter(|path| !temporary(path)) {
-            assert!(now.contains_key(path), "{when}: {} is gone", path.display());
-        }
+        assert_well_or_damaged(&content(&repository(&self.directory)), &self.well, &self.damaged, when);
     }
 
     fn check_end(&self, when: &str) {
-        assert_eq!(content(&self.directory), self.well, "{when}");
+        assert_eq!(content(&repository(&self.directory)), self.well, "{when}");
         assert_eq!(check(&self.directory, false, &silent()).verdict, Verdict::Clean, "{when}");
     }
 }
