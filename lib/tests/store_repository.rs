@@ -171,6 +171,13 @@ fn a_damaged_repository_is_told_with_what_to_do() {
     }
     std::fs::write(&meta, whole).unwrap();
     assert_eq!(open_only().unwrap().objects().unwrap().len(), objects.len() - 1);
+    // A file of another tool is none of the repository's business, wherever it stands.
+    for prefix in 0..=255_u8 {
+        let directory = temp.path().join(format!("repository/objects/{prefix:02x}"));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("c".repeat(126)), "stray").unwrap();
+    }
+    open_only().unwrap();
 }
 
 #[test]

@@ -99,13 +99,11 @@ fn metadata(parent: impl AsFd, path: &Path) -> Result<Option<RepoMetadata>> {
     let read = dir::read_optional(directory, REPO_METADATA_FILENAME).with_context(doing);
     let Some(bytes) = read.map_err(damaged)? else { return Ok(None) };
     match read_metadata(&bytes) {
-        Ok(metadata) => match digits_of_objects(&parent, path) {
-            Some(digits) if digits != digits_of(&metadata) => {
-                let message = format!("{}: its {REPO_METADATA_FILENAME} is damaged: it says {}", doing(), metadata.algorithm);
-                Err(corrupt(format!("{message} (expected the algorithm that the names of the objects have)")).into())
-            }
-            _ => Ok(Some(metadata)),
-        },
+        Ok(metadata) if has_only_others(&parent, path, digits_of(&metadata)) => {
+            let message = format!("{}: its {REPO_METADATA_FILENAME} is damaged: it says {}", doing(), metadata.algorithm);
+            Err(corrupt(format!("{message} (expected the algorithm that the names of the objects have)")).into())
+        }
+        Ok(metadata) => Ok(Some(metadata)),
         Err(Unreadable::Newer(failure)) => Err(Failure { message: format!("{}: {failure}", doing()), ..failure }.into()),
         Err(Unreadable::Damaged(found)) => {
             Err(gone(&parent, path, format!("{}: its {REPO_METADATA_FILENAME} is damaged: {found}", doing())).into())
@@ -143,16 +141,20 @@ fn digits_of(metadata: &RepoMetadata) -> usize {
     }
 }
 
-/// How many digits the names of objects have, by the first that is one of either algorithm; `None` where there is none.
-fn digits_of_objects(parent: impl AsFd, path: &Path) -> Option<usize> {
-    let objects = dir::open_optional(parent, path.join("objects")).ok().flatten()?;
-    for prefix in dir::names(&objects).ok()? {
-        let names = dir::open(&objects, &prefix).and_then(dir::names).unwrap_or_default();
-        if let Some(digits) = names.iter().map(|name| prefix.len() + name.len()).find(|digits| matches!(digits, 64 | 128)) {
-            return Some(digits);
+/// Whether there are objects with names of the other algorithm, and none whose name has so many digits. The first of those ends the search.
+fn has_only_others(parent: impl AsFd, path: &Path, digits: usize) -> bool {
+    let mut others = false;
+    let Some(objects) = dir::open_optional(parent, path.join("objects")).ok().flatten() else { return false };
+    for prefix in dir::names(&objects).unwrap_or_default() {
+        for name in dir::open(&objects, &prefix).and_then(dir::names).unwrap_or_default() {
+            match prefix.len() + name.len() {
+                found if found == digits => return false,
+                64 | 128 => others = true,
+                _ => {}
+            }
         }
     }
-    None
+    others
 }
 
 /// Whether it was a repository once.

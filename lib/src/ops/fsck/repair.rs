@@ -101,7 +101,15 @@ struct Open {
     layers: BTreeSet<String>,
 }
 
-/// Fetches what is wanted and builds the rest: what went wrong, one sentence each.
+/// What went wrong with what had to be fetched or built.
+struct Problems {
+    /// One sentence each.
+    said: Vec<String>,
+    /// Whether the last of them was a file system without room.
+    full: bool,
+}
+
+/// Fetches what is wanted and builds the rest.
 async fn restore(
     target: &Target,
     store: &Store,
@@ -109,11 +117,11 @@ async fn restore(
     options: &Options,
     progress: &Arc<dyn Progress>,
     done: &mut Done,
-) -> Result<Vec<String>> {
+) -> Result<Problems> {
     let wants = look.inspection.wants.clone();
     let restore = Restore::new(store, &look.inspection, &options.scratch)?;
     let mut open = Open { layers: wants.layers.keys().cloned().collect(), wants };
-    let mut problems = Vec::new();
+    let (mut problems, mut full) = (Vec::new(), false);
     let mut documents = BTreeMap::new();
     for candidate in candidates(target, store, options.image.as_ref())? {
         if (open.layers.is_empty() && open.wants.documents.is_empty()) || !candidate.may_have(look, &open.layers, &open.wants.documents) {
@@ -121,12 +129,11 @@ async fn restore(
         }
         let fetched = fetch(&restore, &candidate, &mut open, &mut documents, options, progress, done).await;
         if let Err(error) = fetched {
-            let full = Failure::is(&error, FailureKind::NoSpace);
+            full = Failure::is(&error, FailureKind::NoSpace);
             problems.push(format!("{error:#}"));
             if full {
                 // Another source would not fit either, and this one has it.
-                problems.push(FREE_SPACE.to_owned());
-                return Ok(problems);
+                return Ok(Problems { said: problems, full });
             }
         }
     }
@@ -145,7 +152,7 @@ async fn restore(
             problems.push(format!("{error:#}"));
         }
     }
-    Ok(problems)
+    Ok(Problems { said: problems, full })
 }
 
 type Documents = BTreeMap<String, (Vec<u8>, Vec<u8>)>;
@@ -275,15 +282,15 @@ impl Receiver for Objects {
 }
 
 /// Gives the reasons to the findings that had to be fetched or built.
-fn explain(plan: &[&Finding], problems: &[String], way_out: &str, done: &mut Done) {
-    if problems.is_empty() {
+fn explain(plan: &[&Finding], problems: &Problems, way_out: &str, done: &mut Done) {
+    if problems.said.is_empty() {
         return;
     }
-    let advice = match problems.last() {
-        Some(last) if last == FREE_SPACE => String::new(),
-        _ => format!("; reach where the image came from, or name one that has it with --image, and repair again{way_out}"),
+    let advice = match problems.full {
+        true => FREE_SPACE.to_owned(),
+        false => format!("reach where the image came from, or name one that has it with --image, and repair again{way_out}"),
     };
-    let reason = format!("{}{advice}", problems.join("; "));
+    let reason = format!("{}; {advice}", problems.said.join("; "));
     let concerned = plan.iter().filter(|finding| matches!(finding.remedy, Remedy::Fetch | Remedy::Rebuild));
     for finding in concerned {
         done.reasons.entry(key(finding)).or_insert_with(|| reason.clone());
